@@ -1,0 +1,67 @@
+"""tokenry: everything that happens to a token.
+
+The main job in five lines::
+
+    import tokenry as tk
+
+    with tk.reduced(model, "fastervlm", budget=64) as run:
+        ids = model.generate(**inputs)
+    print(run.cost)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenry.bench import compare as compare
+    from tokenry.bench import tune as tune
+    from tokenry.hosts import check as check
+    from tokenry.hosts import reduced as reduced
+    from tokenry.models import load_embedded as load_embedded
+    from tokenry.reduce import Reducer as Reducer
+    from tokenry.reduce import Scorer as Scorer
+    from tokenry.reduce import method as method
+    from tokenry.reduce import methods as methods
+    from tokenry.tokens import Budget as Budget
+    from tokenry.tokens import DenseReduction as DenseReduction
+    from tokenry.tokens import Positions as Positions
+    from tokenry.tokens import Reduction as Reduction
+    from tokenry.tokens import TokenryError as TokenryError
+    from tokenry.tokens import TokenView as TokenView
+
+__version__ = "0.1.0"
+
+# Loaded on first use: `import tokenry` must not cost what it does not need.
+_HOME = {
+    "reduced": "hosts",
+    "check": "hosts",
+    "compare": "bench",
+    "tune": "bench",
+    "load_embedded": "models",
+    "method": "reduce",
+    "methods": "reduce",
+    "Reducer": "reduce",
+    "Scorer": "reduce",
+    "Budget": "tokens",
+    "DenseReduction": "tokens",
+    "Positions": "tokens",
+    "Reduction": "tokens",
+    "TokenView": "tokens",
+    "TokenryError": "tokens",
+}
+
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - a list of names all the same
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tokenry' has no attribute {name!r}")
+    value = getattr(import_module(f"tokenry.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,155 @@
+"""What a token-reducing method is: a frozen dataclass that turns a view of tokens into a `Reduction`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenry.tokens import Budget, BudgetLike, Depth, Needs, Positions, Reduction, Stage, TokenryError, TokenView
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tokenry.hosts import Session
+
+CONFIG_VERSION = 1
+"""Written into every saved configuration; raised when a field changes its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reducer(ABC):
+    """A method: its fields are its hyperparameters, with the paper's defaults. It holds no state and is safe to share.
+
+    A method acts at one or several *cuts*: points before a decoder layer, where cut 0 is the way into the language
+    model (stage INPUT) and cut K > 0 lies before layer K (stage LAYER). At each cut it is shown a `TokenView` and
+    answers with a `Reduction`.
+
+    Attributes:
+        budget: how many visual tokens are left after the method's last cut (see `Budget`; anything that `Budget.of`
+            reads is accepted).
+        positions: whether the tokens that stay keep their position ids or are renumbered; the default is the paper's.
+    """
+
+    slug: ClassVar[str]
+    """Name in the catalogue."""
+    stage: ClassVar[Stage] = Stage.INPUT
+    """The deepest place where the method acts."""
+
+    budget: BudgetLike
+    positions: Positions | str = Positions.KEEP
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", Budget.of(self.budget))
+        try:
+            object.__setattr__(self, "positions", Positions(self.positions))
+        except ValueError:
+            raise TokenryError(f"positions is 'keep' or 'compact', got {self.positions!r}.") from None
+
+    # --- what a method says about itself -------------------------------------------------------------------------
+
+    def cuts(self, depth: Depth) -> tuple[int, ...]:
+        """Decoder layers before which the method acts, ascending; 0 is the way in."""
+        return (0,)
+
+    def needs(self, layer: int, depth: Depth) -> Needs:
+        """What must be collected for the cut before `layer`."""
+        return Needs()
+
+    def keep(self, view: TokenView) -> Int[Tensor, " items"]:
+        """How many tokens each item keeps at this cut."""
+        return self.limit.resolve(view.length)
+
+    @abstractmethod
+    def reduce(self, view: TokenView, keep: Int[Tensor, " items"]) -> Reduction:
+        """The method itself.
+
+        Args:
+            view: the items' tokens and what was asked for in `needs`.
+            keep: tokens each item keeps (an upper bound where the budget is adaptive).
+        """
+
+    def apply(self, view: TokenView) -> Reduction:
+        """Resolve the budget for this view and reduce it."""
+        with torch.no_grad():
+            return self.reduce(view, self.keep(view))
+
+    @property
+    def limit(self) -> Budget:
+        """The budget, as the `Budget` it was read into."""
+        return Budget.of(self.budget)
+
+    # --- how it is used ------------------------------------------------------------------------------------------
+
+    def __call__(self, model: PreTrainedModel, **options: Any) -> AbstractContextManager[Session]:
+        """``with method(model) as run:`` - short for ``tokenry.reduced(model, method)``."""
+        from tokenry.hosts import reduced
+
+        return reduced(model, self, **options)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON values; `from_json` (or `tokenry.method`) reads it back."""
+        return {"method": self.slug, "version": CONFIG_VERSION} | {
+            f.name: _to_json(getattr(self, f.name)) for f in fields(self)
+        }
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+            TokenryError: another method's configuration, an unknown field, or a version this release cannot read.
+        """
+        config = dict(config)
+        slug, version = config.pop("method", cls.slug), config.pop("version", CONFIG_VERSION)
+        if slug != cls.slug or version != CONFIG_VERSION:
+            raise TokenryError(
+                f"This configuration is {slug!r}, version {version!r}; {cls.__name__} reads {cls.slug!r}, version "
+                f"{CONFIG_VERSION}."
+            )
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(config) - known):
+            raise TokenryError(f"{cls.slug} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+        if "budget" in config:
+            config["budget"] = Budget.from_json(config["budget"])
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer(Reducer):
+    """The common case: a method that scores tokens; the best-scored are kept, in raster order."""
+
+    @abstractmethod
+    def score(self, view: TokenView) -> Float[Tensor, "items n"]:
+        """One number per token; higher = keep. Padding may hold anything."""
+
+    def reduce(self, view: TokenView, keep: Int[Tensor, " items"]) -> Reduction:
+        """Keep the best-scored tokens of each item; equal scores: the earlier token."""
+        return Reduction.top(self.score(view), keep, view.length)
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Budget):
+        return value.to_json()
+    if isinstance(value, Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def layer_at(share: float, depth: int) -> int:
+    """A layer given as a share of depth (0.875 of 32 = 28), or as a number (28, or -2 from the end).
+
+    Raises:
+        TokenryError: the layer does not exist.
+    """
+    layer = int(share * depth + 0.5) if isinstance(share, float) else share
+    layer = layer + depth if layer < 0 else layer
+    if not 0 <= layer < depth:
+        raise TokenryError(f"Layer {share!r} does not exist in a stack of {depth} layers.")
+    return layer

@@ -1,0 +1,212 @@
+"""How many tokens to keep: a count, a share, a schedule over depth, or a range the method chooses from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tokenry.tokens.errors import BudgetError
+
+BudgetLike: TypeAlias = "Budget | int | float | str | Mapping[float, int | float]"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A token budget per item (a picture, a crop group, a video segment).
+
+    Exactly one of the four forms is set; use `Budget.of` rather than the constructor:
+
+    - ``Budget.of(64)``: 64 tokens per item. An item that has fewer keeps all it has (a count is a ceiling).
+    - ``Budget.of(0.25)``, ``Budget.of("25%")``: a share of the tokens the method is given.
+    - ``Budget.of({0.25: 0.5, 0.5: 0.25})``: a schedule; keys are decoder layers (int) or shares of depth (float in
+      [0, 1)), values are counts or shares of the tokens the method was first given. In text: ``"0.25:50%,0.5:25%"``.
+    - ``Budget.between(8, 0.5)``: the method decides, per item, within these bounds.
+
+    The one rounding rule: a share s of n tokens is ``floor(s * n + 1/2)``, at least 1 and at most n. Some published
+    scripts floor instead; a common rule is what makes two methods at "25 %" comparable, token for token.
+    """
+
+    count: int | None = None
+    share: float | None = None
+    schedule: tuple[tuple[float, Budget], ...] | None = None
+    bounds: tuple[Budget, Budget] | None = None
+
+    def __post_init__(self) -> None:
+        forms = [f for f in (self.count, self.share, self.schedule, self.bounds) if f is not None]
+        if len(forms) != 1:
+            raise BudgetError(f"A budget has exactly one form, got {len(forms)}: {self!r}. Use Budget.of(...).")
+        if self.count is not None:
+            _check_count(self.count)
+        if self.share is not None:
+            _check_share(self.share)
+
+    @classmethod
+    def of(cls, value: BudgetLike) -> Budget:
+        """Read a budget from an int, a float share, text such as ``"64"`` or ``"25%"``, or a mapping layer -> budget.
+
+        Raises:
+            BudgetError: zero, negative, not a number, a share above 100 %, or something that is no budget at all.
+        """
+        match value:
+            case Budget():
+                return value
+            case bool():
+                raise BudgetError(f"A budget is a token count or a share, not {value!r}.")
+            case int():
+                return cls(count=value)
+            case float():
+                return cls(share=value)
+            case str():
+                return _parse(value)
+            case Mapping():
+                return cls._of_schedule(value)
+        raise BudgetError(
+            f"A budget is an int (tokens per picture), a float in (0, 1] (a share), text such as '25%', or a mapping "
+            f"layer -> budget; got {value!r} of type {type(value).__name__}."
+        )
+
+    @classmethod
+    def between(cls, low: int | float | Budget, high: int | float | Budget) -> Budget:
+        """Let the method choose per item, but never below `low` or above `high` (counts or shares)."""
+        bounds = (cls.of(low), cls.of(high))
+        if any(b.schedule or b.bounds for b in bounds):
+            raise BudgetError("The bounds of an adaptive budget are counts or shares, not schedules or ranges.")
+        return cls(bounds=bounds)
+
+    @classmethod
+    def _of_schedule(cls, value: Mapping[Any, Any]) -> Budget:
+        if not value:
+            raise BudgetError("An empty schedule keeps nothing anywhere; give at least one layer: budget.")
+        steps = []
+        for layer, step in value.items():
+            if isinstance(layer, bool) or not isinstance(layer, (int, float)) or not math.isfinite(layer):
+                raise BudgetError(f"A schedule's keys are layers (int) or shares of depth (float), got {layer!r}.")
+            if layer < 0 or (isinstance(layer, float) and layer >= 1):
+                raise BudgetError(f"A schedule's layer must be >= 0 (or a share of depth in [0, 1)), got {layer!r}.")
+            inner = cls.of(step)
+            if inner.schedule or inner.bounds:
+                raise BudgetError(f"A schedule's values are counts or shares, got {step!r} at layer {layer!r}.")
+            steps.append((layer, inner))
+        if len({isinstance(layer, float) for layer, _ in steps}) > 1:
+            raise BudgetError(f"A schedule's keys are all layers or all shares of depth, got {list(value)!r}.")
+        return cls(schedule=tuple(sorted(steps, key=lambda s: s[0])))
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method chooses the number of tokens itself."""
+        return self.bounds is not None
+
+    def resolve(self, n: Int[Tensor, " items"]) -> Int[Tensor, " items"]:
+        """The exact number of tokens each item keeps (for an adaptive budget: its upper bound).
+
+        Args:
+            n: tokens each item has.
+
+        Raises:
+            BudgetError: for a schedule, which has no single number; use `cuts`.
+        """
+        if self.schedule is not None:
+            raise BudgetError("A schedule has one number per layer; this method wants a single budget (64, 0.25).")
+        if self.bounds is not None:
+            return self.bounds[1].resolve(n)
+        if self.count is not None:
+            return torch.full_like(n, self.count).minimum(n)
+        # float64: 0.29 * 100 in float32 would cross the half and change the count.
+        wanted = torch.floor(n.double() * float(self.share or 0) + 0.5).to(n.dtype)
+        return wanted.clamp(min=1).minimum(n)
+
+    def minimum(self, n: Int[Tensor, " items"]) -> Int[Tensor, " items"]:
+        """The fewest tokens each item may be left with; equals `resolve` unless the budget is adaptive."""
+        return self.bounds[0].resolve(n) if self.bounds is not None else self.resolve(n)
+
+    def cuts(self, depth: int) -> tuple[tuple[int, Budget], ...]:
+        """A schedule's steps as (decoder layer, budget), shares of depth turned into layers of a `depth`-layer decoder.
+
+        Raises:
+            BudgetError: not a schedule, a layer beyond the decoder, or two steps that fall on the same layer.
+        """
+        if self.schedule is None:
+            raise BudgetError(f"{self} is not a schedule over layers.")
+        steps = tuple(
+            (math.floor(layer * depth + 0.5) if isinstance(layer, float) else layer, step)
+            for layer, step in self.schedule
+        )
+        layers = [layer for layer, _ in steps]
+        if layers[-1] >= depth or len(set(layers)) < len(layers):
+            raise BudgetError(f"The schedule {self} gives layers {layers} in a decoder of {depth} layers.")
+        return steps
+
+    def to_json(self) -> int | float | dict[str, Any]:
+        """A JSON value that `from_json` reads back to an equal budget."""
+        if self.count is not None:
+            return self.count
+        if self.share is not None:
+            return self.share
+        if self.bounds is not None:
+            return {"between": [b.to_json() for b in self.bounds]}
+        return {"schedule": [[layer, step.to_json()] for layer, step in self.schedule or ()]}
+
+    @classmethod
+    def from_json(cls, value: int | float | dict[str, Any]) -> Budget:
+        """The inverse of `to_json`."""
+        if isinstance(value, dict):
+            if "between" in value:
+                low, high = value["between"]
+                return cls.between(low, high)
+            return cls.of(dict(value["schedule"]))
+        return cls.of(value)
+
+    def __str__(self) -> str:
+        if self.count is not None:
+            return str(self.count)
+        if self.share is not None:
+            return f"{100 * self.share:g}%"
+        if self.bounds is not None:
+            return f"{self.bounds[0]}..{self.bounds[1]}"
+        return ",".join(f"{layer:g}:{step}" for layer, step in self.schedule or ())
+
+    def __copy__(self) -> Self:
+        return self
+
+
+def _check_count(count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise BudgetError(f"A budget of {count!r} tokens keeps nothing; give at least 1 token per picture.")
+
+
+def _check_share(share: float) -> None:
+    if not isinstance(share, (int, float)) or math.isnan(share) or not 0 < share <= 1:
+        raise BudgetError(
+            f"A share of {share!r} is not in (0, 1]. Shares are floats (0.25 keeps a quarter); counts are ints (64)."
+        )
+
+
+def _parse(text: str) -> Budget:
+    """Read the command line's spelling: ``64``, ``25%``, ``0.25``, ``0.5:25%,0.75:10%``, ``8..50%``."""
+    text = text.strip()
+    if ":" in text:
+        pairs = [step.partition(":") for step in text.split(",")]
+        return Budget.of({_number(layer): _parse(step) for layer, _, step in pairs})  # type: ignore[dict-item]
+    if ".." in text:
+        low, _, high = text.partition("..")
+        return Budget.between(_parse(low), _parse(high))
+    if text.endswith("%"):
+        return Budget.of(float(_number(text[:-1])) / 100)
+    return Budget.of(_number(text))
+
+
+def _number(text: str) -> int | float:
+    text = text.strip()
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise BudgetError(f"Cannot read {text!r} as a budget; write 64, 25%, 0.25 or 0.5:25%,0.75:10%.") from None
