@@ -1,0 +1,154 @@
+"""The card of one system: what it is, where it lives, and how far it has come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, get_args, get_type_hints
+
+from tokenry.tokens.errors import TokenryError
+
+ROOMS = ("reduce", "text", "codecs", "models", "predict", "learn", "embed", "steer", "bench")
+STAGES = ("encoder", "input", "layer", "cache")
+STATES = ("done", "partly", "open")
+KINDS = (
+    "reducer",  # fewer tokens for a model that exists
+    "tokenizer",  # signal or text to tokens and back
+    "vocabulary",  # a model's vocabulary changed or extended
+    "architecture",  # a network, or a part of one
+    "objective",  # what is learned from, and with which loss
+    "decoding",  # next tokens, faster or differently
+    "generator",  # a model of token sequences
+    "embedding",  # many tokens to one vector
+    "steering",  # what a token in the prompt does
+    "pipeline",  # several models working together
+    "analysis",  # measurements and laws
+)
+
+_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_ARXIV = re.compile(r"\d{4}\.\d{4,5}")
+_ENTRY_POINT = re.compile(r"tokenry(\.[a-z_][a-z0-9_]*)+:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One system of the catalogue.
+
+    The slug is the card's file name. Where tests, result and docs page live follows from slug and room, so a card
+    does not repeat them.
+
+    Attributes:
+        slug: Name by which the system is called everywhere (`tk.reduced(model, slug)`, `tokenry info slug`).
+        name: Name as the authors write it.
+        title: Title of the paper, or for a baseline without one, what it does.
+        arxiv: arXiv identifier without version, such as "2412.01818".
+        url: Where to find a paper that is not on arXiv.
+        venue: Where it was published, such as "ICLR 2025".
+        year: Year of the first version of the paper.
+        room: Room of the house that holds it, one of `ROOMS`.
+        stage: For reducers, where it acts, one of `STAGES`; a method that acts at several places names the first.
+        kind: What sort of thing it is, one of `KINDS`.
+        trained: True if the paper's method needs training; False if it works on a model as it is.
+        summary: One line in our own words, without a full stop.
+        entry_point: What a user would call, as "package.module:name".
+        state: "done", "partly" or "open"; what done means is in docs/adding-a-method.md.
+        baseline: True for methods that every comparison needs but that are not among the catalogued systems.
+        notes: What a reader must know besides, such as related papers.
+    """
+
+    slug: str
+    name: str
+    title: str
+    room: str
+    kind: str
+    trained: bool
+    summary: str
+    state: str
+    arxiv: str | None = None
+    url: str | None = None
+    venue: str | None = None
+    year: int | None = None
+    stage: str | None = None
+    entry_point: str | None = None
+    baseline: bool = False
+    notes: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._check_choice("room", self.room, ROOMS)
+        self._check_choice("kind", self.kind, KINDS)
+        self._check_choice("state", self.state, STATES)
+        if self.stage is not None:
+            self._check_choice("stage", self.stage, STAGES)
+        self._check_pattern("slug", self.slug, _SLUG, "lower-case words joined by hyphens")
+        self._check_pattern("arxiv", self.arxiv, _ARXIV, "an id without version, such as 2412.01818")
+        self._check_pattern("entry_point", self.entry_point, _ENTRY_POINT, "tokenry.room.module:Name")
+        if not self.baseline and (self.year is None or not (self.arxiv or self.url)):
+            raise self._error("a paper needs its year and its arxiv id or url (only baselines go without)")
+        if self.state == "done" and self.entry_point is None:
+            raise self._error("a system that is done has an entry_point")
+        if "\n" in self.summary or self.summary.endswith("."):
+            raise self._error("summary is one line without a full stop")
+
+    @classmethod
+    def from_mapping(cls, slug: str, values: Mapping[str, Any]) -> Card:
+        """Make a card from parsed TOML.
+
+        Args:
+            slug: The card's file name without suffix.
+            values: Its fields; anything that is not a field of a card is refused.
+
+        Raises:
+            TokenryError: If a field is unknown, missing or has a value that it must not have.
+        """
+        known = {field.name for field in fields(cls)} - {"slug"}
+        required = {field.name for field in fields(cls) if field.default is MISSING} - {"slug"}
+        if unknown := sorted(set(values) - known):
+            raise TokenryError(
+                f"card {slug!r}: unknown field {unknown[0]!r}; a card has {', '.join(sorted(known))}"
+            )
+        if missing := sorted(required - set(values)):
+            raise TokenryError(f"card {slug!r}: {', '.join(missing)} missing")
+        return cls(slug=slug, **values)
+
+    @property
+    def page(self) -> str:
+        """Path of its page in the documentation, from the repository's root."""
+        return f"docs/methods/{self.slug}.md"
+
+    @property
+    def tests(self) -> str:
+        """Path of its tests, from the repository's root."""
+        return f"tests/{self.room}/test_{self.slug.replace('-', '_')}.py"
+
+    @property
+    def reproduction(self) -> str:
+        """Path of its committed reproduction, from the repository's root."""
+        return f"docs/results/{self.slug}.json"
+
+    @property
+    def link(self) -> str | None:
+        """Address of the paper."""
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.url
+
+    def _check_types(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            allowed = get_args(hint) or (hint,)
+            if type(value) not in allowed:  # not isinstance: True is no year
+                names = " or ".join(t.__name__ for t in allowed if t is not type(None))
+                raise self._error(f"{name} must be {names}, not {value!r}")
+            if value == "":
+                raise self._error(f"{name} is empty; leave the field out instead")
+
+    def _check_choice(self, field: str, value: str, choices: tuple[str, ...]) -> None:
+        if value not in choices:
+            raise self._error(f"{field} {value!r} is none of {', '.join(choices)}")
+
+    def _check_pattern(self, field: str, value: str | None, pattern: re.Pattern[str], meaning: str) -> None:
+        if value is not None and not pattern.fullmatch(value):
+            raise self._error(f"{field} {value!r} is not {meaning}")
+
+    def _error(self, problem: str) -> TokenryError:
+        return TokenryError(f"card {self.slug!r}: {problem}")

@@ -1,0 +1,94 @@
+"""Committed reproductions: `docs/results/SLUG.json`, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenry.catalog.card import Card
+from tokenry.tokens.errors import TokenryError
+
+REQUIRED = ("claim", "ours", "baseline", "ratio", "seeds", "verdict", "machine", "versions", "date")
+VERDICTS = ("shown", "partly", "not shown")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one reproduction found.
+
+    Attributes:
+        path: The file that it was read from.
+        values: Its content; `REQUIRED` keys are present, further ones belong to the reproduction.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """One of `VERDICTS`."""
+        return str(self.values["verdict"])
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield label and value of every entry as text, nested ones as "outer, inner"."""
+        for key, value in self.values.items():
+            yield from _rows(key, value)
+
+
+def read(path: Path) -> Result:
+    """Read a reproduction's result.
+
+    Raises:
+        TokenryError: If the file is not JSON, lacks a required key or has no valid verdict.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenryError(f"result {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise TokenryError(
+            f"result {path} is a {type(values).__name__}; expected an object with {', '.join(REQUIRED)}"
+        )
+    if missing := [key for key in REQUIRED if key not in values]:
+        raise TokenryError(f"result {path} lacks {', '.join(missing)}")
+    if values["verdict"] not in VERDICTS:
+        raise TokenryError(f"result {path}: verdict {values['verdict']!r} is none of {', '.join(VERDICTS)}")
+    return Result(path, values)
+
+
+def find(card: Card, root: Path | None = None) -> Result | None:
+    """Return a system's committed result, or None where there is none.
+
+    Args:
+        card: The system.
+        root: The repository; by default the checkout that tokenry runs from. Results are not part of an installed
+            wheel, so there the answer is None.
+    """
+    root = checkout() if root is None else root
+    path = None if root is None else root / card.reproduction
+    return read(path) if path is not None and path.is_file() else None
+
+
+def checkout() -> Path | None:
+    """Return the root of the checkout that tokenry runs from, or None when it runs from an installed wheel."""
+    root = Path(__file__).resolve().parents[3]
+    return root if (root / "mkdocs.yml").is_file() else None
+
+
+def _rows(label: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _rows(f"{label}, {key}", inner)
+    elif isinstance(value, list):
+        yield label, ", ".join(_text(item) for item in value)
+    else:
+        yield label, _text(value)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""The `tokenry` command: thin, no logic of its own."""
