@@ -47,7 +47,7 @@ class Card:
         venue: Where it was published, such as "ICLR 2025".
         year: Year of the first version of the paper.
         room: Room of the house that holds it, one of `ROOMS`.
-        stage: For reducers, where it acts, one of `STAGES`; a method that acts at several places names the first.
+        stage: For reducers, where it acts, one of `STAGES`; a method that acts at several places names the deepest.
         kind: What sort of thing it is, one of `KINDS`.
         trained: True if the paper's method needs training; False if it works on a model as it is.
         summary: One line in our own words, without a full stop.
