@@ -75,7 +75,6 @@ class Card:
     notes: str | None = None
 
     def __post_init__(self) -> None:
-        self._check_types()
         self._check_choice("room", self.room, ROOMS)
         self._check_choice("kind", self.kind, KINDS)
         self._check_choice("state", self.state, STATES)
@@ -110,6 +109,11 @@ class Card:
             )
         if missing := sorted(required - set(values)):
             raise TokenryError(f"card {slug!r}: {', '.join(missing)} missing")
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            allowed = [hint for hint in get_args(hints[name]) or (hints[name],) if hint is not type(None)]
+            if type(value) not in allowed or value == "":  # not isinstance: True is no year
+                raise TokenryError(f"card {slug!r}: {name} must be a non-empty {allowed[0].__name__}, not {value!r}")
         return cls(slug=slug, **values)
 
     @property
@@ -131,16 +135,6 @@ class Card:
     def link(self) -> str | None:
         """Address of the paper."""
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.url
-
-    def _check_types(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            allowed = get_args(hint) or (hint,)
-            if type(value) not in allowed:  # not isinstance: True is no year
-                names = " or ".join(t.__name__ for t in allowed if t is not type(None))
-                raise self._error(f"{name} must be {names}, not {value!r}")
-            if value == "":
-                raise self._error(f"{name} is empty; leave the field out instead")
 
     def _check_choice(self, field: str, value: str, choices: tuple[str, ...]) -> None:
         if value not in choices:
