@@ -1,0 +1,1 @@
+"""Offline data sets: small loaders with licence and provenance."""

@@ -1,0 +1,1 @@
+"""Networks that are trained whole: backbones, language models, the embedded vision-language model."""

@@ -1,0 +1,194 @@
+"""Training of the embedded model: objectives, packing, and a tiny run from start to a loadable folder."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from tokenry.data.pack import load_pack
+from tokenry.data.scenes import KINDS, make_scene
+from tokenry.learn.contrast import CaptionContrast
+from tokenry.learn.patch_labels import PatchLabels
+from tokenry.learn.vlm import (
+    IGNORE,
+    Recipe,
+    answer_batch,
+    build,
+    caption_words,
+    packed_mask,
+    run,
+    tower_batch,
+)
+from tokenry.tokens.errors import TokenryError
+
+TINY = {"tower_width": 32, "tower_layers": 2, "tower_heads": 2, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1,
+        "feed_forward": 48}  # fmt: skip
+
+
+def tiny_recipe(folder: Path, **changes: object) -> Recipe:
+    loop = {"steps": 4, "warmup": 1, "checkpoint_every": 2, "precision": "no"}
+    content = {
+        "output": str(folder / "run"),
+        "model": TINY,
+        "validate": 1,
+        "tower": {"batch": 4, "loop": loop},
+        "answers": {"batch": 3, "questions": 4, "loop": loop},
+    } | changes
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return Recipe.load(path)
+
+
+def test_packed_questions_give_the_logits_that_each_would_have_alone(tmp_path: Path) -> None:
+    model, _, answers = build(tiny_recipe(tmp_path))
+    batch = answer_batch(0, size=2, seed=5, questions=6)
+    with torch.no_grad():
+        packed, _ = answers.eval().logits(batch)
+        processor = AutoProcessor.from_pretrained(export_processor(tmp_path))
+        for row in range(2):
+            scene = make_scene("train", row, 5)
+            for number, question in enumerate(scene.ask(6)):
+                inputs = processor(
+                    images=scene.image,
+                    text=f"<image>\n{question.text} {question.answer}",
+                    return_tensors="pt",
+                )
+                here = batch["segment"][row] == number
+                length = int(here.sum())
+                assert inputs["input_ids"][0, -length:].tolist() == batch["ids"][row][here].tolist()
+                alone = model(**inputs).logits[0, -length:]
+                torch.testing.assert_close(packed[row][here], alone, atol=1e-5, rtol=1e-4)
+
+
+def export_processor(folder: Path) -> Path:
+    from tokenry.models.embedded import build_processor
+
+    build_processor().save_pretrained(folder / "processor")
+    return folder / "processor"
+
+
+def test_packed_mask_is_causal_and_keeps_questions_apart() -> None:
+    mask = packed_mask(torch.tensor([[0, 0, 1, -1]]), prefix=2)[0, 0]
+    expected = torch.tensor(
+        [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0],
+            [1, 1, 0, 0, 1, 0],
+            [1, 1, 0, 0, 0, 1],
+        ],
+        dtype=torch.bool,
+    )
+    assert torch.equal(mask, expected)
+
+
+def test_answer_targets_are_the_answers_and_an_end() -> None:
+    from tokenry.models.embedded import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    batch = answer_batch(3, size=2, seed=9, questions=8)
+    for row in range(2):
+        for number, question in enumerate(make_scene("train", 3 * 2 + row, 9).ask(8)):
+            here = batch["segment"][row] == number
+            target = batch["target"][row][here]
+            target = target[target != IGNORE]
+            assert int(target[-1]) == tokenizer.eos_token_id
+            assert tokenizer.decode(target[:-1]) == question.answer
+            assert KINDS[int(batch["kind"][row][here][0])] == question.kind
+
+
+def test_captions_name_everything_and_negatives_differ_in_one_word() -> None:
+    batch = tower_batch(0, size=16, seed=1)
+    assert torch.equal(tower_batch(0, size=16, seed=1)["negatives"], batch["negatives"])
+    different = (batch["words"] != batch["negatives"]).sum(1)
+    assert torch.equal(different, torch.ones(16, dtype=torch.long))
+    assert torch.equal(batch["words"] == 0, batch["negatives"] == 0)
+    objects = len(load_pack().objects)
+    scene = next(s for s in (make_scene("train", i, 1) for i in range(16)) if s.sign)
+    assert scene.sign is not None
+    words = caption_words(scene)
+    assert [word for word in words if word <= objects] == [1 + item.index for item in scene.items]
+    assert (
+        "".join(chr(w - objects - 1 + ord("a")) for w in words if objects < w < objects + 27)
+        == scene.sign.word
+    )
+
+
+def test_contrast_prefers_matching_captions_and_counts_repeated_words() -> None:
+    torch.manual_seed(0)
+    contrast = CaptionContrast(vocabulary=20, width=16, dimension=8)
+    once, twice = contrast.captions(torch.tensor([[3, 4, 0], [3, 4, 4]]))
+    assert not torch.allclose(once, twice, atol=1e-3)
+    assert torch.allclose(once, contrast.captions(torch.tensor([[4, 3, 0]]))[0], atol=1e-6)
+    words = torch.tensor([[1, 2], [3, 4], [5, 6]])
+    negatives = torch.tensor([[1, 9], [3, 10], [11, 6]])
+    # a picture tower that already knows the captions: pseudo-inverse of the projection
+    cls = contrast.captions(words) @ torch.linalg.pinv(contrast.picture.weight).T
+    matched_loss, matched = contrast(cls, words, negatives)
+    shuffled_loss, _ = contrast(cls.roll(1, 0), words, negatives)
+    assert float(matched) == 1.0
+    assert float(matched_loss) < float(shuffled_loss)
+
+
+def test_patch_labels_weigh_background_less() -> None:
+    torch.manual_seed(0)
+    labels = PatchLabels(width=4, classes=3, background=0.25)
+    tokens = torch.randn(1, 2, 4)
+    loss, _ = labels(tokens, torch.tensor([[0, 2]]))
+    logits = labels.head(labels.norm(tokens))[0].log_softmax(-1)
+    expected = -(0.25 * logits[0, 0] + logits[1, 2]) / 1.25
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    console = Console(quiet=True)
+    whole = run(tiny_recipe(tmp_path / "a"), console)
+
+    # die in the answers stage, after its first checkpoint
+    recipe = tiny_recipe(tmp_path / "b")
+    calls = 0
+
+    def dies(*args: object, **kwargs: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tokenry.learn.vlm.export", dies)
+        run(recipe, console)
+    shutil.rmtree(
+        recipe.output / "answers" / "step-0000004"
+    )  # as if it died before that checkpoint was complete
+    resumed = run(recipe, console)
+
+    first, second = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    model = LlavaForConditionalGeneration.from_pretrained(resumed, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(resumed)
+    scene = make_scene("test", 0)
+    inputs = processor(images=scene.image, text="<image>\nwhat is at the top left?", return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
+
+
+@pytest.mark.parametrize("changes", [{"tower": {"batch": 4}}, {"colour": "red"}, {"answers": 3}])
+def test_bad_recipes_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(TokenryError, match="is not a recipe"):
+        tiny_recipe(tmp_path, **changes)
+
+
+def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TokenryError, match="is not a recipe"):
+        Recipe.load(tmp_path / "nothing.yaml")
