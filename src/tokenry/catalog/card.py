@@ -113,7 +113,9 @@ class Card:
         for name, value in values.items():
             allowed = [hint for hint in get_args(hints[name]) or (hints[name],) if hint is not type(None)]
             if type(value) not in allowed or value == "":  # not isinstance: True is no year
-                raise TokenryError(f"card {slug!r}: {name} must be a non-empty {allowed[0].__name__}, not {value!r}")
+                raise TokenryError(
+                    f"card {slug!r}: {name} must be a non-empty {allowed[0].__name__}, not {value!r}"
+                )
         return cls(slug=slug, **values)
 
     @property

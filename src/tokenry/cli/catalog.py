@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenry import catalog
-from tokenry.catalog import docstrings, results
+from tokenry.catalog import results
 from tokenry.catalog.card import Card
+from tokenry.catalog.docstrings import docstring
 
 _STATE_STYLE = {"done": "green", "partly": "yellow", "open": "dim"}
 
@@ -58,7 +59,7 @@ def show_system(
     console = Console()
     console.print(_facts(card))
     if card.entry_point is not None:
-        console.print(Text(f"\n{docstrings.of(card.entry_point).text}"))
+        console.print(Text(f"\n{docstring(card.entry_point)}\n"))
     if (result := results.find(card)) is not None:
         console.print(_result_table(result))
 

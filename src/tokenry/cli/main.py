@@ -46,10 +46,11 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"tokenry {metadata.version('tokenry')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -1,0 +1,93 @@
+"""What is generated from the catalogue: up to date in the repository, and right for cards of every sort."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.catalog.test_results import VALUES
+from tokenry.catalog import Card, card, cards, render
+from tokenry.tokens.errors import TokenryError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "docs/results").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("above\n<!-- methods:begin -->\nold\n<!-- methods:end -->\nbelow\n")
+    (tmp_path / "docs/hosts.md").write_text("<!-- families:begin -->\n<!-- families:end -->\n")
+    return tmp_path
+
+
+@pytest.fixture
+def done() -> Card:
+    return replace(card("fastervlm"), state="done")
+
+
+def test_the_repository_is_up_to_date() -> None:
+    files = render.generate(ROOT)
+    outdated = [
+        str(path) for path, text in files.items() if (ROOT / path).read_text(encoding="utf-8") != text
+    ]
+    assert outdated == [], "run `make docs-generate`"
+    pages = {page.relative_to(ROOT) for page in (ROOT / "docs/methods").glob("*.md")}
+    assert pages <= set(files), "pages of no card: run `make docs-generate`"
+
+
+def test_a_page_has_paper_entry_point_and_result(checkout: Path, done: Card) -> None:
+    (checkout / done.reproduction).write_text(json.dumps(VALUES))
+    page = render.generate(checkout, [done])[Path(done.page)]
+    assert "https://arxiv.org/abs/2412.01818" in page
+    assert 'tk.reduced(model, "fastervlm")' in page
+    assert "::: tokenry.reduce.fastervlm.FasterVLM" in page
+    assert "verdict **shown**" in page
+    assert "| ours, accuracy | 0.9123 |" in page
+
+
+def test_text_is_literal_in_tables(checkout: Path) -> None:
+    index = render.generate(checkout, [replace(card("read"), summary="Turns <SEG> | [this] into *that*")])
+    assert r"Turns &lt;SEG> \| \[this\] into \*that\*" in index[Path("docs/methods/index.md")]
+
+
+def test_readme_keeps_what_is_around_the_table(checkout: Path, done: Card) -> None:
+    text = render.generate(checkout, [done, card("dymu")])[Path("README.md")]
+    assert text.startswith("above\n<!-- methods:begin -->\n| method |")
+    assert text.endswith("\n<!-- methods:end -->\nbelow\n")
+    assert "[`fastervlm`](docs/methods/fastervlm.md)" in text
+    assert "dymu" not in text
+    assert "1 of the catalogue's 2 systems are still open" in text
+
+
+def test_families_become_a_table(checkout: Path) -> None:
+    (checkout / "docs/results/families.json").write_text('[{"family": "LLaVA", "input": true}]')
+    text = render.generate(checkout, cards())[Path("docs/hosts.md")]
+    assert "| family | input |\n| --- | --- |\n| LLaVA | True |" in text
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '[{"a": 1}, {"b": 2}]'])
+def test_damaged_families_are_refused(checkout: Path, text: str) -> None:
+    (checkout / "docs/results/families.json").write_text(text)
+    with pytest.raises(TokenryError, match=r"families\.json"):
+        render.generate(checkout, cards())
+
+
+def test_write_changes_only_what_differs_and_removes_stale_pages(checkout: Path, done: Card) -> None:
+    stale = checkout / "docs/methods/gone.md"
+    stale.parent.mkdir()
+    stale.touch()
+    assert Path("docs/methods/gone.md") in render.write(checkout, [done])
+    assert not stale.exists()
+    assert render.write(checkout, [done]) == []
+    assert render.write(checkout, [replace(done, state="open")])[-1] == Path(done.page)
+    assert not (checkout / done.page).exists()
+    assert not list(checkout.rglob(".*")), "temporary files stay behind"
+
+
+def test_a_missing_marker_is_an_error(checkout: Path) -> None:
+    (checkout / "README.md").write_text("no table here")
+    with pytest.raises(TokenryError, match=r"README\.md needs the lines <!-- methods:begin -->"):
+        render.generate(checkout, cards())

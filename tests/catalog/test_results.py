@@ -1,0 +1,65 @@
+"""Committed reproductions: read, checked, shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tokenry.catalog import card, results
+from tokenry.tokens.errors import TokenryError
+
+VALUES = {
+    "claim": "half the tokens, the same answers",
+    "ours": {"accuracy": 0.91234567, "tokens": 72},
+    "baseline": 0.8,
+    "ratio": 1.1404,
+    "seeds": [0, 1, 2],
+    "verdict": "shown",
+    "machine": "2 cores",
+    "versions": {"torch": "2.13.0"},
+    "date": "2026-11-21",
+}
+
+
+def _write(path: Path, values: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def test_rows_are_flat_and_readable(tmp_path: Path) -> None:
+    rows = dict(results.read(_write(tmp_path / "x.json", VALUES)).rows())
+    assert rows["ours, accuracy"] == "0.9123"
+    assert rows["ours, tokens"] == "72"
+    assert rows["seeds"] == "0, 1, 2"
+    assert rows["versions, torch"] == "2.13.0"
+
+
+@pytest.mark.parametrize("key", results.REQUIRED)
+def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+    file = _write(tmp_path / "x.json", {k: v for k, v in VALUES.items() if k != key})
+    with pytest.raises(TokenryError, match=f"lacks {key}"):
+        results.read(file)
+
+
+def test_a_verdict_is_one_of_three(tmp_path: Path) -> None:
+    with pytest.raises(TokenryError, match="verdict 'great' is none of shown, partly, not shown"):
+        results.read(_write(tmp_path / "x.json", VALUES | {"verdict": "great"}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"shown"'])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(TokenryError, match=r"x\.json"):
+        results.read(file)
+
+
+def test_find_looks_where_the_card_says(tmp_path: Path) -> None:
+    assert results.find(card("fastervlm"), tmp_path) is None
+    _write(tmp_path / "docs/results/fastervlm.json", VALUES)
+    found = results.find(card("fastervlm"), tmp_path)
+    assert found is not None
+    assert found.verdict == "shown"
