@@ -52,7 +52,7 @@ _HOME = {
     "TokenryError": "tokens",
 }
 
-__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - a list of names all the same
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,9 @@ class Budget:
     def __post_init__(self) -> None:
         forms = [f for f in (self.count, self.share, self.schedule, self.bounds) if f is not None]
         if len(forms) != 1:
-            raise BudgetError(f"A budget has exactly one form, got {len(forms)}: {self!r}. Use Budget.of(...).")
+            raise BudgetError(
+                f"A budget has exactly one form, got {len(forms)}: {self!r}. Use Budget.of(...)."
+            )
         if self.count is not None:
             _check_count(self.count)
         if self.share is not None:
@@ -77,7 +79,9 @@ class Budget:
         """Let the method choose per item, but never below `low` or above `high` (counts or shares)."""
         bounds = (cls.of(low), cls.of(high))
         if any(b.schedule or b.bounds for b in bounds):
-            raise BudgetError("The bounds of an adaptive budget are counts or shares, not schedules or ranges.")
+            raise BudgetError(
+                "The bounds of an adaptive budget are counts or shares, not schedules or ranges."
+            )
         return cls(bounds=bounds)
 
     @classmethod
@@ -87,15 +91,23 @@ class Budget:
         steps = []
         for layer, step in value.items():
             if isinstance(layer, bool) or not isinstance(layer, (int, float)) or not math.isfinite(layer):
-                raise BudgetError(f"A schedule's keys are layers (int) or shares of depth (float), got {layer!r}.")
+                raise BudgetError(
+                    f"A schedule's keys are layers (int) or shares of depth (float), got {layer!r}."
+                )
             if layer < 0 or (isinstance(layer, float) and layer >= 1):
-                raise BudgetError(f"A schedule's layer must be >= 0 (or a share of depth in [0, 1)), got {layer!r}.")
+                raise BudgetError(
+                    f"A schedule's layer must be >= 0 (or a share of depth in [0, 1)), got {layer!r}."
+                )
             inner = cls.of(step)
             if inner.schedule or inner.bounds:
-                raise BudgetError(f"A schedule's values are counts or shares, got {step!r} at layer {layer!r}.")
+                raise BudgetError(
+                    f"A schedule's values are counts or shares, got {step!r} at layer {layer!r}."
+                )
             steps.append((layer, inner))
         if len({isinstance(layer, float) for layer, _ in steps}) > 1:
-            raise BudgetError(f"A schedule's keys are all layers or all shares of depth, got {list(value)!r}.")
+            raise BudgetError(
+                f"A schedule's keys are all layers or all shares of depth, got {list(value)!r}."
+            )
         return cls(schedule=tuple(sorted(steps, key=lambda s: s[0])))
 
     @property
@@ -113,7 +125,9 @@ class Budget:
             BudgetError: for a schedule, which has no single number; use `cuts`.
         """
         if self.schedule is not None:
-            raise BudgetError("A schedule has one number per layer; this method wants a single budget (64, 0.25).")
+            raise BudgetError(
+                "A schedule has one number per layer; this method wants a single budget (64, 0.25)."
+            )
         if self.bounds is not None:
             return self.bounds[1].resolve(n)
         if self.count is not None:
@@ -209,4 +223,6 @@ def _number(text: str) -> int | float:
     try:
         return float(text)
     except ValueError:
-        raise BudgetError(f"Cannot read {text!r} as a budget; write 64, 25%, 0.25 or 0.5:25%,0.75:10%.") from None
+        raise BudgetError(
+            f"Cannot read {text!r} as a budget; write 64, 25%, 0.25 or 0.5:25%,0.75:10%."
+        ) from None

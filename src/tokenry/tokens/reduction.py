@@ -40,7 +40,11 @@ class Reduction:
 
     def __post_init__(self) -> None:
         b, n = self.group.shape
-        if self.weight.shape != (b, n) or self.anchor.shape[0] != b or self.count.shape != self.length.shape != (b,):
+        if (
+            self.weight.shape != (b, n)
+            or self.anchor.shape[0] != b
+            or self.count.shape != self.length.shape != (b,)
+        ):
             raise ReductionError(
                 f"A reduction's parts disagree: group {tuple(self.group.shape)}, weight {tuple(self.weight.shape)}, "
                 f"count {tuple(self.count.shape)}, anchor {tuple(self.anchor.shape)}, length {tuple(self.length.shape)}."
@@ -119,13 +123,17 @@ class Reduction:
         length = torch.full((b,), n, device=scores.device) if length is None else length
         valid = prefix_mask(length, n)
         if bool((scores.isnan() & valid).any()):
-            raise ReductionError("A method scored tokens as NaN; check its inputs for NaN or infinite features.")
+            raise ReductionError(
+                "A method scored tokens as NaN; check its inputs for NaN or infinite features."
+            )
         if bool(((keep > length) | (keep < 0)).any()):
             raise ReductionError(f"Cannot keep {keep.tolist()} tokens of {length.tolist()}.")
         # torch.topk breaks ties arbitrarily; a stable descending sort does not. Padding goes behind real -inf scores.
         order = torch.argsort(scores.float(), dim=1, descending=True, stable=True)
         order = order.gather(1, torch.argsort(~valid.gather(1, order), dim=1, stable=True))
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(n, device=order.device).expand_as(order))
+        rank = torch.empty_like(order).scatter_(
+            1, order, torch.arange(n, device=order.device).expand_as(order)
+        )
         return cls.from_mask(rank < keep[:, None], length)
 
     @classmethod
@@ -152,7 +160,9 @@ class Reduction:
         length = torch.full((b,), n, device=groups.device) if length is None else length
         used = groups >= 0
         if bool((used & ~prefix_mask(length, n)).any() | (groups < -1).any()):
-            raise ReductionError("Groups are 0..count-1 on an item's tokens and -1 for dropped tokens and padding.")
+            raise ReductionError(
+                "Groups are 0..count-1 on an item's tokens and -1 for dropped tokens and padding."
+            )
         count = groups.max(1).values + 1 if n else torch.zeros_like(length)
         m = _width(count)
         sizes = _segment_sum(used.float(), groups, m)
@@ -176,7 +186,9 @@ class Reduction:
     def apply(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
         """The outputs: a gather where nothing is merged, a weighted sum in float32 otherwise. Padding is zero."""
         if x.shape[:2] != self.group.shape:
-            raise ReductionError(f"Tokens {tuple(x.shape)} do not fit a reduction of {tuple(self.group.shape)}.")
+            raise ReductionError(
+                f"Tokens {tuple(x.shape)} do not fit a reduction of {tuple(self.group.shape)}."
+            )
         if self.is_selection:
             return gather_rows(x, self.anchor)
         total = _segment_sum(x.float() * self.weight[..., None], self.group, self.width)
@@ -185,7 +197,9 @@ class Reduction:
     def expand(self, y: Float[Tensor, "b m d"], fill: float = 0.0) -> Float[Tensor, "b n d"]:
         """Un-merge: every source gets its output's value, dropped sources and padding get `fill`."""
         if y.shape[:2] != self.anchor.shape:
-            raise ReductionError(f"Outputs {tuple(y.shape)} do not fit a reduction to {tuple(self.anchor.shape)}.")
+            raise ReductionError(
+                f"Outputs {tuple(y.shape)} do not fit a reduction to {tuple(self.anchor.shape)}."
+            )
         return gather_rows(y, self.group, fill)
 
     def compose(self, then: Reduction) -> Reduction:
@@ -290,9 +304,13 @@ class DenseReduction:
             )
         outside = ~(prefix_mask(self.count, m)[:, :, None] & prefix_mask(self.length, n)[:, None, :])
         if bool(((self.matrix != 0) & outside).any()) or bool(self.matrix.isnan().any()):
-            raise ReductionError("A dense reduction is not a number, or has weight on padding rows or columns.")
+            raise ReductionError(
+                "A dense reduction is not a number, or has weight on padding rows or columns."
+            )
         if bool((self.anchor >= self.length[:, None]).any() | ((self.anchor < 0) & self.mask).any()):
-            raise ReductionError(f"Anchors must be source indices (or -1 on padding); got {self.anchor.tolist()}.")
+            raise ReductionError(
+                f"Anchors must be source indices (or -1 on padding); got {self.anchor.tolist()}."
+            )
 
     def apply(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
         """The outputs, mixed in float32."""
@@ -302,7 +320,9 @@ class DenseReduction:
         """Every source gets the mean of the outputs it feeds, by its weights in them; unused sources get `fill`."""
         share = self.matrix.abs().float()
         total = share.sum(1)
-        back = (share.transpose(1, 2) @ y.float()) / total.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
+        back = (share.transpose(1, 2) @ y.float()) / total.clamp(min=torch.finfo(torch.float32).tiny)[
+            ..., None
+        ]
         return torch.where((total > 0)[..., None], back, fill).to(y.dtype)
 
     def compose(self, then: Reduction | DenseReduction) -> DenseReduction:
@@ -358,7 +378,9 @@ def prefix_mask(length: Int[Tensor, " b"], width: int) -> Bool[Tensor, "b width"
     return torch.arange(width, device=length.device) < length[:, None]
 
 
-def gather_rows(x: Float[Tensor, "b n d"], index: Int[Tensor, "b m"], fill: float = 0.0) -> Float[Tensor, "b m d"]:
+def gather_rows(
+    x: Float[Tensor, "b n d"], index: Int[Tensor, "b m"], fill: float = 0.0
+) -> Float[Tensor, "b m d"]:
     """``x[i, index[i, j]]``, with `fill` where the index is -1. Works for an x without columns."""
     missing = (index < 0)[..., None]
     if x.shape[1] == 0:

@@ -175,7 +175,9 @@ class TokenView:
     def attention(self) -> AttentionView:
         """The decoder attention asked for in `Needs.attention`."""
         if self._attention is None:
-            raise UnsupportedError("This method reads decoder attention, which was not collected (see Needs.attention).")
+            raise UnsupportedError(
+                "This method reads decoder attention, which was not collected (see Needs.attention)."
+            )
         return self._attention
 
     def cls_attention(self, layer: int) -> Float[Tensor, "items heads n"]:
@@ -184,7 +186,9 @@ class TokenView:
         Rows do not sum to 1 (the share that [CLS] puts on itself is gone); tokens that come from no tile score 0.
         """
         if self._cls is None:
-            raise UnsupportedError("This method reads [CLS] attention, which was not collected (see Needs.cls_layers).")
+            raise UnsupportedError(
+                "This method reads [CLS] attention, which was not collected (see Needs.cls_layers)."
+            )
         return self._cls(layer)
 
     def of_columns(self, values: Float[Tensor, "rows t"]) -> Float[Tensor, "items n"]:

@@ -1,0 +1,89 @@
+"""Where methods plug in to other people's models. The only room that knows transformers' internals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tokenry.hosts.check import CheckReport, check
+from tokenry.hosts.cost import Cost, decoder_flops, encoder_flops, kv_bytes
+from tokenry.hosts.host import Host
+from tokenry.hosts.load import load_model
+from tokenry.hosts.session import Session
+from tokenry.hosts.trace import ItemTrace
+from tokenry.hosts.vision import Encoded, encode_pictures
+from tokenry.reduce import Reducer, read_methods
+
+__all__ = [
+    "CheckReport",
+    "Cost",
+    "Encoded",
+    "Host",
+    "ItemTrace",
+    "Session",
+    "check",
+    "decoder_flops",
+    "encode",
+    "encoder_flops",
+    "kv_bytes",
+    "load_model",
+    "reduced",
+]
+
+
+def reduced(
+    model: PreTrainedModel,
+    method: str | Reducer | Iterable[str | Reducer],
+    *,
+    encoded: Encoded | None = None,
+    tokens: slice | Tensor | Callable[[Tensor], Tensor] | None = None,
+    **settings: Any,
+) -> Session:
+    """Run a model on fewer visual tokens: ``with tk.reduced(model, "fastervlm", budget=64) as run: ...``.
+
+    Inside the block the model's own calls - ``model(**inputs)``, ``model.generate(**inputs)``, a training step - take
+    the same inputs and give outputs of the same shapes; dropped positions read zero. On the way out, also after an
+    exception, the model is exactly what it was.
+
+    Args:
+        model: a transformers model: a vision-language model, or any causal language model with `tokens`.
+        method: a name, a `Reducer`, several of them in the order in which they act, or "first+second".
+        encoded: pictures encoded beforehand with `encode`.
+        tokens: for a text model, which columns of the prompt may be dropped: a slice, a mask (batch x tokens), or a
+            function from `input_ids` to a mask.
+        **settings: settings of methods given by name, such as `budget`.
+
+    Returns:
+        A `Session`: `run.trace` (what was kept), `run.cost` (FLOPs, cache), `run.lengths`, `run.selection_s`.
+
+    Raises:
+        UnsupportedError: a method cannot run on this model; the message says what can.
+        TokenryError: an unknown method or setting, methods in an order in which they cannot act, a model that already
+            runs reduced.
+    """
+    return Session(model, read_methods(method, **settings), encoded=encoded, tokens=tokens)
+
+
+def encode(
+    model: PreTrainedModel, inputs: Mapping[str, Any], methods: Iterable[str | Reducer] = (), **settings: Any
+) -> Encoded:
+    """Run the vision side once, for use with many methods: ``tk.reduced(model, m, encoded=encoded)`` and
+    ``model.generate(**encoded.inputs)``.
+
+    Args:
+        model: a vision-language model.
+        inputs: what the processor made.
+        methods: methods that will use the pictures; what they read of the encoder is recorded along the way.
+        **settings: settings of methods given by name.
+    """
+    host = Host.of(model)
+    layers = {
+        layer
+        for m in read_methods(methods, **settings)
+        for cut in m.cuts(host.depth)
+        for layer in m.needs(cut, host.depth).cls_layers
+    }
+    return encode_pictures(host, inputs, layers)

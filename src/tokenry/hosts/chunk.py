@@ -1,0 +1,269 @@
+"""One call of the decoder: the stages its tokens pass through, and what the cache remembers of them afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tokenry.hosts import layout
+from tokenry.hosts._compat import Cache, is_flash, key_columns, keys_seen
+from tokenry.hosts.host import Host
+from tokenry.hosts.items import Items
+from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
+
+_MEMORY = "tokenry_memory"
+"""Attribute of a cache that holds its `Memory`: it is copied, and forgotten, together with the cache."""
+
+
+@dataclass
+class Memory:
+    """What a key-value cache holds, stage by stage. A stage is named by the decoder layer it begins with.
+
+    Attributes:
+        seen: columns of the full sequence so far.
+        columns: column of every cached token; -1 = padding.
+        shift: what a new token's own position id is lowered by.
+    """
+
+    seen: int = 0
+    columns: dict[int, Int[Tensor, "b c"]] = field(default_factory=dict)
+    shift: dict[int, Int[Tensor, " b"]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cache: Cache | None, batch: int) -> Memory:
+        """The memory of a cache, cut to what the cache still holds; a new one if the cache is empty.
+
+        Raises:
+            InputError: the cache was filled without this session, or for another batch.
+        """
+        if cache is None or keys_seen(cache, 0) == 0:
+            return cls()
+        memory = getattr(cache, _MEMORY, None)
+        if memory is None:
+            raise InputError(
+                "This cache was filled outside the session, so what it holds of the picture is unknown. Run the "
+                "prompt inside the `with` block too."
+            )
+        for stage, columns in memory.columns.items():
+            if len(columns) != batch:
+                raise InputError(f"The cache holds {len(columns)} sequences, this call has {batch}.")
+            held = keys_seen(cache, stage)
+            if held > columns.shape[1]:
+                raise InputError(
+                    f"The cache holds {held} tokens at layer {stage}, the session put {columns.shape[1]} there: it "
+                    "was also used outside the session."
+                )
+            if stage == 0:  # assisted decoding takes rejected tokens back, the same number everywhere
+                memory.seen -= columns.shape[1] - held
+            memory.columns[stage] = columns[:, :held]
+        return memory
+
+    def keep_in(self, cache: Any) -> None:
+        """Hand this memory to the cache it describes."""
+        if isinstance(cache, Cache):
+            setattr(cache, _MEMORY, self)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """The tokens of one call between two cuts.
+
+    Attributes:
+        first: the decoder layer it begins with.
+        columns: the call's columns that are left, padded on the left with -1.
+        real: which of them are tokens, not padding of this table or of the batch.
+        ids: their position ids, per RoPE axis.
+        own: whether those are the ids of the stage before, gathered, so that its rotary embeddings can be too.
+    """
+
+    first: int
+    columns: Int[Tensor, "b m"]
+    real: Bool[Tensor, "b m"]
+    ids: Int[Tensor, "a b m"]
+    own: bool
+
+
+class Chunk:
+    """One call of the decoder: a prompt, or the next few tokens of one.
+
+    It is created as the call begins and dealt with by the layers' hooks. What was decided at a cut stays decided, so
+    that gradient checkpointing, which runs layers again, meets the same tokens.
+    """
+
+    def __init__(self, host: Host, cache: Cache | None, mask: Tensor | None, shape: tuple[int, int]) -> None:
+        """Begin a call of `shape` = (sequences, tokens).
+
+        Raises:
+            InputError, UnsupportedError: a cache or an attention mask that cannot be accounted for.
+        """
+        self.host, self.cache, self.shape = host, cache, shape
+        self.memory = Memory.of(cache, shape[0])
+        self.begins = self.memory.seen == 0
+        self.offset = self.memory.seen
+        self.padding_mask = self._padding(mask)
+        self.kinds: dict[str, Bool[Tensor, "b t"]] = {}
+        self.items: Items | None = None
+        self.stages: list[Stage] = []
+        self.outer: dict[str, Tensor] = {}
+        self.deepstack: list[Float[Tensor, "b t d"]] = []
+        self.full_ids: Int[Tensor, "a b t"] = torch.zeros(1, 1, 0, dtype=torch.long)
+        self.steps: list[tuple[int, Reduction | DenseReduction]] = []
+        self.entries: dict[int, Int[Tensor, " items"]] = {}
+        self.merges: dict[int, list[Callable[[Tensor], Tensor]]] = {}
+        self._masks: dict[tuple[int, str], Tensor | None] = {}
+
+    def _padding(self, mask: Tensor | None) -> Bool[Tensor, "b t"] | None:
+        """The 2-D padding mask over everything seen so far, or None for all ones."""
+        if mask is None:
+            return None
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            raise UnsupportedError(
+                "Only 2-D padding masks (ones and zeros, batch x tokens) can be shortened; this call has a prepared "
+                "4-D mask, as `generate` makes for static caches. Use the default cache."
+            )
+        if mask.shape[1] != self.memory.seen + self.shape[1]:
+            raise InputError(
+                f"The attention mask covers {mask.shape[1]} tokens; {self.memory.seen} were seen before and this call "
+                f"has {self.shape[1]}. Pass a mask of the full, unshortened length."
+            )
+        mask = mask.bool()
+        return None if bool(mask.all()) else mask
+
+    # --- stages --------------------------------------------------------------------------------------------------
+
+    def begin(self, ids: Int[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
+        """The first stage: what goes into the decoder.
+
+        Args:
+            ids: position ids of the call, as the model counts them.
+            keep: columns that stay.
+            rule: what happens to their ids.
+        """
+        self.full_ids = ids
+        columns = layout.pack(keep)
+        first = Stage(0, columns, self._real(columns), layout.take(ids, columns, 2), own=True)
+        return self._enter(first, rule, None)
+
+    def cut(self, layer: int, keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
+        """The next stage: the columns that stay from `layer` on."""
+        before = self.stages[-1]
+        columns = layout.pack(keep)
+        index = self.places(before, columns)
+        stage = Stage(layer, columns, self._real(columns), layout.take(before.ids, index, 2), own=True)
+        return self._enter(stage, rule, self.memory.shift.get(before.first))
+
+    def carry(self, layer: int) -> Stage:
+        """The next stage of a call that drops nothing: the same columns, with the ids that this stage counts."""
+        before = self.stages[-1]
+        ids = self.full_ids - self._shift(layer)[None, :, None]
+        same = bool((self._shift(layer) == self._shift(before.first)).all())
+        stage = Stage(layer, before.columns, before.real, layout.take(ids, before.columns, 2), own=same)
+        return self._remember(stage)
+
+    def _enter(self, stage: Stage, rule: Positions, shift: Tensor | None) -> Stage:
+        if not self.begins:  # later turns of a conversation go on counting as the first did
+            ids = layout.take(self.full_ids - self._shift(stage.first)[None, :, None], stage.columns, 2)
+            return self._remember(Stage(stage.first, stage.columns, stage.real, ids, own=stage.first == 0))
+        if rule is Positions.COMPACT:
+            visual = layout.take(self.visual, stage.columns)
+            ids = layout.compact(stage.ids, stage.real, stage.columns, visual, self.full_ids)
+            last = ids.masked_fill(~stage.real, -1).amax((0, 2))
+            stage = Stage(stage.first, stage.columns, stage.real, ids, own=stage.first == 0)
+            shift = self.full_ids.amax((0, 2)) - last
+        self.memory.shift[stage.first] = torch.zeros_like(stage.columns[:, 0]) if shift is None else shift
+        return self._remember(stage)
+
+    def _shift(self, layer: int) -> Int[Tensor, " b"]:
+        zero = torch.zeros(self.shape[0], dtype=torch.long, device=self.full_ids.device)
+        return self.memory.shift.get(layer, zero)
+
+    def _remember(self, stage: Stage) -> Stage:
+        columns = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
+        before = self.memory.columns.get(stage.first)
+        self.memory.columns[stage.first] = columns if before is None else torch.cat([before, columns], 1)
+        self.stages.append(stage)
+        return stage
+
+    def end(self) -> None:
+        """The call is over: its tokens have been seen."""
+        self.memory.seen = self.offset + self.shape[1]
+
+    def stage_at(self, layer: int) -> Stage:
+        """The stage that a decoder layer runs in."""
+        return next(s for s in reversed(self.stages) if s.first <= layer)
+
+    def places(self, stage: Stage, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
+        """Where the given columns stand in a stage (columns that are not there: anywhere)."""
+        return layout.take(layout.places(stage.columns, self.shape[1]), columns)
+
+    def _real(self, columns: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
+        if self.padding_mask is None:
+            return columns >= 0
+        return (columns >= 0) & layout.take(self.padding_mask[:, self.offset :], columns)
+
+    @property
+    def delivered(self) -> Int[Tensor, " items"]:
+        """Tokens each picture had before anything was done to it."""
+        assert self.items is not None
+        return self.steps[0][1].length if self.steps else self.items.length
+
+    def kinds_of(self, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
+        """What columns are: 0 text before the row's first visual token, 1 visual, 2 text after it, -1 padding."""
+        visual = self.visual
+        kind = torch.where(visual, 1, 2 * (visual.cumsum(1) > 0).long())
+        return layout.take(kind, columns).masked_fill(~self._real(columns), -1)
+
+    @property
+    def visual(self) -> Bool[Tensor, "b t"]:
+        """Visual columns of the call, of any modality."""
+        masks = list(self.kinds.values())
+        total = masks[0] if masks else torch.zeros(self.shape, dtype=torch.bool, device=self.full_ids.device)
+        for mask in masks[1:]:
+            total = total | mask
+        return total
+
+    # --- what a layer needs --------------------------------------------------------------------------------------
+
+    def mask(self, layer: int) -> Bool[Tensor, "b 1 q k"] | Tensor | None:
+        """The attention mask of a layer over its own cached columns, in the form its kernel takes."""
+        stage = self.stage_at(layer)
+        name = (stage.first, self.host.layer_type(layer))
+        if name not in self._masks:
+            self._masks[name] = self._build_mask(stage, layer)
+        return self._masks[name]
+
+    def _build_mask(self, stage: Stage, layer: int) -> Tensor | None:
+        queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
+        keys = key_columns(self.cache, layer, queries.shape[1], self.memory.columns[stage.first])
+        real = keys >= 0
+        config = self.host.text_config
+        if is_flash(config):
+            return None if bool(real.all()) else real.long()
+        outer = self.outer.get(self.host.layer_type(layer), self.outer.get(""))
+        if outer is not None and self.begins:
+            return layout.crop_mask(outer, queries, keys, real)
+        mask = layout.attention_mask(queries, keys, real, self.host.window(layer))
+        if "sdpa" in config._attn_implementation:
+            return mask
+        if mask is None:
+            mask = keys[:, None, None, :] <= queries[:, None, :, None]
+        return (
+            layout.additive(mask, self.host.model.dtype) if "eager" in config._attn_implementation else mask
+        )
+
+    def rotary(self, stage: Stage, layer: int, given: Any, like: Tensor) -> Any:
+        """Rotary embeddings of a stage's tokens: those of the first stage gathered, or computed from its own ids."""
+        if given is None or stage.first == 0:
+            return given
+        if all(s.own for s in self.stages if 0 < s.first <= stage.first):
+            index = self.places(self.stages[0], stage.columns)
+            return tuple(layout.take(part, index) for part in given)
+        rotary: nn.Module = self.host.decoder.rotary_emb
+        ids = stage.ids[0] if len(stage.ids) == 1 else stage.ids[-3:]
+        extra = (self.host.layer_type(layer),) if self.host.rotary_takes_layer_type else ()
+        return rotary(like, ids, *extra)

@@ -1,0 +1,149 @@
+"""What tokenry must know of a model to run it on fewer tokens, found by protocol rather than by a list of classes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from tokenry.tokens import Depth, InputError, UnsupportedError
+
+_TOKEN_IDS = {
+    "image": ("image_token_id", "image_token_index"),
+    "video": ("video_token_id", "video_token_index"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Host:
+    """A transformers model, seen as: something that encodes pictures, and a decoder whose layers run in order.
+
+    Attributes:
+        model: the model as the user has it.
+        base: the module that receives `input_ids` and pixels (for a text model: the decoder itself).
+        decoder: the language model's stack, with `layers` and usually `rotary_emb`.
+    """
+
+    model: PreTrainedModel
+    base: nn.Module
+    decoder: nn.Module
+
+    @classmethod
+    def of(cls, model: Any) -> Host:
+        """Recognise a model.
+
+        Raises:
+            InputError: not a transformers model.
+            UnsupportedError: no decoder with a list of layers can be found in it.
+        """
+        if not isinstance(model, PreTrainedModel):
+            raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
+        base = model.base_model
+        decoder = model.get_decoder()
+        if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+            raise UnsupportedError(
+                f"{type(model).__name__} has no decoder with a list of layers (get_decoder() gives "
+                f"{type(decoder).__name__}); tokenry needs a decoder-only language model."
+            )
+        return cls(model, base, decoder)
+
+    @property
+    def name(self) -> str:
+        """The model's class."""
+        return type(self.model).__name__
+
+    @cached_property
+    def layers(self) -> list[nn.Module]:
+        """The decoder's layers that run, in order."""
+        return list(self.decoder.layers)[: self.text_config.num_hidden_layers]
+
+    @property
+    def text_config(self) -> Any:
+        """The decoder's configuration."""
+        return self.decoder.config
+
+    @cached_property
+    def token_ids(self) -> dict[str, int]:
+        """Placeholder token per modality ("image", "video"); empty for a text model."""
+        found = {}
+        for modality, names in _TOKEN_IDS.items():
+            values = [v for n in names if isinstance(v := getattr(self.model.config, n, None), int)]
+            if values and hasattr(self.base, f"get_{modality}_features"):
+                found[modality] = values[0]
+        return found
+
+    @cached_property
+    def tower(self) -> nn.Module | None:
+        """The vision encoder, or None."""
+        for name in ("vision_tower", "visual", "vision_model", "image_tower"):
+            if isinstance(module := getattr(self.base, name, None), nn.Module):
+                return module
+        return None
+
+    @cached_property
+    def blocks(self) -> list[nn.Module]:
+        """The vision encoder's transformer blocks, in order."""
+        if self.tower is None:
+            return []
+        stacks = [m for m in self.tower.modules() if isinstance(m, nn.ModuleList) and len(m)]
+        named = [m for m in stacks if any(hasattr(m[0], a) for a in ("self_attn", "attention", "attn"))]
+        return list(named[0]) if named else []
+
+    @cached_property
+    def has_cls(self) -> bool:
+        """Whether the vision encoder prepends a [CLS] token."""
+        if self.tower is None:
+            return False
+        return any(
+            n.rsplit(".", 1)[-1] in ("class_embedding", "cls_token") for n, _ in self.tower.named_parameters()
+        )
+
+    @property
+    def depth(self) -> Depth:
+        """Blocks of the encoder, layers of the decoder."""
+        return Depth(encoder=len(self.blocks), decoder=len(self.layers))
+
+    def layer_type(self, layer: int) -> str:
+        """``full_attention``, ``sliding_attention`` or what else the configuration calls it."""
+        types = getattr(self.text_config, "layer_types", None)
+        if types:
+            return types[layer]
+        return "full_attention" if self._window is None else "sliding_attention"
+
+    def window(self, layer: int) -> int | None:
+        """How far back a layer looks, or None for all the way."""
+        return self._window if "sliding" in self.layer_type(layer) else None
+
+    @cached_property
+    def _window(self) -> int | None:
+        window = getattr(self.text_config, "sliding_window", None)
+        return window if getattr(self.text_config, "use_sliding_window", True) else None
+
+    @cached_property
+    def why_no_layer_stage(self) -> str | None:
+        """Why tokens cannot be dropped at a layer of this decoder, or None if they can."""
+        odd = {self.layer_type(i) for i in range(len(self.layers))} - {"full_attention", "sliding_attention"}
+        if odd:
+            return f"its decoder has {', '.join(sorted(odd))} layers, whose state mixes all tokens"
+        return None
+
+    @cached_property
+    def rope_axes(self) -> int:
+        """Position ids per token: 3 for multi-axis RoPE (time, height, width), else 1."""
+        rope = getattr(self.text_config, "rope_parameters", None) or {}
+        return 3 if "mrope_section" in rope else 1
+
+    @cached_property
+    def rotary_takes_layer_type(self) -> bool:
+        """Whether RoPE differs by layer type (Gemma3)."""
+        return "layer_type" in inspect.signature(self.decoder.rotary_emb.forward).parameters
+
+    def attention_modules(self, layers: list[nn.Module], indices: set[int]) -> dict[nn.Module, int]:
+        """The modules inside the given layers that may call the attention function, with their layer's index."""
+        return {
+            m: i for i in indices for n, m in layers[i].named_modules() if "attn" in n or "attention" in n
+        }

@@ -1,0 +1,114 @@
+"""Index arithmetic of shortened sequences: which columns stay, which positions they get, what attends to what.
+
+A *column* is a token's place in the full sequence; a *layout* is a left-padded table of the columns that are left at
+one stage of the decoder. Pure functions on tensors; nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def pack(keep: Bool[Tensor, "b t"]) -> Int[Tensor, "b m"]:
+    """The kept columns of each row, padded on the left (with -1) to the longest row."""
+    width = int(keep.sum(1).max()) if keep.numel() else 0
+    # A stable sort on "is kept" moves the kept columns, in order, to the right end.
+    columns = torch.argsort(keep.to(torch.uint8), dim=1, stable=True)[:, keep.shape[1] - width :]
+    return columns.masked_fill(~keep.gather(1, columns), -1)
+
+
+def take(x: Tensor, index: Int[Tensor, "b m"], dim: int = 1) -> Tensor:
+    """Gather per row along `dim` of a tensor whose batch dimension lies just before it ([.. b t ..]); -1 takes any."""
+    index = index.clamp(min=0)
+    batch = x.shape[dim - 1]
+    if batch == 1 and index.shape[0] > 1:
+        x = x.expand(*x.shape[: dim - 1], index.shape[0], *x.shape[dim:])
+    shape = [1] * (dim - 1) + list(index.shape) + [1] * (x.ndim - dim - 1)
+    size = list(x.shape[: dim - 1]) + list(index.shape) + list(x.shape[dim + 1 :])
+    return x.gather(dim, index.view(shape).expand(size))
+
+
+def places(columns: Int[Tensor, "b m"], width: int) -> Int[Tensor, "b width"]:
+    """Where each of `width` columns stands in a layout: the inverse of `columns`; 0 for columns that are gone."""
+    slots = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
+    place = columns.new_zeros(len(columns), width + 1)  # the last column collects padding
+    return place.scatter_(1, columns.masked_fill(columns < 0, width), slots)[:, :width]
+
+
+def compact(
+    ids: Int[Tensor, "a b m"],
+    real: Bool[Tensor, "b m"],
+    columns: Int[Tensor, "b m"],
+    visual: Bool[Tensor, "b m"],
+    full: Int[Tensor, "a b t"],
+) -> Int[Tensor, "a b m"]:
+    """Renumber positions as if the dropped tokens had never been there.
+
+    With ordinary RoPE (a = 1): 0, 1, 2, ... over each row's real tokens. With multi-axis RoPE a picture's tokens keep
+    their places relative to each other, since the grid is what their ids say, and text goes on after the largest id
+    in use, as it does when the model numbers a shorter picture itself.
+
+    Args:
+        ids: position ids of the kept tokens, per RoPE axis.
+        real: which of them are tokens, not padding.
+        columns: their columns.
+        visual: which of them are visual.
+        full: the ids of the whole sequence, which tell where text would have gone on.
+    """
+    if ids.shape[0] == 1:
+        return (real.cumsum(1) - 1).clamp(min=0)[None]
+    out = ids.clone()
+    for b in range(ids.shape[1]):  # over rows and their runs of text and of pictures, not over tokens
+        tokens = real[b].nonzero()[:, 0]
+        kinds, runs = visual[b, tokens].unique_consecutive(return_counts=True)
+        shift, top = 0, -1
+        for is_visual, run in zip(kinds.tolist(), tokens.split(runs.tolist()), strict=True):
+            if not is_visual:
+                shift = int(full[0, b, columns[b, run[0]]]) - (top + 1)
+            out[:, b, run] = ids[:, b, run] - shift
+            top = int(out[:, b, run].max())
+    return out
+
+
+def attention_mask(
+    queries: Int[Tensor, "b q"],
+    keys: Int[Tensor, "b k"],
+    real: Bool[Tensor, "b k"],
+    window: int | None,
+) -> Bool[Tensor, "b 1 q k"] | None:
+    """What attends to what, counted in columns of the full sequence, or None where plain causality says it all.
+
+    A query sees the real keys at its own column and before it, not further back than the window. Padding queries
+    (column -1) see everything, so that no row of the softmax is empty.
+    """
+    causal = queries.shape[1] == 1 or queries.shape[1] == keys.shape[1]
+    if causal and bool(real.all()) and (window is None or int(keys.max()) - int(keys.min()) < window):
+        return None
+    q, k = queries[:, :, None], keys[:, None, :]
+    mask = (k <= q) & real[:, None, :]
+    if window is not None:
+        mask &= k > q - window
+    return (mask | (q < 0))[:, None]
+
+
+def crop_mask(
+    mask: Tensor, queries: Int[Tensor, "b q"], keys: Int[Tensor, "b k"], real: Bool[Tensor, "b k"]
+) -> Tensor:
+    """Rows and columns of a full 4-D mask (bool, or float to be added), padding hidden. Keeps what the model drew up
+    itself: bidirectional prefixes and pictures, sliding windows."""
+    batch = queries.shape[0]
+    mask = mask.expand(batch, -1, -1, -1)
+    rows = mask.gather(2, queries.clamp(min=0)[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+    both = rows.gather(3, keys.clamp(min=0)[:, None, None, :].expand(-1, mask.shape[1], queries.shape[1], -1))
+    hidden = ~real[:, None, None, :]
+    if both.dtype == torch.bool:
+        return (both & ~hidden) | (queries < 0)[:, None, :, None]
+    both = both.masked_fill(hidden, torch.finfo(both.dtype).min)
+    return both.masked_fill((queries < 0)[:, None, :, None], 0.0)
+
+
+def additive(mask: Bool[Tensor, "b 1 q k"], dtype: torch.dtype) -> Float[Tensor, "b 1 q k"]:
+    """The mask as numbers to add to logits: eager attention would add True as 1."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

@@ -1,0 +1,208 @@
+"""The truth that running reduced must equal: the full sequence, with dropped tokens masked out.
+
+Nothing here shares code with `session` but the model: the masks are the model's own, full-length ones with columns
+taken out; positions are counted afresh; merged tokens are written over their anchors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from tokenry.hosts.host import Host
+from tokenry.hosts.trace import ItemTrace
+from tokenry.tokens import Positions
+
+
+@contextmanager
+def masked(
+    host: Host,
+    trace: Sequence[ItemTrace],
+    visual: Bool[Tensor, "b t"],
+    rules: dict[int, Positions],
+    padding: Bool[Tensor, "b t"] | None = None,
+) -> Iterator[None]:
+    """While open, the model runs on full sequences in which the tokens that `trace` dropped are masked out.
+
+    Args:
+        host: the model.
+        trace: what was done to each picture, in order of appearance.
+        visual: the visual columns of the prompt.
+        rules: per cut (decoder layer), whether position ids were kept or renumbered.
+        padding: which columns of the prompt are tokens.
+    """
+    oracle = _Oracle(host, trace, visual, rules, padding)
+    with ExitStack() as stack:
+        hook = host.decoder.register_forward_pre_hook(oracle.before_decoder, with_kwargs=True)
+        stack.callback(hook.remove)
+        for i, layer in enumerate(host.layers):
+            hook = layer.register_forward_pre_hook(
+                lambda module, args, kwargs, i=i: oracle.before_layer(i, args, kwargs), with_kwargs=True
+            )
+            stack.callback(hook.remove)
+        yield
+
+
+class _Oracle:
+    def __init__(
+        self,
+        host: Host,
+        trace: Sequence[ItemTrace],
+        visual: Bool[Tensor, "b t"],
+        rules: dict[int, Positions],
+        padding: Bool[Tensor, "b t"] | None,
+    ) -> None:
+        self.host, self.trace, self.visual, self.rules = host, trace, visual, rules
+        self.padding = torch.ones_like(visual) if padding is None else padding.bool()
+        self.columns = self._columns()
+        self.cuts = sorted({at for item in trace for at, _ in item.steps})
+        self.keep = {cut: self._kept(cut) for cut in self.cuts}
+        self.shift: dict[int, Int[Tensor, " b"]] = {}
+        self.ids: Tensor = torch.zeros(0)
+        self.prefill = True
+
+    def _columns(self) -> list[list[int]]:
+        """The columns of each item: the visual columns of its row, dealt out in order."""
+        left = [row.nonzero()[:, 0].tolist() for row in self.visual]
+        columns = []
+        for item in self.trace:
+            columns.append(left[item.row][: item.n])
+            left[item.row] = left[item.row][item.n :]
+        return columns
+
+    def _kept(self, cut: int) -> Bool[Tensor, "b t"]:
+        keep = torch.ones_like(self.visual)
+        for item, columns in zip(self.trace, self.columns, strict=True):
+            anchors = item.reduction(cut).anchor[0].tolist()
+            gone = [c for i, c in enumerate(columns) if i not in anchors]
+            keep[item.row, gone] = False
+        return keep
+
+    def before_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        hidden = kwargs.get("inputs_embeds")
+        if hidden is None:
+            hidden = self.host.model.get_input_embeddings()(kwargs.pop("input_ids"))
+        b, t, _ = hidden.shape
+        self.prefill = t == self.visual.shape[1]
+        copies = b // len(self.visual)
+        ids = kwargs.get("position_ids")
+        ids = torch.arange(t, device=hidden.device)[None] if ids is None else ids
+        ids = ids[None] if ids.ndim == 2 else ids
+        if self.host.rope_axes == 3:
+            ids = ids.expand(3, -1, -1) if len(ids) == 1 else ids[-3:]
+        self.ids = ids.expand(-1, b, -1)
+        if self.prefill:
+            self._count(copies)
+            hidden = self._merge(0, hidden)
+            deep, where = kwargs.get("deepstack_visual_embeds"), kwargs.get("visual_pos_masks")
+            if deep is not None:
+                full = [torch.zeros_like(hidden).masked_scatter(where[..., None], d.to(hidden)) for d in deep]
+                kwargs = kwargs | {"deepstack_visual_embeds": [self._merge(0, f)[where] for f in full]}
+        first = self._ids_at(0)
+        return (), kwargs | {"inputs_embeds": hidden, "position_ids": first[0] if len(first) == 1 else first}
+
+    def before_layer(self, i: int, args: Any, kwargs: dict[str, Any]) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if self.prefill and i in self.cuts and i > 0:
+            hidden = self._merge(i, hidden)
+        new = dict(kwargs)
+        done = [cut for cut in self.cuts if cut <= i]
+        if done:
+            new["attention_mask"] = self._mask(kwargs.get("attention_mask"), self.keep[done[-1]], hidden)
+            if (
+                any(c > 0 and self.rules[c] is Positions.COMPACT for c in done)
+                and "position_embeddings" in kwargs
+            ):
+                ids = self._ids_at(i)
+                extra = (self.host.layer_type(i),) if self.host.rotary_takes_layer_type else ()
+                new["position_embeddings"] = self.host.decoder.rotary_emb(
+                    hidden, ids[0] if len(ids) == 1 else ids, *extra
+                )
+        if args:
+            return (hidden, *args[1:]), new
+        return args, new | {"hidden_states": hidden}
+
+    def _mask(self, mask: Tensor | None, keep: Bool[Tensor, "b t"], hidden: Tensor) -> Tensor:
+        """The model's own mask with the dropped columns taken out."""
+        b, q, _ = hidden.shape
+        keep = keep.repeat_interleave(b // len(keep), 0)
+        total = keep.shape[1] if self.prefill else self._seen
+        keep = torch.nn.functional.pad(keep, (0, total - keep.shape[1]), value=True)
+        if mask is None:
+            mask = torch.ones(b, 1, q, total, dtype=torch.bool, device=hidden.device).tril(total - q)
+        keep = keep[:, -mask.shape[-1] :]
+        # A dropped token may go on looking at itself: nobody looks at it, and an empty softmax row is not a number.
+        itself = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)[-q:]
+        visible = keep[:, None, None, :] | itself
+        if mask.dtype == torch.bool:
+            return mask & visible
+        return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
+
+    @property
+    def _seen(self) -> int:
+        return self.visual.shape[1] + self._decoded
+
+    _decoded = 0
+
+    def _count(self, copies: int) -> None:
+        """How far ids of later tokens are lowered, per cut: what renumbering took from the last id in use."""
+        self._prompt = self.ids
+        lowered = torch.zeros(self.ids.shape[1], dtype=torch.long, device=self.ids.device)
+        self._at: dict[int, Tensor] = {-1: self.ids}
+        before = -1
+        for cut in self.cuts:
+            self._at[cut] = self._at[before]
+            if self.rules[cut] is Positions.COMPACT:
+                keep = (self.keep[cut] & self.padding).repeat_interleave(copies, 0)
+                self._at[cut] = self._renumber(keep)
+                lowered = self.ids.amax((0, 2)) - self._at[cut].masked_fill(~keep, -1).amax((0, 2))
+            self.shift[cut] = lowered
+            before = cut
+
+    def _renumber(self, keep: Bool[Tensor, "b t"]) -> Tensor:
+        if len(self.ids) == 1:
+            return (keep.cumsum(1) - 1).clamp(min=0)[None]
+        out = self.ids.clone()
+        visual = self.visual.repeat_interleave(len(keep) // len(self.visual), 0)
+        for b in range(len(keep)):  # token by token, as a person would count
+            shift, top, was_text = 0, -1, False
+            for c in keep[b].nonzero()[:, 0].tolist():
+                is_text = not bool(visual[b, c])
+                if is_text and not was_text:
+                    shift = int(self.ids[0, b, c]) - top - 1
+                was_text = is_text
+                out[:, b, c] = self.ids[:, b, c] - shift
+                top = int(out[:, b, c].max()) if is_text else max(top, int(out[:, b, c].max()))
+        return out
+
+    def _ids_at(self, layer: int) -> Tensor:
+        done = [cut for cut in self.cuts if cut <= layer]
+        if self.prefill:
+            self._decoded = 0
+            return self._at[done[-1] if done else -1]
+        if layer == 0:
+            self._decoded += self.ids.shape[2]
+        return self.ids - self.shift[done[-1]][None, :, None] if done else self.ids
+
+    def _merge(self, cut: int, hidden: Tensor) -> Tensor:
+        """Write what was merged at a cut over its anchors."""
+        hidden = hidden.clone()
+        copies = len(hidden) // len(self.visual)
+        for item, columns in zip(self.trace, self.columns, strict=True):
+            for at, step in item.steps:
+                if at != cut:
+                    continue
+                before = [s for s in item.steps if s[0] < cut]
+                alive = columns
+                for _, earlier in before:
+                    alive = [alive[a] for a in earlier.anchor[0].tolist()]
+                weights = step.to_dense()[0].to(hidden)
+                for row in range(item.row * copies, (item.row + 1) * copies):
+                    merged = weights @ hidden[row, alive]
+                    hidden[row, [alive[a] for a in step.anchor[0].tolist()]] = merged.to(hidden)
+        return hidden

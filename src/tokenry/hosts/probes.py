@@ -1,0 +1,93 @@
+"""Exact quantities of one decoder layer's attention, from its queries and keys, without keeping its matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tokenry.tokens import AttentionView
+
+_CHUNK_ELEMENTS = 1 << 24
+"""Largest slice of the attention matrix held at once (float32: 64 MiB)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedAttention(AttentionView):
+    """One layer's attention over its own tokens at prefill.
+
+    Attributes:
+        query: after RoPE.
+        key: after RoPE, one per key-value head.
+        mask: what attends to what, or None for plain causality.
+        real: which columns are tokens, not padding.
+        scale: factor on the logits.
+    """
+
+    query: Float[Tensor, "rows heads t d"]
+    key: Float[Tensor, "rows kv t d"]
+    mask: Bool[Tensor, "rows 1 t t"] | None
+    real: Bool[Tensor, "rows t"]
+    scale: float
+
+    def row(self, query: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows heads t"]:
+        """Attention probabilities of one query per row, by default the last real token."""
+        t = self.query.shape[2]
+        if query is None:
+            query = torch.where(self.real, torch.arange(t, device=self.real.device), -1).max(1).values
+        picked = self.query.gather(
+            2, query[:, None, None, None].expand(-1, self.query.shape[1], 1, self.query.shape[3])
+        )
+        return self._softmax(picked, query[:, None], 1.0)[:, :, 0]
+
+    def mass(self, group: Bool[Tensor, "rows t"]) -> Float[Tensor, "rows heads t"]:
+        """Probability mass that each query puts on a group of columns."""
+        group = group.float()[:, None, :, None]
+        return torch.cat([(p @ group)[..., 0] for _, p in self._chunks(1.0)], dim=2)
+
+    def propagate(
+        self, p: Float[Tensor, "rows heads t"], temperature: float = 1.0
+    ) -> Float[Tensor, "rows heads t"]:
+        """One step of ``p <- p @ softmax(logits / temperature)``."""
+        total = torch.zeros_like(p)
+        for queries, probabilities in self._chunks(temperature):
+            total += (p[:, :, None, queries] @ probabilities)[:, :, 0]
+        return total
+
+    def _chunks(self, temperature: float) -> Iterator[tuple[slice, Float[Tensor, "rows heads c t"]]]:
+        """The attention matrix in runs of queries. Padding queries attend to nothing."""
+        rows, heads, t, _ = self.query.shape
+        step = max(1, _CHUNK_ELEMENTS // max(1, rows * heads * t))
+        index = torch.arange(t, device=self.query.device)
+        for start in range(0, t, step):
+            queries = slice(start, min(start + step, t))
+            picked = self._softmax(
+                self.query[:, :, queries], index[None, queries].expand(rows, -1), temperature
+            )
+            yield queries, picked * self.real[:, None, queries, None]
+
+    def _softmax(
+        self, query: Float[Tensor, "rows heads q d"], index: Int[Tensor, "rows q"], temperature: float
+    ) -> Float[Tensor, "rows heads q t"]:
+        rows, heads, q, d = query.shape
+        kv, t = self.key.shape[1:3]
+        # Query head h reads key-value head h // (heads / kv): fold the group into the query axis instead of copying keys.
+        folded = query.float().reshape(rows, kv, heads // kv * q, d)
+        logits = (folded @ self.key.float().transpose(2, 3)).view(rows, heads, q, t) * (
+            self.scale / temperature
+        )
+        if self.mask is None:
+            allowed = torch.arange(t, device=index.device) <= index[..., None]
+        else:
+            allowed = self.mask[:, 0].gather(1, index[..., None].expand(-1, -1, t))
+        allowed = allowed & self.real[:, None, :]
+        return logits.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min).softmax(-1)
+
+
+def cls_rows(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "tiles heads n"]:
+    """The [CLS] row of an encoder block: softmax over all n + 1 keys in float32, then without [CLS] itself."""
+    first = query[:, :, :1].float() @ key.float().transpose(2, 3)
+    return (first[:, :, 0] * scale).softmax(-1)[..., 1:]

@@ -1,0 +1,643 @@
+"""The only code that touches a running model: it shortens what the decoder is given, and puts everything back."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, Self
+from weakref import WeakSet
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tokenry.hosts import layout
+from tokenry.hosts._compat import StaticCache, watch_attention
+from tokenry.hosts.chunk import Chunk, Stage
+from tokenry.hosts.cost import Cost, session_cost
+from tokenry.hosts.host import Host
+from tokenry.hosts.items import Items
+from tokenry.hosts.probes import ProbedAttention
+from tokenry.hosts.trace import ItemTrace
+from tokenry.hosts.vision import Encoded, Pictures, no_cls, watch_vision
+from tokenry.reduce import Reducer
+from tokenry.tokens import (
+    AttentionView,
+    DenseReduction,
+    InputError,
+    Positions,
+    Reduction,
+    ReductionError,
+    TokenryError,
+    UnsupportedError,
+)
+from tokenry.tokens import Stage as StageName
+
+_ATTACHED: WeakSet[PreTrainedModel] = WeakSet()
+_KWARG = "tokenry_chunk"
+
+
+class _Heard(Exception):  # noqa: N818 - not an error: it ends a layer's attention once its queries and keys are known
+    pass
+
+
+class Session:
+    """A model running on fewer visual tokens, between ``with`` and its end. Made by `tokenry.reduced`.
+
+    Attributes:
+        methods: what is applied, in order.
+        selection_s: seconds spent choosing tokens for the last prompt.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        methods: Sequence[Reducer],
+        *,
+        encoded: Encoded | None = None,
+        tokens: slice | Tensor | Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Check that the methods fit the model; nothing is touched yet.
+
+        Args:
+            model: a transformers model.
+            methods: in the order in which they act.
+            encoded: pictures encoded beforehand with `tokenry.hosts.encode`.
+            tokens: for a text model: which columns of a prompt count as visual - a slice, a mask (batch x tokens), or
+                a function from `input_ids` to such a mask.
+
+        Raises:
+            UnsupportedError: a method cannot run on this model; the message says what can.
+            TokenryError: methods in an order in which they cannot act.
+        """
+        self.host = Host.of(model)
+        self.methods = tuple(methods)
+        self.encoded = encoded
+        self.tokens = tokens
+        self.selection_s = 0.0
+        self._plan = _plan(self.host, self.methods, tokens is not None)
+        self._chunk: Chunk | None = None
+        self._last: Chunk | None = None
+        self._heard: dict[int, tuple[Tensor, Tensor, float]] = {}
+        self._labels: Tensor | None = None
+        self._visual: dict[str, Pictures] = {}
+        self._stack = ExitStack()
+
+    @property
+    def trace(self) -> list[ItemTrace]:
+        """What happened to each picture of the last prompt, in order of appearance."""
+        chunk = self._prompt
+        items = chunk.items
+        assert items is not None
+        return [
+            ItemTrace(
+                row=row,
+                index=i,
+                grid=(grid[0], grid[1], grid[2]),
+                n=n,
+                layers=len(self.host.layers),
+                steps=tuple((at, reduction.item(i).to("cpu")) for at, reduction in chunk.steps),
+            )
+            for i, (row, grid, n) in enumerate(
+                zip(items.row.tolist(), items.grid.tolist(), chunk.delivered.tolist(), strict=True)
+            )
+        ]
+
+    @property
+    def lengths(self) -> Int[Tensor, "rows layers"]:
+        """Real tokens of each sequence in each decoder layer, for the last prompt."""
+        chunk = self._prompt
+        return torch.stack([chunk.stage_at(i).real.sum(1) for i in range(len(self.host.layers))], 1).cpu()
+
+    @property
+    def cost(self) -> Cost:
+        """What the last prompt cost, and would have cost with all its visual tokens."""
+        chunk = self._prompt
+        full = chunk.shape[1] if chunk.padding_mask is None else chunk.padding_mask.sum(1).cpu()
+        lengths = self.lengths
+        return session_cost(self.host, lengths, torch.zeros_like(lengths[:, 0]) + full)
+
+    @property
+    def _prompt(self) -> Chunk:
+        if self._last is None:
+            raise InputError(
+                "Nothing has run in this session yet; call model.generate(...) or model(...) first."
+            )
+        return self._last
+
+    # --- attaching and detaching ---------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        model = self.host.model
+        if model in _ATTACHED:
+            raise TokenryError(
+                "This model already runs reduced. Leave that `with` block first, or combine the methods in one: "
+                "tk.reduced(model, [first, second])."
+            )
+        with ExitStack() as stack:
+            stack.callback(_ATTACHED.discard, model)
+            _ATTACHED.add(model)
+            depth = self.host.depth
+            needs = [m.needs(layer, depth) for layer, methods in self._plan.items() for _, m in methods]
+            cls_layers = {layer for n in needs for layer in n.cls_layers}
+            if self.host.token_ids:
+                self._visual = stack.enter_context(watch_vision(self.host, cls_layers))
+            modules = self.host.attention_modules(self.host.layers, self._listened())
+            listeners = {m: self._listen(i) for m, i in modules.items()}
+            stack.enter_context(watch_attention([self.host.text_config], listeners))
+            self._hook(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+        self._chunk, self._labels = None, None
+        self._heard.clear()
+
+    def _hook(self, stack: ExitStack) -> None:
+        host = self.host
+
+        def pre(module: nn.Module, hook: Callable[..., Any]) -> None:
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+        if host.model is not host.base:
+            pre(host.model, self._before_model)
+        pre(host.base, self._before_base)
+        pre(host.decoder, self._before_decoder)
+        for i, layer in enumerate(host.layers):
+            pre(layer, lambda module, args, kwargs, i=i: self._before_layer(i, module, args, kwargs))
+        stack.callback(host.decoder.register_forward_hook(self._after_decoder, with_kwargs=True).remove)
+
+    def _listened(self) -> set[int]:
+        """Decoder layers whose attention some method reads."""
+        depth = self.host.depth
+        layers = set()
+        for layer, methods in self._plan.items():
+            for _, method in methods:
+                match method.needs(layer, depth).attention:
+                    case "previous":
+                        layers.add(layer - 1)
+                    case "next":
+                        layers.add(layer)
+        return layers
+
+    def _listen(self, layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
+        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+            chunk = self._chunk
+            if chunk is None or chunk.items is None:
+                return
+            wanted = self._heard.get(layer) is _WANTED
+            self._heard[layer] = (query.detach(), key.detach(), scale)
+            if wanted:
+                raise _Heard
+
+        return heard
+
+    # --- hooks, in the order in which they fire ------------------------------------------------------------------
+
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Labels of tokens that follow a dropped one will be ignored; the user's own tensor stays as it is."""
+        self._labels = None
+        if kwargs.get("labels") is not None:
+            self._labels = kwargs["labels"].clone()
+            return args, kwargs | {"labels": self._labels}
+        return None
+
+    def _before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Open the books on this call: which of its tokens are visual, and what its cache holds."""
+        if args:
+            names = list(inspect.signature(module.forward).parameters)
+            kwargs = dict(zip(names, args, strict=False)) | kwargs
+        ids = kwargs.get("input_ids")
+        like = ids if ids is not None else kwargs.get("inputs_embeds")
+        if like is None:
+            return (), kwargs  # the model's own complaint about missing inputs is clear enough
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, StaticCache) and any(layer > 0 for layer in self._plan):
+            raise UnsupportedError(
+                "A StaticCache gives every layer the same length, so tokens cannot leave at a layer. Use the default "
+                "DynamicCache, or a method that acts before the language model (stage input)."
+            )
+        chunk = Chunk(self.host, cache, kwargs.get("attention_mask"), (like.shape[0], like.shape[1]))
+        chunk.kinds = self._visual_columns(ids, chunk)
+        self._chunk = chunk
+        self._heard.clear()
+        if not chunk.begins:
+            if kwargs.get("position_ids") is None:  # the model would count from the shortened cache
+                kwargs = kwargs | {"position_ids": self._positions(chunk, kwargs.get("attention_mask"))}
+            if self.host.base is not self.host.decoder and kwargs.get("attention_mask") is not None:
+                held = chunk.memory.columns[0] >= 0
+                new = torch.ones(chunk.shape, dtype=torch.bool, device=held.device)
+                kwargs = kwargs | {"attention_mask": torch.cat([held, new], 1).long()}
+        return (), kwargs
+
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Cut 0: shorten embeddings, positions and mask on the way into the language model."""
+        chunk = self._chunk
+        if chunk is None:
+            return None
+        hidden = kwargs.get("inputs_embeds")
+        if hidden is None:
+            hidden = self.host.model.get_input_embeddings()(kwargs["input_ids"])
+        ids = self._full_ids(chunk, kwargs.get("position_ids"), hidden.device)
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):
+            chunk.outer = {name: m for name, m in mask.items() if isinstance(m, Tensor)}
+        elif isinstance(mask, Tensor) and mask.ndim == 4:
+            chunk.outer = {"": mask}
+        deepstack = kwargs.pop("deepstack_visual_embeds", None)
+        visual = kwargs.pop("visual_pos_masks", None)
+        if deepstack is not None and visual is not None:
+            chunk.deepstack = [
+                torch.zeros_like(hidden).masked_scatter(visual[..., None], d.to(hidden)) for d in deepstack
+            ]
+        keep = torch.ones(chunk.shape, dtype=torch.bool, device=hidden.device)
+        rule = Positions.KEEP
+        self.selection_s = 0.0 if chunk.begins else self.selection_s
+        if chunk.kinds:
+            if not chunk.begins and self._listened():
+                raise UnsupportedError(
+                    "A picture that arrives in a later turn cannot be judged by decoder attention: the turns before "
+                    "are in the cache only. Use a method of stage input, or put all pictures into the first call."
+                )
+            chunk.items = Items.find(chunk.kinds, self._pictures())
+            whole = torch.arange(chunk.shape[1], device=hidden.device).expand(chunk.shape)
+            hidden, keep, rule = self._apply(0, chunk, whole, hidden, keep)
+        stage = chunk.begin(ids, keep, rule)
+        hidden = layout.take(hidden, stage.columns).masked_fill((stage.columns < 0)[..., None], 0)
+        out = kwargs | {
+            "inputs_embeds": hidden,
+            "input_ids": None,
+            "position_ids": stage.ids[0] if len(stage.ids) == 1 else stage.ids,
+            "attention_mask": self._decoder_mask(chunk, mask),
+        }
+        if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values()):
+            out[_KWARG] = chunk
+        return (), out
+
+    def _before_layer(self, i: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Give layer i the tokens, mask and positions of its own stage; cut if a method acts here."""
+        chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._chunk
+        if chunk is None or not chunk.stages:
+            return args, kwargs
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if 0 < i <= len(chunk.deepstack):
+            before = chunk.stage_at(i - 1)
+            hidden = (
+                hidden
+                + layout.take(chunk.deepstack[i - 1], before.columns) * (before.columns >= 0)[..., None]
+            )
+        given = kwargs.get("position_embeddings")
+        if i > 0 and i in self._plan:
+            hidden = self._cut(i, module, chunk, hidden, kwargs)
+        stage = chunk.stage_at(i)
+        held = chunk.memory.columns[stage.first].shape[1]
+        new = kwargs | {"attention_mask": chunk.mask(i)}
+        if given is not None:
+            new["position_embeddings"] = chunk.rotary(stage, i, given, hidden)
+        if "position_ids" in kwargs:  # flash kernels read gaps in these as borders between packed sequences
+            new["position_ids"] = torch.arange(held - hidden.shape[1], held, device=hidden.device)[None]
+        if args:
+            return (hidden, *args[1:]), new
+        return args, new | {"hidden_states": hidden}
+
+    def _after_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        """Give the model an output of the length it expects: dropped tokens read zero, and their labels are ignored."""
+        chunk: Chunk | None = kwargs.get(_KWARG) or self._chunk
+        if chunk is None or not chunk.stages:
+            return None
+        chunk.end()
+        chunk.memory.keep_in(getattr(output, "past_key_values", None))
+        if chunk.items is not None and chunk.begins:
+            self._last = chunk
+            chunk.deepstack, chunk.outer = [], {}
+            self._visual.clear()
+        last = chunk.stages[-1]
+        hidden = output[0]
+        if last.columns.shape[1] == chunk.shape[1] and bool((last.columns >= 0).all()):
+            return None
+        width = chunk.shape[1]
+        slots = last.columns.masked_fill(last.columns < 0, width)
+        full = hidden.new_zeros(hidden.shape[0], width + 1, hidden.shape[2])
+        full = full.scatter(1, slots[..., None].expand_as(hidden), hidden)[:, :width]
+        if self._labels is not None:
+            kept = torch.zeros(chunk.shape[0], width + 1, dtype=torch.bool, device=slots.device)
+            kept = kept.scatter(1, slots, True)[:, :width]
+            self._labels[:, 1:].masked_fill_(~kept[:, :-1].to(self._labels.device), -100)
+        if isinstance(output, tuple):
+            return (full, *output[1:])
+        output.last_hidden_state = full
+        return output
+
+    # --- cutting -------------------------------------------------------------------------------------------------
+
+    def _cut(self, i: int, layer: nn.Module, chunk: Chunk, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """The tokens that go on from layer i, and the stage they form."""
+        firsts = [stage.first for stage in chunk.stages]
+        if i in firsts:  # gradient checkpointing runs the layer again: what was decided stands
+            before = chunk.stages[firsts.index(i) - 1]
+            for merge in chunk.merges.get(i, ()):
+                hidden = merge(hidden)
+            return _gather(chunk, before, chunk.stage_at(i), hidden)
+        before = chunk.stages[-1]
+        if chunk.items is None:
+            chunk.carry(i)
+            return hidden
+        width = chunk.shape[1]
+        keep = torch.zeros(chunk.shape[0], width + 1, dtype=torch.bool, device=hidden.device)
+        keep = keep.scatter(1, before.columns.masked_fill(before.columns < 0, width), True)[:, :width]
+        hidden, keep, rule = self._apply(i, chunk, before.columns, hidden, keep, layer, kwargs)
+        return _gather(chunk, before, chunk.cut(i, keep, rule), hidden)
+
+    def _apply(
+        self,
+        at: int,
+        chunk: Chunk,
+        columns: Int[Tensor, "b m"],
+        hidden: Float[Tensor, "b m d"],
+        keep: Bool[Tensor, "b t"],
+        layer: nn.Module | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor, Positions]:
+        """Run the methods that act before layer `at` on the tokens of a layout (`columns`).
+
+        Returns:
+            The hidden states with merged tokens written to their anchors, the columns that stay, and the position rule.
+        """
+        rule = Positions.KEEP
+        for number, method in self._plan.get(at, ()):
+            assert chunk.items is not None
+            items = replace(chunk.items, entry=chunk.entries.setdefault(number, chunk.items.length))
+            started = time.perf_counter()
+            needs = method.needs(at, self.host.depth)
+            attention = self._attention(needs.attention, at, chunk, hidden, layer, kwargs or {})
+            slot = _of_items(items, layout.places(columns, chunk.shape[1]))
+            features = _take_items(hidden, items, slot)
+            view = items.view(
+                features,
+                slot,
+                chunk.kinds_of(columns),
+                at,
+                self.host.depth,
+                attention,
+                _text_after(chunk, items, hidden) if needs.text else None,
+            )
+            reduction = method.apply(view)
+            self.selection_s += time.perf_counter() - started
+            if reduction.kept.shape != slot.shape or bool((reduction.length != items.length).any()):
+                raise ReductionError(
+                    f"{method.slug} answered with a reduction of other items than it was shown."
+                )
+            left = items.after(reduction)
+            if not reduction.is_selection:
+                target = _of_items(left, layout.places(columns, chunk.shape[1]))
+                merge = partial(_merge, items=items, slot=slot, reduction=reduction, target=target)
+                hidden = merge(hidden)
+                chunk.merges.setdefault(at, []).append(merge)
+                # Deepstack features are added to whole sequences, so they merge by column.
+                whole = partial(
+                    _merge, items=items, slot=items.columns, reduction=reduction, target=left.columns
+                )
+                chunk.deepstack = [whole(deep) for deep in chunk.deepstack]
+            keep = _mark(_mark(keep, items, False), left, True)
+            chunk.items = left
+            chunk.steps.append((at, reduction))
+            if method.positions == Positions.COMPACT:
+                rule = Positions.COMPACT
+        return hidden, keep, rule
+
+    def _attention(
+        self,
+        which: str | None,
+        at: int,
+        chunk: Chunk,
+        hidden: Tensor,
+        layer: nn.Module | None,
+        kwargs: dict[str, Any],
+    ) -> AttentionView | None:
+        """The attention a method reads: that of the layer just run, or the next layer's on the tokens as they are."""
+        if which is None:
+            return None
+        stage = chunk.stages[-1]
+        source = at - 1
+        if which == "next":
+            source = at
+            self._project(at, chunk, stage, hidden, layer, kwargs)
+        query, key, scale = self._heard.pop(source)
+        mask = chunk.mask(source)
+        if mask is not None and mask.ndim == 2:
+            mask = None  # a flash kernel's padding mask says no more than `real`
+        elif mask is not None and mask.dtype != torch.bool:
+            mask = mask > torch.finfo(mask.dtype).min / 2
+        return ProbedAttention(query, key, mask, stage.real, scale)
+
+    def _project(
+        self,
+        at: int,
+        chunk: Chunk,
+        stage: Stage,
+        hidden: Tensor,
+        layer: nn.Module | None,
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Have a layer's own attention make queries and keys of tokens it has not run on, and stop there."""
+        if layer is None or not hasattr(layer, "self_attn") or not hasattr(layer, "input_layernorm"):
+            raise UnsupportedError(
+                f"{self.host.name}'s layers have no `input_layernorm` and `self_attn`, so the next layer's attention "
+                "cannot be looked at before it runs. Methods that read the layer before instead: fastv, aim."
+            )
+        given = kwargs.get("position_embeddings")
+        self._heard[at] = _WANTED
+        with torch.no_grad(), suppress(_Heard):
+            layer.self_attn(
+                hidden_states=layer.input_layernorm(hidden),
+                position_embeddings=chunk.rotary(stage, at, given, hidden),
+                attention_mask=chunk.mask(at),
+                past_key_values=None,
+            )
+
+    # --- small questions -----------------------------------------------------------------------------------------
+
+    def _visual_columns(self, ids: Tensor | None, chunk: Chunk) -> dict[str, Bool[Tensor, "b t"]]:
+        """Which columns of this call are visual, by modality."""
+        if self.tokens is not None:
+            if not chunk.begins:
+                return {}
+            return {"span": self._marked(ids, chunk)}
+        if ids is None:
+            if chunk.begins:
+                raise InputError(
+                    "Pass `input_ids`: from `inputs_embeds` alone it is not known which tokens are visual."
+                )
+            return {}
+        kinds = {modality: ids == token for modality, token in self.host.token_ids.items()}
+        kinds = {modality: mask for modality, mask in kinds.items() if bool(mask.any())}
+        if chunk.begins and not kinds:
+            raise InputError(
+                f"There is no picture in this call: none of its {ids.shape[1]} tokens is a placeholder "
+                f"({', '.join(f'{k} = {v}' for k, v in self.host.token_ids.items())}). Leave the `with` block for "
+                "calls without pictures."
+            )
+        return kinds
+
+    def _marked(self, ids: Tensor | None, chunk: Chunk) -> Bool[Tensor, "b t"]:
+        mask = torch.zeros(chunk.shape, dtype=torch.bool, device=None if ids is None else ids.device)
+        if isinstance(self.tokens, slice):
+            mask[:, self.tokens] = True
+        else:
+            given = self.tokens(ids) if callable(self.tokens) else self.tokens
+            if not isinstance(given, Tensor) or given.shape != chunk.shape:
+                raise InputError(
+                    f"`tokens` marks {getattr(given, 'shape', given)!r}; the prompt is {chunk.shape}."
+                )
+            mask = given.bool()
+        if not bool(mask.any()):
+            raise InputError("`tokens` marks no token of this prompt.")
+        return mask
+
+    def _pictures(self) -> dict[str, Pictures]:
+        return self.encoded.pictures if self.encoded is not None else self._visual
+
+    def _positions(self, chunk: Chunk, mask: Tensor | None) -> Int[Tensor, "b t"]:
+        """The ids the model would count for new tokens if its cache had the full length."""
+        b, t = chunk.shape
+        deltas = getattr(self.host.base, "rope_deltas", None)
+        ids = torch.arange(chunk.offset, chunk.offset + t, device=self.host.model.device).expand(b, t)
+        if deltas is not None:
+            if mask is not None:
+                ids = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -t:]
+            ids = ids + deltas.to(ids.device).repeat_interleave(b // len(deltas), 0)
+        return ids
+
+    def _full_ids(self, chunk: Chunk, ids: Tensor | None, device: torch.device) -> Int[Tensor, "a b t"]:
+        """Position ids per RoPE axis and sequence."""
+        b, t = chunk.shape
+        if ids is None:
+            ids = torch.arange(chunk.offset, chunk.offset + t, device=device)[None]
+        if ids.ndim == 2:
+            ids = ids[None].expand(self.host.rope_axes, -1, -1)
+        # With four axes the first numbers the text for packed sequences; the masks of a stage say that already.
+        return ids[-self.host.rope_axes :].expand(-1, b, -1)
+
+    def _decoder_mask(self, chunk: Chunk, given: Any) -> Any:
+        """A mask that keeps the decoder from making its own; each layer is handed its stage's mask later."""
+        if isinstance(given, dict):
+            return dict.fromkeys(given)
+        mask = chunk.mask(0)
+        if (
+            mask is None
+        ):  # with no mask at all, gaps in position ids would read as borders of packed sequences
+            return torch.ones_like(chunk.memory.columns[0])
+        return mask
+
+
+_WANTED: Any = object()
+"""Marks a layer whose attention is run for its queries and keys only."""
+
+
+def _plan(host: Host, methods: Sequence[Reducer], marked: bool) -> dict[int, list[tuple[int, Reducer]]]:
+    """Which methods act before which decoder layer."""
+    if not methods:
+        raise TokenryError("No method given; name at least one, for example 'fastervlm'.")
+    if not host.token_ids and not marked:
+        raise UnsupportedError(
+            f"{host.name} has no visual tokens (no image_token_id in its configuration). For a text model, say which "
+            "tokens may go: tk.reduced(model, method, tokens=slice(5, 69))."
+        )
+    kernel = str(host.text_config._attn_implementation)
+    if not any(name in kernel for name in ("sdpa", "eager", "flash")):
+        raise UnsupportedError(
+            f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."
+        )
+    depth, plan, first = host.depth, {}, -1
+    for number, method in enumerate(methods):
+        if method.stage in (StageName.ENCODER, StageName.CACHE):
+            raise UnsupportedError(
+                f"{method.slug} acts at stage {method.stage}; supported here: input, layer."
+            )
+        cuts = method.cuts(depth)
+        if any(cut > 0 for cut in cuts) and host.why_no_layer_stage:
+            raise UnsupportedError(f"{host.name} supports stage input only: {host.why_no_layer_stage}.")
+        if not cuts or list(cuts) != sorted(set(cuts)) or not 0 <= cuts[0] <= cuts[-1] < depth.decoder:
+            raise TokenryError(
+                f"{method.slug} wants to act before layers {cuts} of a decoder with {depth.decoder}."
+            )
+        if cuts[0] < first:
+            raise TokenryError(
+                f"{method.slug} acts before layer {cuts[0]}, but is listed after {methods[number - 1].slug}, which "
+                f"begins at layer {first}. List methods in the order in which they act."
+            )
+        first = cuts[0]
+        for cut in cuts:
+            if method.needs(cut, depth).cls_layers and not host.has_cls:
+                raise UnsupportedError(no_cls(host))
+            plan.setdefault(cut, []).append((number, method))
+    return dict(sorted(plan.items()))
+
+
+def _of_items(items: Items, place: Int[Tensor, "b t"]) -> Int[Tensor, "items n"]:
+    """Where the items' tokens stand in a layout, given where every column stands."""
+    slot = place[items.row[:, None], items.columns.clamp(min=0)]
+    return slot.masked_fill(items.columns < 0, -1)
+
+
+def _flat(items: Items, slot: Int[Tensor, "items n"], width: int) -> Int[Tensor, "items n"]:
+    return items.row[:, None] * width + slot.clamp(min=0)
+
+
+def _take_items(
+    hidden: Float[Tensor, "b m d"], items: Items, slot: Int[Tensor, "items n"]
+) -> Float[Tensor, "items n d"]:
+    """The items' tokens out of the sequences; padding is zero."""
+    taken = hidden.flatten(0, 1)[_flat(items, slot, hidden.shape[1])]
+    return taken.masked_fill((slot < 0)[..., None], 0)
+
+
+def _merge(
+    hidden: Float[Tensor, "b m d"],
+    *,
+    items: Items,
+    slot: Int[Tensor, "items n"],
+    reduction: Reduction | DenseReduction,
+    target: Int[Tensor, "items k"],
+) -> Float[Tensor, "b m d"]:
+    """Write a reduction's outputs to the places of their anchors."""
+    outputs = reduction.apply(_take_items(hidden, items, slot))
+    real = target >= 0
+    places = _flat(items, target, hidden.shape[1])[real]
+    return hidden.flatten(0, 1).index_copy(0, places, outputs[real]).view_as(hidden)
+
+
+def _mark(keep: Bool[Tensor, "b t"], items: Items, value: bool) -> Bool[Tensor, "b t"]:
+    real = items.columns >= 0
+    rows = items.row[:, None].expand_as(items.columns)
+    return keep.index_put((rows[real], items.columns[real]), torch.tensor(value, device=keep.device))
+
+
+def _gather(
+    chunk: Chunk, before: Stage, stage: Stage, hidden: Float[Tensor, "b m d"]
+) -> Float[Tensor, "b k d"]:
+    """The hidden states of a stage out of those of the stage before."""
+    taken = layout.take(hidden, chunk.places(before, stage.columns))
+    return taken.masked_fill((stage.columns < 0)[..., None], 0)
+
+
+def _text_after(
+    chunk: Chunk, items: Items, hidden: Float[Tensor, "b t d"]
+) -> tuple[Float[Tensor, "items l d"], Int[Tensor, " items"]]:
+    """Embeddings of the text that follows each item's picture in its sequence."""
+    last = items.columns.amax(1)
+    columns = torch.arange(chunk.shape[1], device=hidden.device)
+    text = ~chunk.visual
+    if chunk.padding_mask is not None:
+        text = text & chunk.padding_mask[:, chunk.offset :]
+    after = text[items.row] & (columns > last[:, None])
+    chosen = Reduction.from_mask(after)
+    return chosen.apply(hidden[items.row]), chosen.count

@@ -1,0 +1,85 @@
+"""What a session did to each picture of the last prompt: for looking at, drawing and accounting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from jaxtyping import Bool
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from tokenry.tokens import DenseReduction, Reduction
+
+
+@dataclass(frozen=True, eq=False)
+class ItemTrace:
+    """One picture's way through the decoder.
+
+    Attributes:
+        row: its sequence in the batch.
+        index: its number among all pictures of the batch, in order of appearance.
+        grid: (frames, height, width) of its tokens; (1, 1, n) if they form no grid.
+        n: tokens that the encoder delivered.
+        layers: layers of the decoder.
+        steps: (decoder layer, what was done before it), each a batch of one; layer 0 is the way in.
+    """
+
+    row: int
+    index: int
+    grid: tuple[int, int, int]
+    n: int
+    layers: int
+    steps: tuple[tuple[int, Reduction | DenseReduction], ...]
+
+    def reduction(self, layer: int = 0) -> Reduction | DenseReduction:
+        """All steps up to and including those before `layer`, as one reduction of the delivered tokens."""
+        done = [r for at, r in self.steps if at <= layer]
+        return reduce(lambda a, b: a.compose(b), done, Reduction.identity(torch.tensor([self.n])))  # type: ignore[arg-type]
+
+    def kept_at(self, layer: int) -> Bool[Tensor, " n"]:
+        """Which delivered tokens take part, alone or merged, in a decoder layer."""
+        return self.reduction(layer).kept[0]
+
+    @property
+    def kept(self) -> Bool[Tensor, " n"]:
+        """Which delivered tokens reach the language model, alone or merged."""
+        return self.kept_at(0)
+
+    @property
+    def counts(self) -> list[int]:
+        """Visual tokens of this picture in each decoder layer."""
+        return [int(self.reduction(layer).count[0]) for layer in range(self.layers)]
+
+    def draw(self, image: Image.Image, layer: int = 0, frame: int = 0) -> Image.Image:
+        """The picture with dropped tokens dimmed and merged tokens outlined as one area.
+
+        Args:
+            image: the picture, or the frame of the video, as the encoder saw it.
+            layer: which decoder layer's tokens to show.
+            frame: which frame of a video it is.
+        """
+        canvas = image.convert("RGB").copy()
+        _, h, w = self.grid
+        if self.grid[1] == 1 and self.n > 1:
+            return canvas  # tokens that form no grid have no place on the picture
+        group = self.reduction(layer).to_dense()[0].abs()
+        owner = torch.where(group.sum(0) > 0, group.argmax(0), -1).view(-1, h, w)[frame].tolist()
+        shade = Image.new("L", canvas.size, 0)
+        pen = ImageDraw.Draw(shade)
+        xs = [round(x * canvas.width / w) for x in range(w + 1)]
+        ys = [round(y * canvas.height / h) for y in range(h + 1)]
+        for y in range(h):
+            for x in range(w):
+                if owner[y][x] < 0:
+                    pen.rectangle((xs[x], ys[y], xs[x + 1] - 1, ys[y + 1] - 1), fill=190)
+        canvas = Image.composite(Image.new("RGB", canvas.size, (24, 26, 32)), canvas, shade)
+        pen = ImageDraw.Draw(canvas)
+        for y in range(h):
+            for x in range(w):
+                if x + 1 < w and owner[y][x] != owner[y][x + 1]:
+                    pen.line((xs[x + 1], ys[y], xs[x + 1], ys[y + 1]), fill=(255, 255, 255))
+                if y + 1 < h and owner[y][x] != owner[y + 1][x]:
+                    pen.line((xs[x], ys[y + 1], xs[x + 1], ys[y + 1]), fill=(255, 255, 255))
+        return canvas

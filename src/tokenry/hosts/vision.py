@@ -1,0 +1,302 @@
+"""Watching the vision side: how many tokens each picture became, where they sit, and what [CLS] looked at."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenry.hosts._compat import watch_attention
+from tokenry.hosts.host import Host
+from tokenry.hosts.probes import cls_rows
+from tokenry.tokens import InputError, UnsupportedError
+
+_PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
+
+
+@dataclass(eq=False)
+class Pictures:
+    """The items of one modality that the encoder delivered in one call, in order of appearance.
+
+    Attributes:
+        lengths: tokens of each item.
+        grid: (frames, height, width) per item; (1, 1, n) where the tokens form no grid.
+        key: fingerprint of each item's pixels.
+        tile, cell: per item, which tile (frame) a token comes from and which token of the tile it is; -1 for tokens
+            of no tile. None where the encoder's tokens cannot be told apart any more (folded or interpolated).
+        first: row of the encoder's batch that holds each item's first tile.
+        cls: [CLS] attention per encoder block.
+    """
+
+    lengths: list[int]
+    grid: Int[Tensor, "items 3"]
+    key: Int[Tensor, " items"]
+    tile: list[Tensor] | None
+    cell: list[Tensor] | None
+    first: list[int]
+    cls: dict[int, Float[Tensor, "tiles heads n"]] = field(default_factory=dict)
+
+    def attention(self, item: int, layer: int) -> Float[Tensor, "heads n"]:
+        """[CLS] attention to the tokens of one item; 0 for tokens of no tile."""
+        if self.tile is None or self.cell is None or layer not in self.cls:
+            raise UnsupportedError(
+                "This model folds or interpolates the encoder's patches before its language model sees them, so [CLS] "
+                "attention cannot be assigned to tokens. Methods that do without it: divprune, fastv, pyramiddrop."
+            )
+        rows = self.cls[layer][
+            self.first[item] + self.tile[item].clamp(min=0), :, self.cell[item].clamp(min=0)
+        ]
+        return rows.T.masked_fill(self.tile[item] < 0, 0.0)
+
+
+def no_cls(host: Host) -> str:
+    """What to tell a user whose encoder has no [CLS] token."""
+    return (
+        f"{host.name}'s vision encoder has no [CLS] token, which this method reads. Methods that do without it: "
+        "divprune, fastv, pyramiddrop, aim."
+    )
+
+
+@contextmanager
+def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[dict[str, Pictures]]:
+    """While open, every call of the model's encoders is recorded by modality ("image", "video"); the latest stays.
+
+    Raises:
+        UnsupportedError: [CLS] attention is asked of an encoder that has no [CLS].
+    """
+    if cls_layers and not host.has_cls:
+        raise UnsupportedError(no_cls(host))
+    seen: dict[str, Pictures] = {}
+    rows: dict[int, list[Tensor]] = {}
+    packed: list[list[_Packed]] = []
+    modules = host.attention_modules(host.blocks, cls_layers)
+
+    def listen(layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
+        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+            with torch.no_grad():
+                rows.setdefault(layer, []).append(cls_rows(query.detach(), key.detach(), scale))
+
+        return heard
+
+    def watched(modality: str, encode: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(encode)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            rows.clear()
+            packed.clear()
+            output = encode(*args, **kwargs)
+            call = inspect.signature(encode).bind_partial(*args, **kwargs).arguments
+            call |= call.pop("kwargs", {})
+            cls = {layer: torch.cat(parts) for layer, parts in rows.items()}
+            seen[modality] = _pictures(host, output, call, cls, packed[-1] if packed else None)
+            return output
+
+        return record
+
+    def pack(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def traced(image_features: list[Tensor], *args: Any, **kwargs: Any) -> Any:
+            if cls_layers:
+                packed.append(_trace_packing(original, image_features, args, kwargs))
+            return original(image_features, *args, **kwargs)
+
+        return traced
+
+    with ExitStack() as stack:
+        for modality in ("image", "video"):
+            name = f"get_{modality}_features"
+            if hasattr(host.base, name):
+                stack.enter_context(_patched(host.base, name, watched(modality, getattr(host.base, name))))
+        if hasattr(host.base, "pack_image_features"):
+            stack.enter_context(
+                _patched(host.base, "pack_image_features", pack(host.base.pack_image_features))
+            )
+        configs = [host.tower.config] if host.tower is not None and modules else []
+        stack.enter_context(watch_attention(configs, {m: listen(i) for m, i in modules.items()}))
+        yield seen
+
+
+@contextmanager
+def _patched(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Shadow a method on one instance; the class and every other instance stay as they are."""
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        delattr(module, name)
+
+
+_Packed = tuple[Tensor, int]
+"""tile * n + cell of every packed token of a picture (-1: newline; empty: interpolated), and its number of tiles."""
+
+
+def _trace_packing(
+    pack: Callable[..., Any], features: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[_Packed]:
+    """Send token numbers through the model's own packing of tiles (stitching, unpadding, newlines) to see where each
+    token ends up."""
+    numbered = [
+        torch.arange(1, f.shape[0] * f.shape[1] + 1, dtype=torch.float64).view(f.shape[0], f.shape[1], 1)
+        for f in features
+    ]
+    if kwargs.get("image_newline") is not None:
+        kwargs = kwargs | {"image_newline": torch.zeros(1, dtype=torch.float64)}
+    out = pack(numbered, *args, **kwargs)
+    tokens = out[0] if isinstance(out, tuple) else out
+    whole = all(bool((t == t.round()).all()) for t in tokens)
+    places = [t[:, 0].long() - 1 if whole else torch.zeros(0, dtype=torch.long) for t in tokens]
+    return [(place, f.shape[0]) for place, f in zip(places, features, strict=True)]
+
+
+def _pictures(
+    host: Host, output: Any, call: Mapping[str, Any], cls: dict[int, Tensor], packed: list[_Packed] | None
+) -> Pictures:
+    """What one call of the encoder delivered."""
+    pooled = output.pooler_output if hasattr(output, "pooler_output") else output
+    items = list(pooled) if not isinstance(pooled, Tensor) or pooled.ndim == 3 else [pooled]
+    lengths = [len(item) for item in items]
+    device = items[0].device if items else None
+    pixels = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
+    grids = next((g for name, g in call.items() if name.endswith("grid_thw") and g is not None), None)
+    tiles = _tiles(lengths, cls, packed)
+    frames = (
+        [1] * len(lengths)
+        if tiles is None or packed
+        else [int(t.max()) + 1 if len(t) else 1 for t in tiles[0]]
+    )
+    return Pictures(
+        lengths=lengths,
+        grid=torch.tensor(
+            [
+                _grid(host, i, n, frames[i], grids, call.get("image_sizes"), pixels)
+                for i, n in enumerate(lengths)
+            ]
+        ).view(-1, 3),
+        key=_fingerprints(pixels, grids, len(lengths)),
+        tile=[t.to(device) for t in tiles[0]] if tiles else None,
+        cell=[t.to(device) for t in tiles[1]] if tiles else None,
+        first=tiles[2] if tiles else [],
+        cls=cls,
+    )
+
+
+def _tiles(
+    lengths: list[int], cls: dict[int, Tensor], packed: list[_Packed] | None
+) -> tuple[list[Tensor], list[Tensor], list[int]] | None:
+    """Tile and cell of every token of every item, and the encoder row of each item's first tile."""
+    if not cls:
+        return [torch.zeros(n, dtype=torch.long) for n in lengths], [torch.arange(n) for n in lengths], []
+    rows, _, per_tile = next(iter(cls.values())).shape
+    if packed is not None:
+        places, counts = [p for p, _ in packed], [c for _, c in packed]
+        if [len(p) for p in places] != lengths or sum(counts) != rows:
+            return None
+        tile = [torch.where(p < 0, -1, p // per_tile) for p in places]
+        cell = [torch.where(p < 0, -1, p % per_tile) for p in places]
+        return tile, cell, [sum(counts[:i]) for i in range(len(counts))]
+    if sum(lengths) != rows * per_tile or any(n % per_tile for n in lengths):
+        return None
+    index = [torch.arange(n) for n in lengths]
+    first = [sum(lengths[:i]) // per_tile for i in range(len(lengths))]
+    return [i // per_tile for i in index], [i % per_tile for i in index], first
+
+
+def _grid(
+    host: Host, item: int, n: int, frames: int, grids: Tensor | None, sizes: Tensor | None, pixels: Any
+) -> tuple[int, int, int]:
+    """(frames, height, width) of one item's tokens, (1, 1, n) if they form no grid."""
+    if grids is not None:
+        t, h, w = (int(v) for v in grids[item])
+        fold = math.isqrt(max(1, t * h * w // max(n, 1)))
+        return (t, h // fold, w // fold) if t * (h // fold) * (w // fold) == n else (1, 1, n)
+    if sizes is not None and not hasattr(host.base, "pack_image_features"):
+        h, w = (int(v) for v in sizes[item])
+        fold = math.isqrt(max(1, h * w // max(n, 1)))
+        return (1, h // fold, w // fold) if (h // fold) * (w // fold) == n else (1, 1, n)
+    if (
+        frames == 1
+        and isinstance(pixels, Tensor)
+        and pixels.ndim == 5
+        and hasattr(host.base, "get_video_features")
+    ):
+        frames = (
+            pixels.shape[1] if n % pixels.shape[1] == 0 and "pack_image_features" not in dir(host.base) else 1
+        )
+    side = math.isqrt(n // frames)
+    return (frames, side, side) if frames * side * side == n else (1, 1, n)
+
+
+def _fingerprints(pixels: Any, grids: Tensor | None, items: int) -> Int[Tensor, " items"]:
+    """A 64-bit number per item that depends on its own pixels only; 0 where pixels cannot be told apart by item."""
+    if not isinstance(pixels, Tensor):
+        return torch.zeros(items, dtype=torch.long)
+    if grids is not None:
+        parts = list(pixels.split(grids.prod(-1).tolist()))
+    else:
+        flat = pixels if len(pixels) == items else pixels.flatten(0, 1) if pixels.ndim > 4 else pixels
+        parts = list(flat) if len(flat) == items else []
+    if len(parts) != items:
+        return torch.zeros(items, dtype=torch.long)
+    numbers = []
+    for part in parts:
+        bits = part.detach().float().cpu().contiguous().view(torch.int32).flatten().long()
+        # Odd weights make the order of pixels count; int64 wraps around, which is as good as modulo 2^64.
+        numbers.append((bits * (2 * torch.arange(len(bits)) + 1)).sum())
+    return torch.stack(numbers) if numbers else torch.zeros(0, dtype=torch.long)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Inputs whose pictures have been encoded once, to be used with many methods.
+
+    Attributes:
+        pictures: what was recorded, by modality.
+        seconds: time spent in the vision encoder and projector.
+    """
+
+    _inputs: dict[str, Any]
+    _outputs: dict[str, Any]
+    pictures: dict[str, Pictures]
+    seconds: float
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What to pass to ``model.generate`` or ``model``: everything but pixels, plus the encoded pictures."""
+        return self._inputs | {"mm_encoder_outputs": dict(self._outputs)}
+
+
+def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int]) -> Encoded:
+    """Run the vision side once, recording what the given [CLS] layers look at.
+
+    Raises:
+        UnsupportedError: the model cannot take pictures that are already encoded.
+        InputError: there are no pictures among the inputs.
+    """
+    if "mm_encoder_outputs" not in inspect.signature(host.base.forward).parameters:
+        raise UnsupportedError(
+            f"{host.name} takes pixels only; it cannot be given pictures that are already encoded."
+        )
+    if not any(inputs.get(name) is not None for name in _PIXELS):
+        raise InputError(f"There is no picture among the inputs ({', '.join(inputs)}).")
+    outputs: dict[str, Any] = {}
+    started = time.perf_counter()
+    with torch.no_grad(), watch_vision(host, cls_layers) as seen:
+        for modality in ("image", "video"):
+            encode = getattr(host.base, f"get_{modality}_features", None)
+            if encode is None:
+                continue
+            wanted = {
+                k: v for k, v in inputs.items() if k in inspect.signature(encode).parameters and v is not None
+            }
+            if any(name in wanted for name in _PIXELS):
+                outputs[modality] = encode(**wanted, return_dict=True)
+    seconds = time.perf_counter() - started
+    return Encoded({k: v for k, v in inputs.items() if k not in _PIXELS}, outputs, dict(seen), seconds)
