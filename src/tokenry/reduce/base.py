@@ -12,7 +12,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.tokens import Budget, BudgetLike, Depth, Needs, Positions, Reduction, Stage, TokenryError, TokenView
+from tokenry.tokens import (
+    Budget,
+    BudgetLike,
+    Depth,
+    Needs,
+    Positions,
+    Reduction,
+    Stage,
+    TokenryError,
+    TokenView,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,7 +125,9 @@ class Reducer(ABC):
             )
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(config) - known):
-            raise TokenryError(f"{cls.slug} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+            raise TokenryError(
+                f"{cls.slug} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}."
+            )
         if "budget" in config:
             config["budget"] = Budget.from_json(config["budget"])
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
@@ -142,7 +154,7 @@ def _to_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def layer_at(share: float, depth: int) -> int:
+def layer_at(share: int | float, depth: int) -> int:
     """A layer given as a share of depth (0.875 of 32 = 28), or as a number (28, or -2 from the end).
 
     Raises:

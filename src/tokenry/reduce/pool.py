@@ -21,7 +21,7 @@ class Pool(Reducer):
     Each output is the mean of a rectangle of tokens and takes the position of the token nearest the rectangle's
     middle. A picture of h x w tokens and a budget of k becomes h' x w' <= k rectangles, as square as possible; frames
     of a video are pooled alike. Tokens without a complete grid (newlines between rows, tokens already dropped) are
-    pooled in k runs along the sequence.
+    pooled in k runs along the sequence; so is a video that keeps less than one token per frame.
 
     Attributes:
         budget: tokens kept per picture; an upper bound, since a grid rarely has exactly that many cells.
@@ -37,7 +37,7 @@ class Pool(Reducer):
         anchors = torch.full_like(view.source, -1)
         sizes = zip(view.grid.tolist(), view.length.tolist(), keep.tolist(), strict=True)
         for i, (grid, n, k) in enumerate(sizes):  # a handful of pictures, not tokens
-            t, h, w = grid if math.prod(grid) == n else (1, 1, n)
+            t, h, w = grid if math.prod(grid) == n and grid[0] <= k else (1, 1, n)
             rows, cols = coarser_grid(h, w, max(1, k // t))
             cell, anchor = _cells(t, h, w, rows, cols)
             groups[i, :n], anchors[i, : len(anchor)] = cell.to(groups), anchor.to(anchors)
