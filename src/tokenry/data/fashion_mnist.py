@@ -6,7 +6,6 @@ import gzip
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -54,9 +53,7 @@ class FashionMNIST:
         return len(self.labels)
 
 
-def load_fashion_mnist(
-    split: Literal["train", "test"] = "train", *, root: Path | None = None
-) -> FashionMNIST:
+def load_fashion_mnist(split: str = "train", *, root: Path | None = None) -> FashionMNIST:
     """Load one split, fetching the Debian package `dataset-fashion-mnist` (31 MB) the first time.
 
     Args:
