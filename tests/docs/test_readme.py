@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,12 +16,13 @@ _BLOCK = re.compile(
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/adding-a-method.md"])
-def test_python_blocks_run(page: str) -> None:
+def test_python_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = list(_BLOCK.finditer(text))
     assert blocks, f"{page} shows no Python"
-    namespace: dict[str, object] = {"__name__": page}
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
     for block in blocks:
         line = text.count("\n", 0, block.start(1))
         # dont_inherit: the reader's file does not begin with this one's `from __future__`
-        exec(compile("\n" * line + block[1], str(ROOT / page), "exec", dont_inherit=True), namespace)
+        exec(compile("\n" * line + block[1], str(ROOT / page), "exec", dont_inherit=True), module.__dict__)
