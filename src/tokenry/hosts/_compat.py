@@ -92,7 +92,7 @@ def keys_seen(cache: Cache | None, layer: int) -> int:
 
 
 def key_columns(cache: Cache | None, layer: int, queries: int, columns: Tensor) -> Tensor:
-    """Of all columns a layer was ever given, those its attention will see: a sliding-window cache forgets the oldest."""
+    """Of all columns a layer was given, those its attention will see: a sliding-window cache forgets the oldest."""
     if cache is None:
         return columns[:, -queries:] if queries else columns
     length, offset = cache.get_mask_sizes(queries, layer)

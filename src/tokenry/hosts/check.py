@@ -155,7 +155,7 @@ def oracle_gap(
     tokens: slice | None = None,
     **generation: Any,
 ) -> float:
-    """Largest logit difference between running reduced and the masked full sequence, over prefill and `steps` tokens."""
+    """Largest logit difference between running reduced and the masked full sequence: prefill and `steps` tokens."""
     methods = [method] if isinstance(method, Reducer) else list(method)
     with Session(host.model, methods, tokens=tokens) as run:
         mine = _generate(host.model, inputs, steps, **generation)

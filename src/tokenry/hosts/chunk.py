@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokenry.hosts import layout
 from tokenry.hosts._compat import Cache, is_flash, key_columns, keys_seen
@@ -263,7 +263,4 @@ class Chunk:
         if all(s.own for s in self.stages if 0 < s.first <= stage.first):
             index = self.places(self.stages[0], stage.columns)
             return tuple(layout.take(part, index) for part in given)
-        rotary: nn.Module = self.host.decoder.rotary_emb
-        ids = stage.ids[0] if len(stage.ids) == 1 else stage.ids[-3:]
-        extra = (self.host.layer_type(layer),) if self.host.rotary_takes_layer_type else ()
-        return rotary(like, ids, *extra)
+        return self.host.rotate(layer, like, stage.ids)

@@ -42,8 +42,8 @@ class Cost:
     def __str__(self) -> str:
         return (
             f"prefill {self.prefill_flops / 1e9:.3g} of {self.full_prefill_flops / 1e9:.3g} GFLOPs "
-            f"({100 * self.flops_ratio:.0f}%), cache {self.kv_bytes / 2**20:.3g} of {self.full_kv_bytes / 2**20:.3g} MiB "
-            f"({100 * self.kv_ratio:.0f}%)"
+            f"({100 * self.flops_ratio:.0f}%), cache {self.kv_bytes / 2**20:.3g} of "
+            f"{self.full_kv_bytes / 2**20:.3g} MiB ({100 * self.kv_ratio:.0f}%)"
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.tokens import Depth, InputError, UnsupportedError
@@ -59,7 +59,8 @@ class Host:
     @cached_property
     def layers(self) -> list[nn.Module]:
         """The decoder's layers that run, in order."""
-        return list(self.decoder.layers)[: self.text_config.num_hidden_layers]
+        layers: nn.ModuleList = self.decoder.layers  # type: ignore[assignment]
+        return list(layers)[: self.text_config.num_hidden_layers]
 
     @property
     def text_config(self) -> Any:
@@ -140,7 +141,24 @@ class Host:
     @cached_property
     def rotary_takes_layer_type(self) -> bool:
         """Whether RoPE differs by layer type (Gemma3)."""
-        return "layer_type" in inspect.signature(self.decoder.rotary_emb.forward).parameters
+        return "layer_type" in inspect.signature(self.rotary.forward).parameters
+
+    @property
+    def rotary(self) -> nn.Module:
+        """The decoder's rotary position embedding."""
+        rotary: nn.Module = self.decoder.rotary_emb  # type: ignore[assignment]
+        return rotary
+
+    def rotate(self, layer: int, like: Tensor, ids: Tensor) -> Any:
+        """Rotary embeddings of given position ids for a layer.
+
+        Args:
+            layer: its index; some decoders rotate by layer type.
+            like: hidden states, for device and dtype.
+            ids: position ids, axes x batch x tokens.
+        """
+        extra = (self.layer_type(layer),) if self.rotary_takes_layer_type else ()
+        return self.rotary(like, ids[0] if len(ids) == 1 else ids, *extra)
 
     def attention_modules(self, layers: list[nn.Module], indices: set[int]) -> dict[nn.Module, int]:
         """The modules inside the given layers that may call the attention function, with their layer's index."""

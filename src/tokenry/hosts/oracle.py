@@ -100,7 +100,7 @@ class _Oracle:
             self._count(copies)
             hidden = self._merge(0, hidden)
             deep, where = kwargs.get("deepstack_visual_embeds"), kwargs.get("visual_pos_masks")
-            if deep is not None:
+            if deep is not None and where is not None:
                 full = [torch.zeros_like(hidden).masked_scatter(where[..., None], d.to(hidden)) for d in deep]
                 kwargs = kwargs | {"deepstack_visual_embeds": [self._merge(0, f)[where] for f in full]}
         first = self._ids_at(0)
@@ -118,11 +118,7 @@ class _Oracle:
                 any(c > 0 and self.rules[c] is Positions.COMPACT for c in done)
                 and "position_embeddings" in kwargs
             ):
-                ids = self._ids_at(i)
-                extra = (self.host.layer_type(i),) if self.host.rotary_takes_layer_type else ()
-                new["position_embeddings"] = self.host.decoder.rotary_emb(
-                    hidden, ids[0] if len(ids) == 1 else ids, *extra
-                )
+                new["position_embeddings"] = self.host.rotate(i, hidden, self._ids_at(i))
         if args:
             return (hidden, *args[1:]), new
         return args, new | {"hidden_states": hidden}

@@ -74,7 +74,7 @@ class ProbedAttention(AttentionView):
     ) -> Float[Tensor, "rows heads q t"]:
         rows, heads, q, d = query.shape
         kv, t = self.key.shape[1:3]
-        # Query head h reads key-value head h // (heads / kv): fold the group into the query axis instead of copying keys.
+        # Query head h reads key-value head h // (heads / kv): fold the group into the query axis, copy no keys.
         folded = query.float().reshape(rows, kv, heads // kv * q, d)
         logits = (folded @ self.key.float().transpose(2, 3)).view(rows, heads, q, t) * (
             self.scale / temperature

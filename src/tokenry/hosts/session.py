@@ -455,9 +455,11 @@ class Session:
             )
         given = kwargs.get("position_embeddings")
         self._heard[at] = _WANTED
+        attention: Any = layer.self_attn
+        norm: Any = layer.input_layernorm
         with torch.no_grad(), suppress(_Heard):
-            layer.self_attn(
-                hidden_states=layer.input_layernorm(hidden),
+            attention(
+                hidden_states=norm(hidden),
                 position_embeddings=chunk.rotary(stage, at, given, hidden),
                 attention_mask=chunk.mask(at),
                 past_key_values=None,
@@ -492,7 +494,7 @@ class Session:
         if isinstance(self.tokens, slice):
             mask[:, self.tokens] = True
         else:
-            given = self.tokens(ids) if callable(self.tokens) else self.tokens
+            given: Any = self.tokens(ids) if callable(self.tokens) else self.tokens  # type: ignore[arg-type]
             if not isinstance(given, Tensor) or given.shape != chunk.shape:
                 raise InputError(
                     f"`tokens` marks {getattr(given, 'shape', given)!r}; the prompt is {chunk.shape}."
@@ -556,7 +558,8 @@ def _plan(host: Host, methods: Sequence[Reducer], marked: bool) -> dict[int, lis
         raise UnsupportedError(
             f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."
         )
-    depth, plan, first = host.depth, {}, -1
+    depth, first = host.depth, -1
+    plan: dict[int, list[tuple[int, Reducer]]] = {}
     for number, method in enumerate(methods):
         if method.stage in (StageName.ENCODER, StageName.CACHE):
             raise UnsupportedError(

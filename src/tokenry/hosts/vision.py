@@ -20,6 +20,7 @@ from tokenry.hosts.host import Host
 from tokenry.hosts.probes import cls_rows
 from tokenry.tokens import InputError, UnsupportedError
 
+_PACK = "pack_image_features"
 _PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
 
 
@@ -115,10 +116,8 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[dict[str, Picture
             name = f"get_{modality}_features"
             if hasattr(host.base, name):
                 stack.enter_context(_patched(host.base, name, watched(modality, getattr(host.base, name))))
-        if hasattr(host.base, "pack_image_features"):
-            stack.enter_context(
-                _patched(host.base, "pack_image_features", pack(host.base.pack_image_features))
-            )
+        if hasattr(host.base, _PACK):
+            stack.enter_context(_patched(host.base, _PACK, pack(getattr(host.base, _PACK))))
         configs = [host.tower.config] if host.tower is not None and modules else []
         stack.enter_context(watch_attention(configs, {m: listen(i) for m, i in modules.items()}))
         yield seen
@@ -217,7 +216,7 @@ def _grid(
         t, h, w = (int(v) for v in grids[item])
         fold = math.isqrt(max(1, t * h * w // max(n, 1)))
         return (t, h // fold, w // fold) if t * (h // fold) * (w // fold) == n else (1, 1, n)
-    if sizes is not None and not hasattr(host.base, "pack_image_features"):
+    if sizes is not None and not hasattr(host.base, _PACK):
         h, w = (int(v) for v in sizes[item])
         fold = math.isqrt(max(1, h * w // max(n, 1)))
         return (1, h // fold, w // fold) if (h // fold) * (w // fold) == n else (1, 1, n)
@@ -228,7 +227,7 @@ def _grid(
         and hasattr(host.base, "get_video_features")
     ):
         frames = (
-            pixels.shape[1] if n % pixels.shape[1] == 0 and "pack_image_features" not in dir(host.base) else 1
+            pixels.shape[1] if n % pixels.shape[1] == 0 and not hasattr(host.base, _PACK) else 1
         )
     side = math.isqrt(n // frames)
     return (frames, side, side) if frames * side * side == n else (1, 1, n)

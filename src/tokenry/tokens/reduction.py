@@ -47,7 +47,8 @@ class Reduction:
         ):
             raise ReductionError(
                 f"A reduction's parts disagree: group {tuple(self.group.shape)}, weight {tuple(self.weight.shape)}, "
-                f"count {tuple(self.count.shape)}, anchor {tuple(self.anchor.shape)}, length {tuple(self.length.shape)}."
+                f"count {tuple(self.count.shape)}, anchor {tuple(self.anchor.shape)}, "
+                f"length {tuple(self.length.shape)}."
             )
 
     # --- constructors -------------------------------------------------------------------------------------------
@@ -371,6 +372,19 @@ class DenseReduction:
     def to_dense(self) -> Float[Tensor, "b m n"]:
         """The matrices themselves."""
         return self.matrix
+
+    def to(self, device: torch.device | str) -> DenseReduction:
+        """The same reduction on another device."""
+        parts = (self.matrix, self.count, self.anchor, self.length)
+        return DenseReduction(*(part.to(device) for part in parts))
+
+    def item(self, i: int) -> DenseReduction:
+        """Item i alone, without padding (a batch of one)."""
+        n, m = int(self.length[i]), int(self.count[i])
+        row = slice(i, i + 1)
+        return DenseReduction(
+            self.matrix[row, :m, :n], self.count[row], self.anchor[row, :m], self.length[row]
+        )
 
 
 def prefix_mask(length: Int[Tensor, " b"], width: int) -> Bool[Tensor, "b width"]:
