@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -15,6 +15,10 @@ from torch import Tensor
 from tokenry.tokens.errors import BudgetError
 
 BudgetLike: TypeAlias = "Budget | int | float | str | Mapping[float, int | float]"
+
+_HALF = 0.5 + 1e-9
+"""What rounding half up adds before it floors. 29 % of 50 is 14.5, but 0.29 * 50 is 14.499999999999998 in float64: a
+product within 1e-9 of a half counts as the half it was meant to be."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Budget:
             case str():
                 return _parse(value)
             case Mapping():
-                return cls._of_schedule(value)
+                return cls._of_schedule(value.items())
         raise BudgetError(
             f"A budget is an int (tokens per picture), a float in (0, 1] (a share), text such as '25%', or a mapping "
             f"layer -> budget; got {value!r} of type {type(value).__name__}."
@@ -82,14 +86,17 @@ class Budget:
             raise BudgetError(
                 "The bounds of an adaptive budget are counts or shares, not schedules or ranges."
             )
+        (low_count, low_share), (high_count, high_share) = ((b.count, b.share) for b in bounds)
+        if (low_count or 0) > (high_count or math.inf) or (low_share or 0) > (high_share or math.inf):
+            raise BudgetError(
+                f"The lower bound {bounds[0]} of an adaptive budget is above the upper, {bounds[1]}."
+            )
         return cls(bounds=bounds)
 
     @classmethod
-    def _of_schedule(cls, value: Mapping[Any, Any]) -> Budget:
-        if not value:
-            raise BudgetError("An empty schedule keeps nothing anywhere; give at least one layer: budget.")
-        steps = []
-        for layer, step in value.items():
+    def _of_schedule(cls, value: Iterable[tuple[Any, Any]]) -> Budget:
+        steps: list[tuple[float, Budget]] = []
+        for layer, step in value:
             if isinstance(layer, bool) or not isinstance(layer, (int, float)) or not math.isfinite(layer):
                 raise BudgetError(
                     f"A schedule's keys are layers (int) or shares of depth (float), got {layer!r}."
@@ -103,10 +110,14 @@ class Budget:
                 raise BudgetError(
                     f"A schedule's values are counts or shares, got {step!r} at layer {layer!r}."
                 )
+            if layer in dict(steps):
+                raise BudgetError(f"A schedule has two steps at {layer!r}: {dict(steps)[layer]} and {inner}.")
             steps.append((layer, inner))
+        if not steps:
+            raise BudgetError("An empty schedule keeps nothing anywhere; give at least one layer: budget.")
         if len({isinstance(layer, float) for layer, _ in steps}) > 1:
             raise BudgetError(
-                f"A schedule's keys are all layers or all shares of depth, got {list(value)!r}."
+                f"A schedule's keys are all layers or all shares of depth, got {[layer for layer, _ in steps]!r}."
             )
         return cls(schedule=tuple(sorted(steps, key=lambda s: s[0])))
 
@@ -131,14 +142,17 @@ class Budget:
         if self.bounds is not None:
             return self.bounds[1].resolve(n)
         if self.count is not None:
-            return torch.full_like(n, self.count).minimum(n)
-        # float64: 0.29 * 100 in float32 would cross the half and change the count.
-        wanted = torch.floor(n.double() * float(self.share or 0) + 0.5).to(n.dtype)
+            return n.clamp(max=min(self.count, torch.iinfo(n.dtype).max))
+        wanted = torch.floor(n.double() * float(self.share or 0) + _HALF).to(n.dtype)
         return wanted.clamp(min=1).minimum(n)
 
     def minimum(self, n: Int[Tensor, " items"]) -> Int[Tensor, " items"]:
-        """The fewest tokens each item may be left with; equals `resolve` unless the budget is adaptive."""
-        return self.bounds[0].resolve(n) if self.bounds is not None else self.resolve(n)
+        """The fewest tokens each item may be left with; equals `resolve` unless the budget is adaptive.
+
+        Where a small item's bounds cross (``8..50%`` of 10 tokens), the upper one holds.
+        """
+        most = self.resolve(n)
+        return most if self.bounds is None else self.bounds[0].resolve(n).minimum(most)
 
     def cuts(self, depth: int) -> tuple[tuple[int, Budget], ...]:
         """A schedule's steps as (decoder layer, budget), shares of depth turned into layers of a `depth`-layer decoder.
@@ -149,7 +163,7 @@ class Budget:
         if self.schedule is None:
             raise BudgetError(f"{self} is not a schedule over layers.")
         steps = tuple(
-            (math.floor(layer * depth + 0.5) if isinstance(layer, float) else layer, step)
+            (math.floor(layer * depth + _HALF) if isinstance(layer, float) else layer, step)
             for layer, step in self.schedule
         )
         layers = [layer for layer, _ in steps]
@@ -169,12 +183,21 @@ class Budget:
 
     @classmethod
     def from_json(cls, value: int | float | dict[str, Any]) -> Budget:
-        """The inverse of `to_json`."""
-        if isinstance(value, dict):
-            if "between" in value:
-                low, high = value["between"]
+        """The inverse of `to_json`.
+
+        Raises:
+            BudgetError: anything that `to_json` does not write.
+        """
+        match value:
+            case {"between": [low, high], **rest} if not rest:
                 return cls.between(low, high)
-            return cls.of(dict(value["schedule"]))
+            case {"schedule": [*steps], **rest} if not rest and all(_is_pair(step) for step in steps):
+                return cls._of_schedule((layer, step) for layer, step in steps)
+            case dict():
+                raise BudgetError(
+                    f"Cannot read {value!r} as a budget; write {{'between': [low, high]}} or {{'schedule': [[layer, "
+                    f"budget], ...]}}."
+                )
         return cls.of(value)
 
     def __str__(self) -> str:
@@ -190,13 +213,22 @@ class Budget:
         return self
 
 
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
+
+
 def _check_count(count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise BudgetError(f"A budget of {count!r} tokens keeps nothing; give at least 1 token per picture.")
 
 
 def _check_share(share: float) -> None:
-    if not isinstance(share, (int, float)) or math.isnan(share) or not 0 < share <= 1:
+    if (
+        isinstance(share, bool)
+        or not isinstance(share, (int, float))
+        or math.isnan(share)
+        or not 0 < share <= 1
+    ):
         raise BudgetError(
             f"A share of {share!r} is not in (0, 1]. Shares are floats (0.25 keeps a quarter); counts are ints (64)."
         )
@@ -207,7 +239,7 @@ def _parse(text: str) -> Budget:
     text = text.strip()
     if ":" in text:
         pairs = [step.partition(":") for step in text.split(",")]
-        return Budget.of({_number(layer): _parse(step) for layer, _, step in pairs})  # type: ignore[dict-item]
+        return Budget._of_schedule((_number(layer), _parse(step)) for layer, _, step in pairs)
     if ".." in text:
         low, _, high = text.partition("..")
         return Budget.between(_parse(low), _parse(high))
