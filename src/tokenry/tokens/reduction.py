@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,7 +44,8 @@ class Reduction:
         if (
             self.weight.shape != (b, n)
             or self.anchor.shape[0] != b
-            or self.count.shape != self.length.shape != (b,)
+            or self.count.shape != (b,)
+            or self.length.shape != (b,)
         ):
             raise ReductionError(
                 f"A reduction's parts disagree: group {tuple(self.group.shape)}, weight {tuple(self.weight.shape)}, "
@@ -64,12 +66,14 @@ class Reduction:
         """Keep the marked tokens, in raster order.
 
         Raises:
-            ReductionError: a token beyond an item's length is marked.
+            ReductionError: a token beyond an item's length is marked, or a length beyond the row.
         """
         b, n = keep.shape
-        length = torch.full((b,), n, device=keep.device) if length is None else length
-        if bool((keep & ~prefix_mask(length, n)).any()):
-            raise ReductionError("A mask keeps padding: positions beyond an item's length are marked True.")
+        length = _lengths(n if length is None else length, b, n, keep.device)
+        if bool((beyond := keep & ~prefix_mask(length, n)).any()):
+            raise ReductionError(
+                f"A mask keeps padding: (item, position) {beyond.nonzero().tolist()} for lengths {length.tolist()}."
+            )
         count = keep.sum(1)
         slot = keep.cumsum(1) - 1
         # Kept columns first, each part still in raster order: a stable sort on "is dropped".
@@ -91,8 +95,9 @@ class Reduction:
         Raises:
             ReductionError: an index outside 0..n-1, an index given twice, padding before an index.
         """
-        length = _lengths(n, indices)
-        width = _width(length) if width is None else width
+        if width is None:
+            width = _width(n) if isinstance(n, Tensor) else n
+        length = _lengths(n, len(indices), width, indices.device)
         used = indices >= 0
         count = used.sum(1)
         if bool((indices < -1).any() | (indices >= length[:, None]).any()):
@@ -121,13 +126,14 @@ class Reduction:
             ReductionError: a score is not a number, or an item is asked to keep more than it has.
         """
         b, n = scores.shape
-        length = torch.full((b,), n, device=scores.device) if length is None else length
+        length = _lengths(n if length is None else length, b, n, scores.device)
         valid = prefix_mask(length, n)
-        if bool((scores.isnan() & valid).any()):
+        if bool((nan := scores.isnan() & valid).any()):
             raise ReductionError(
-                "A method scored tokens as NaN; check its inputs for NaN or infinite features."
+                f"Tokens of items {nan.any(1).nonzero()[:, 0].tolist()} are scored NaN; check what the method reads "
+                "for NaN or infinite values."
             )
-        if bool(((keep > length) | (keep < 0)).any()):
+        if keep.shape != (b,) or bool(((keep > length) | (keep < 0)).any()):
             raise ReductionError(f"Cannot keep {keep.tolist()} tokens of {length.tolist()}.")
         # torch.topk breaks ties arbitrarily; a stable descending sort does not. Padding goes behind real -inf scores.
         order = torch.argsort(scores.float(), dim=1, descending=True, stable=True)
@@ -155,14 +161,16 @@ class Reduction:
             length: sources per item; all by default.
 
         Raises:
-            ReductionError: an empty group, a group on padding, an anchor outside its group.
+            ReductionError: an empty group, a group on padding, an anchor outside its group, a weight that is not a
+                number.
         """
         b, n = groups.shape
-        length = torch.full((b,), n, device=groups.device) if length is None else length
+        length = _lengths(n if length is None else length, b, n, groups.device)
         used = groups >= 0
         if bool((used & ~prefix_mask(length, n)).any() | (groups < -1).any()):
             raise ReductionError(
-                "Groups are 0..count-1 on an item's tokens and -1 for dropped tokens and padding."
+                f"Groups are 0..count-1 on an item's tokens and -1 for dropped tokens and padding; got "
+                f"{groups.tolist()} for items of {length.tolist()} tokens."
             )
         count = groups.max(1).values + 1 if n else torch.zeros_like(length)
         m = _width(count)
@@ -171,15 +179,23 @@ class Reduction:
             raise ReductionError(f"A merge leaves an output without a source; group sizes {sizes.tolist()}.")
         if weight is None:
             weight = _spread(1 / sizes.clamp(min=1), groups, 0.0)
+        elif weight.shape != groups.shape or not bool(weight[used].isfinite().all()):
+            raise ReductionError(f"Weights are finite, one per token of {(b, n)}; got {weight.tolist()}.")
         if anchor is None:
             columns = torch.arange(n, device=groups.device).expand_as(groups)
             first = groups.new_full((b, m + 1), n)
             first.scatter_reduce_(1, groups.masked_fill(~used, m), columns, "amin")
             anchor = first[:, :m].masked_fill(~prefix_mask(count, m), -1)
-        own = groups.gather(1, anchor.clamp(min=0)) if n else anchor
-        slots = torch.arange(anchor.shape[1], device=groups.device)
-        if anchor.shape[1] != m or bool(((own != slots) & prefix_mask(count, m)).any()):
-            raise ReductionError(f"An output's anchor must be one of its own sources; got {anchor.tolist()}.")
+        slots = torch.arange(m, device=groups.device).expand(b, m)
+        slots = slots.masked_fill(~prefix_mask(count, m), -1)
+        # An anchor beyond the row would be an index error: it is looked up nowhere instead.
+        if anchor.shape != (b, m) or bool(
+            (_spread(groups, anchor.masked_fill(anchor >= n, -1), -1) != slots).any()
+        ):
+            raise ReductionError(
+                f"An output's anchor must be one of its own sources (padding: -1); got {anchor.tolist()} for groups "
+                f"{groups.tolist()}."
+            )
         return cls(groups, weight.float().masked_fill(~used, 0), count, anchor, length)
 
     # --- what a reduction does ----------------------------------------------------------------------------------
@@ -203,13 +219,17 @@ class Reduction:
             )
         return gather_rows(y, self.group, fill)
 
-    def compose(self, then: Reduction) -> Reduction:
+    @overload
+    def compose(self, then: Reduction) -> Reduction: ...
+
+    @overload
+    def compose(self, then: DenseReduction) -> DenseReduction: ...
+
+    def compose(self, then: Reduction | DenseReduction) -> Reduction | DenseReduction:
         """This reduction followed by `then`, as one: ``a.compose(b).apply(x) == b.apply(a.apply(x))``."""
-        if then.group.shape != self.anchor.shape or bool((then.length != self.count).any()):
-            raise ReductionError(
-                f"Cannot compose: the first leaves {self.count.tolist()} tokens per item, the second expects "
-                f"{then.length.tolist()}."
-            )
+        if isinstance(then, DenseReduction):
+            return DenseReduction(self.to_dense(), self.count, self.anchor, self.length).compose(then)
+        _check_joint(self.anchor, self.count, then.group.shape, then.length)
         return Reduction(
             group=_spread(then.group, self.group, -1),
             weight=self.weight * _spread(then.weight, self.group, 0.0),
@@ -272,7 +292,7 @@ class Reduction:
     def item(self, i: int) -> Reduction:
         """Item i alone, without padding (a batch of one)."""
         n, m = int(self.length[i]), int(self.count[i])
-        row = slice(i, i + 1)
+        row = slice(i % len(self.length), i % len(self.length) + 1)  # -1 is the last item
         return Reduction(
             self.group[row, :n], self.weight[row, :n], self.count[row], self.anchor[row, :m], self.length[row]
         )
@@ -314,22 +334,33 @@ class DenseReduction:
             )
 
     def apply(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
-        """The outputs, mixed in float32."""
-        return (self.matrix.float() @ x.float()).to(x.dtype)
+        """The outputs, mixed in float32. Padding is zero."""
+        if x.shape[:2] != self.kept.shape:
+            raise ReductionError(
+                f"Tokens {tuple(x.shape)} do not fit a reduction of {tuple(self.kept.shape)}."
+            )
+        # 0 * NaN is NaN: what no output uses must not be multiplied at all.
+        return (self.matrix.float() @ x.float().masked_fill(~self.kept[..., None], 0)).to(x.dtype)
 
     def expand(self, y: Float[Tensor, "b m d"], fill: float = 0.0) -> Float[Tensor, "b n d"]:
         """Every source gets the mean of the outputs it feeds, by its weights in them; unused sources get `fill`."""
+        if y.shape[:2] != self.anchor.shape:
+            raise ReductionError(
+                f"Outputs {tuple(y.shape)} do not fit a reduction to {tuple(self.anchor.shape)}."
+            )
         share = self.matrix.abs().float()
         total = share.sum(1)
-        back = (share.transpose(1, 2) @ y.float()) / total.clamp(min=torch.finfo(torch.float32).tiny)[
-            ..., None
-        ]
+        real = y.float().masked_fill(~self.mask[..., None], 0)  # as in `apply`: padding may hold anything
+        back = (share.mT @ real) / total.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
         return torch.where((total > 0)[..., None], back, fill).to(y.dtype)
 
     def compose(self, then: Reduction | DenseReduction) -> DenseReduction:
         """This reduction followed by `then`, as one."""
-        matrix = then.to_dense() @ self.matrix
-        return DenseReduction(matrix, then.count, _spread(self.anchor, then.anchor, -1), self.length)
+        second = then.to_dense()
+        _check_joint(self.anchor, self.count, (len(second), second.shape[2]), then.length)
+        return DenseReduction(
+            second @ self.matrix, then.count, _spread(self.anchor, then.anchor, -1), self.length
+        )
 
     @property
     def width(self) -> int:
@@ -381,7 +412,7 @@ class DenseReduction:
     def item(self, i: int) -> DenseReduction:
         """Item i alone, without padding (a batch of one)."""
         n, m = int(self.length[i]), int(self.count[i])
-        row = slice(i, i + 1)
+        row = slice(i % len(self.length), i % len(self.length) + 1)  # -1 is the last item
         return DenseReduction(
             self.matrix[row, :m, :n], self.count[row], self.anchor[row, :m], self.length[row]
         )
@@ -422,5 +453,23 @@ def _width(count: Int[Tensor, " b"]) -> int:
     return int(count.max()) if len(count) else 0
 
 
-def _lengths(n: int | Int[Tensor, " b"], like: Int[Tensor, "b k"]) -> Int[Tensor, " b"]:
-    return n if isinstance(n, Tensor) else torch.full((len(like),), n, device=like.device)
+def _lengths(length: int | Int[Tensor, " b"], b: int, width: int, device: torch.device) -> Int[Tensor, " b"]:
+    """Sources per item, checked: one number for each of b items, none beyond the width of a row."""
+    if isinstance(length, int):
+        length = torch.full((b,), length, device=device)
+    if length.shape != (b,) or bool(((length < 0) | (length > width)).any()):
+        raise ReductionError(
+            f"Lengths are one per item, each in 0..{width} (the width of a row); got {length.tolist()} for {b} items."
+        )
+    return length
+
+
+def _check_joint(
+    anchor: Int[Tensor, "b m"], count: Int[Tensor, " b"], shape: tuple[int, ...], length: Int[Tensor, " b2"]
+) -> None:
+    """The outputs of one reduction must be the sources of the next."""
+    if tuple(shape) != tuple(anchor.shape) or bool((length != count).any()):
+        raise ReductionError(
+            f"Cannot compose: the first leaves {count.tolist()} tokens per item of {anchor.shape[1]}, the second "
+            f"expects {length.tolist()} of {shape[1]}."
+        )

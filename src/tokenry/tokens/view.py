@@ -137,7 +137,7 @@ class TokenView:
         Args:
             features: the items' tokens.
             length: tokens per item; all by default.
-            grid: (frames, height, width) per item; one row of n tokens by default.
+            grid: (frames, height, width) per item; one row of the item's tokens by default.
             **parts: any other attribute; `cls_rows={layer: [items heads n]}` and `attention=AttentionView`.
         """
         items, n, _ = features.shape
@@ -145,7 +145,8 @@ class TokenView:
         length = torch.full((items,), n, device=device) if length is None else length
         index = torch.arange(n, device=device).expand(items, n)
         valid = prefix_mask(length, n)
-        grid = torch.tensor([1, 1, n], device=device).expand(items, 3) if grid is None else grid
+        if grid is None:
+            grid = torch.stack([torch.ones_like(length), torch.ones_like(length), length], 1)
         rows = parts.pop("cls_rows", None)
         attention = parts.pop("attention", None)
         view = cls(
