@@ -1,0 +1,36 @@
+"""Measuring what fewer tokens cost: comparing, storing, reporting, tuning."""
+
+from tokenry.bench.arms import BUDGETS
+from tokenry.bench.columns import COSTS
+from tokenry.bench.compare import Comparison, compare
+from tokenry.bench.data import Data, load_data
+from tokenry.bench.demo import run_demo
+from tokenry.bench.report import Report, write_report
+from tokenry.bench.results import Results, read_results
+from tokenry.bench.single import Single, ask, open_picture, prepare
+from tokenry.bench.summary import Row, summarise
+from tokenry.bench.table import as_table
+from tokenry.bench.tune import Tuning, tune
+
+__all__ = [
+    "BUDGETS",
+    "COSTS",
+    "Comparison",
+    "Data",
+    "Report",
+    "Results",
+    "Row",
+    "Single",
+    "Tuning",
+    "as_table",
+    "ask",
+    "compare",
+    "load_data",
+    "open_picture",
+    "prepare",
+    "read_results",
+    "run_demo",
+    "summarise",
+    "tune",
+    "write_report",
+]

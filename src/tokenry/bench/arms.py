@@ -1,0 +1,98 @@
+"""The plan of a comparison: which methods at which budgets, and the baselines that nobody may leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from tokenry.reduce import Reducer
+from tokenry.reduce.registry import read_methods
+from tokenry.tokens import Budget, BudgetLike, InputError, TokenryError
+
+FULL = "none"
+"""Label of the model as it is, on all of its tokens."""
+BASELINES = ("random", "pool")
+BUDGETS: tuple[BudgetLike, ...] = (0.5, 0.25, 0.1)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to measure on every example.
+
+    Attributes:
+        method: label: the methods' names, and settings that differ from the paper's.
+        budget: the budget as text; empty for `none`.
+        seed: which repetition of a method that draws lots.
+        methods: the configured methods, in order; none for `none`.
+    """
+
+    method: str
+    budget: str
+    seed: int
+    methods: tuple[Reducer, ...]
+
+    @property
+    def config(self) -> list[dict[str, Any]]:
+        """The configured methods as JSON."""
+        return [m.to_json() for m in self.methods]
+
+    def __str__(self) -> str:
+        return f"{self.method} at {self.budget}" if self.budget else self.method
+
+
+def plan_arms(
+    methods: Sequence[str | Reducer] = (), budgets: Sequence[BudgetLike] = BUDGETS, *, seeds: int = 3
+) -> tuple[Arm, ...]:
+    """Every method at every budget; `none`, `random` (with `seeds` repetitions) and `pool` always among them.
+
+    A name may chain methods ("divprune+pyramiddrop"): each of them gets the budget. A configured `Reducer` is run at
+    the given budgets in place of its own.
+
+    Raises:
+        InputError: no budgets, or fewer than one seed.
+        UnknownNameError: no such method.
+        BudgetError: a budget that means nothing.
+    """
+    if not budgets:
+        raise InputError("There is no budget to compare at; give one, for instance 25%.")
+    if seeds < 1:
+        raise InputError(f"At least one seed is needed, got {seeds}.")
+    limits = [Budget.of(b) for b in budgets]
+    wanted: list[str | Reducer] = [m for m in methods if m != FULL]
+    missing = [b for b in BASELINES if b not in wanted]
+    arms = {(FULL, "", 0): Arm(FULL, "", 0, ())}
+    for spec in (*missing, *wanted):
+        for limit in limits:
+            chain = tuple(replace(m, budget=limit) for m in _read(spec, limit))
+            label = "+".join(_label(m) for m in chain)
+            for seed in range(seeds if any(_draws(m) for m in chain) else 1):
+                seeded = tuple(replace(m, seed=seed) if _draws(m) else m for m in chain)  # type: ignore[call-arg]
+                arms[label, str(limit), seed] = Arm(label, str(limit), seed, seeded)
+    return tuple(arms.values())
+
+
+def _read(spec: str | Reducer, limit: Budget) -> tuple[Reducer, ...]:
+    if isinstance(spec, str) and not spec.lstrip().startswith("{"):
+        return read_methods(spec, budget=limit)
+    try:
+        return read_methods(spec)
+    except (ValueError, KeyError) as error:
+        if isinstance(error, TokenryError):
+            raise
+        raise InputError(f"Cannot read {spec!r} as a method's configuration: {error}.") from error
+
+
+def _draws(method: Reducer) -> bool:
+    """Whether the method draws lots."""
+    return any(f.name == "seed" for f in fields(method))
+
+
+def _label(method: Reducer) -> str:
+    """The method's name, with the settings that are not its defaults."""
+    changed = [
+        f"{f.name}={getattr(method, f.name)}"
+        for f in fields(method)
+        if f.name not in ("budget", "seed") and getattr(method, f.name) != f.default
+    ]
+    return f"{method.slug}({', '.join(changed)})" if changed else method.slug

@@ -1,0 +1,70 @@
+"""Which of the compared rows to take: the trade-off's frontier, and the cheapest that keeps what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenry.bench.columns import COSTS, Column
+from tokenry.bench.summary import Row
+from tokenry.tokens import UnknownNameError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The outcome of a choice.
+
+    Attributes:
+        best: the cheapest row that keeps enough; None if none does.
+        frontier: rows that no other row beats in both score and cost, cheapest first.
+        allowed_drop: how much score may be lost, in shares (0.01 = one point).
+        cost: the column that was minimised.
+    """
+
+    best: Row | None
+    frontier: tuple[Row, ...]
+    allowed_drop: float
+    cost: Column
+
+
+def cost_column(name: str) -> Column:
+    """A cost by name.
+
+    Raises:
+        UnknownNameError: no such cost.
+    """
+    if name not in COSTS:
+        raise UnknownNameError(f"There is no cost {name!r}; choose one of {', '.join(COSTS)}.")
+    return COSTS[name]
+
+
+def choose(rows: Sequence[Row], *, allowed_drop: float, by: str = "prefill_flops") -> Choice:
+    """The cheapest row whose score is, with 97.5 % confidence, not more than `allowed_drop` below the full model's.
+
+    The criterion is the lower bound of the paired 95 % interval, not the mean: with few examples a lucky mean is
+    cheap, and a method that was chosen for being lucky disappoints in use. A wide interval is a request for more
+    examples. The rows it chooses from were picked neither for luck nor against it; still, the more rows, the more
+    chances, so confirm a choice on fresh data before relying on the last point.
+
+    Args:
+        rows: rows of a comparison.
+        allowed_drop: score that may be lost, as a share (0.01 = one point).
+        by: the cost to minimise, a name in `COSTS`.
+    """
+    column = cost_column(by)
+    usable = [r for r in rows if r.score is not None and column.value(r) is not None]
+    good = [r for r in usable if r.change is not None and r.change.low >= -allowed_drop]
+    best = min(good, key=lambda r: (column.value(r) or 0, -(r.score or 0)), default=None)
+    frontier: list[Row] = []
+    for row in sorted(usable, key=lambda r: (column.value(r) or 0, -(r.score or 0))):
+        if not frontier or (row.score or 0) > (frontier[-1].score or 0):
+            frontier.append(row)
+    return Choice(best, tuple(frontier), allowed_drop, column)
+
+
+def retained(row: Row) -> float | None:
+    """The share of the full model's score that a row certainly keeps: the lower bound of its interval."""
+    if row.change is None or row.score is None:
+        return None
+    full = row.score - row.change.mean
+    return (full + row.change.low) / full if full > 0 else None

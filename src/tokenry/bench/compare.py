@@ -1,0 +1,280 @@
+"""Comparing methods on a model the user already runs: what each budget costs in answers, and what it saves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedModel
+
+from tokenry.bench import environment, measure
+from tokenry.bench.arms import BUDGETS, Arm, plan_arms
+from tokenry.bench.measure import Prompt, Scorer
+from tokenry.bench.overlay import encode_picture
+from tokenry.bench.results import Picture, Refusal, Results, ResultsWriter, Run, digest, read_results
+from tokenry.bench.summary import Row, summarise
+from tokenry.data.examples import Example, exact_match
+from tokenry.hosts import Encoded
+from tokenry.reduce import Reducer
+from tokenry.tokens import BudgetLike, InputError, TokenryError
+
+FILE_NAME = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        path: the results file; `bench.write_report` makes a page of it.
+        results: its content, for the setting that was run.
+    """
+
+    path: Path
+    results: Results
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """One row per method and budget; `none` first."""
+        return summarise(self.results)
+
+    def row(self, method: str, budget: BudgetLike | str = "") -> Row:
+        """One row.
+
+        Raises:
+            InputError: not among those compared.
+        """
+        for row in self.rows:
+            if (row.method, row.budget) == (method, str(budget)):
+                return row
+        raise InputError(
+            f"{method} at {budget} was not compared; there are {', '.join(str(r) for r in self.rows)}."
+        )
+
+
+def compare(
+    model: PreTrainedModel,
+    processor: Any,
+    data: Sequence[Example],
+    methods: Sequence[str | Reducer] = (),
+    budgets: Sequence[BudgetLike] = BUDGETS,
+    *,
+    seeds: int = 3,
+    limit: int | None = None,
+    out: str | Path = "comparison",
+    name: str | None = None,
+    data_name: str = "examples",
+    scorer: Scorer = exact_match,
+    max_new_tokens: int = 32,
+    threads: int | None = None,
+    pictures: int = 6,
+    progress: bool = False,
+) -> Comparison:
+    """Ask a model the same questions under every method and budget, and once on all of its tokens.
+
+    `none`, `random` (with `seeds` repetitions) and `pool` are always among the methods. Questions are put one at a
+    time, and for each of them all arms run one after the other in an order drawn anew, so that a machine that slows
+    down slows all of them alike; a picture is encoded once for all of its questions and arms. Every arm answers one
+    question unmeasured first (warm-up). How times are taken is told in `tokenry.bench.measure`.
+
+    Results are appended to ``out/results.jsonl`` as they come. A result depends on model, weights, data, method,
+    settings, machine and code version; what the file already holds of exactly this comparison is not measured again,
+    so an interrupted comparison continues where it stopped.
+
+    Args:
+        model: a vision-language model, on the device it is to be measured on.
+        processor: its processor.
+        data: questions about pictures; a scene, a folder (`bench.load_data`), or your own `Example`s.
+        methods: names, chains ("divprune+pyramiddrop") or configured `Reducer`s.
+        budgets: anything `Budget.of` reads.
+        seeds: repetitions of methods that draw lots.
+        limit: only the first so many examples.
+        out: folder for the results file.
+        name: how the model is called in the report.
+        data_name: how the data set is called; part of what identifies a result.
+        scorer: (prediction, reference) -> 0..1; exact match after normalisation by default.
+        max_new_tokens: longest answer.
+        threads: CPU threads; as they are by default.
+        pictures: how many pictures with their overlays go into the results file.
+        progress: whether to show a progress bar on stderr.
+
+    Returns:
+        The rows, read back from the file.
+
+    Raises:
+        TokenryError: no data, an unknown method, a budget that means nothing, a folder that cannot be written: all
+            before the model is run. A method that the model does not support is not an error but a row that says so.
+        KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
+    """
+    arms = plan_arms(methods, budgets, seeds=seeds)
+    examples = _choose(data, limit)
+    path = Path(out) / FILE_NAME
+    with ResultsWriter(path) as writer, environment.limit_threads(threads), _evaluating(model):
+        facts = environment.facts(model, name) | {
+            "data": data_name,
+            "max_new_tokens": max_new_tokens,
+            "scorer": _scorer_name(scorer),
+        }
+        setting = digest(facts)
+        done = _known(path, setting)
+        plan = {
+            "arms": list(dict.fromkeys((arm.method, arm.budget) for arm in arms)),
+            "items": [measure.item_digest(e) for e in examples],
+            "pictures": len({e.picture for e in examples}),
+            "seeds": seeds,
+        }
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        writer.append(Run(setting, facts, plan, started, environment.load_average()))
+        task = _Task(model, processor, arms, setting, writer, scorer, max_new_tokens, done)
+        task.run(examples, _shown(examples, pictures), progress)
+    return Comparison(path, read_results(path, setting))
+
+
+def _choose(data: Sequence[Example], limit: int | None) -> list[Example]:
+    """The examples to ask, questions about one picture next to each other."""
+    if limit is not None and limit < 1:
+        raise InputError(f"A limit of {limit} examples leaves nothing to compare on.")
+    chosen = list(data)[:limit]
+    if not chosen:
+        raise InputError("There is nothing to compare on: the data set is empty.")
+    names = [e.id for e in chosen]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"Examples need names of their own; {twice!r} occurs more than once.")
+    first = {picture: i for i, picture in reversed(list(enumerate(e.picture for e in chosen)))}
+    return sorted(chosen, key=lambda e: first[e.picture])
+
+
+def _shown(examples: Sequence[Example], count: int) -> frozenset[str]:
+    """Examples whose overlays a report shows: one per picture, kinds of question taking turns."""
+    kinds: dict[str, int] = {}
+    chosen: dict[str, Example] = {}
+    for picture, group in groupby(examples, key=lambda e: e.picture):
+        if len(chosen) == count:
+            break
+        chosen[picture] = min(group, key=lambda e: kinds.get(e.kind, 0))
+        kinds[chosen[picture].kind] = kinds.get(chosen[picture].kind, 0) + 1
+    return frozenset(e.id for e in chosen.values())
+
+
+def _known(path: Path, setting: str) -> frozenset[str]:
+    try:
+        return read_results(path, setting).keys
+    except InputError:
+        return frozenset()  # a new file
+
+
+def _scorer_name(scorer: Scorer) -> str:
+    """Name and source of a scorer: another scorer, another result."""
+    name = getattr(scorer, "__qualname__", type(scorer).__name__)
+    if scorer is exact_match:
+        return name
+    with suppress(OSError, TypeError):
+        return f"{name}-{digest(inspect.getsource(scorer))[:8]}"
+    return name
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode, and back to what it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@dataclass
+class _Task:
+    """One run through examples and arms."""
+
+    model: PreTrainedModel
+    processor: Any
+    arms: tuple[Arm, ...]
+    setting: str
+    writer: ResultsWriter
+    scorer: Scorer
+    max_new_tokens: int
+    done: frozenset[str]
+
+    def run(self, examples: Sequence[Example], shown: frozenset[str], progress: bool) -> None:
+        """Measure what is not yet known."""
+        order = np.random.default_rng(0)
+        warm = False
+        with _progress(not progress) as bar:
+            shown_as = bar.add_task("comparing", total=len(examples) * len(self.arms))
+            for _, group in groupby(examples, key=lambda e: e.picture):
+                encoded: Encoded | None = None
+                for example in group:
+                    prompt = Prompt.of(self.model, self.processor, example)
+                    pending = [arm for arm in self.arms if self.key(arm, prompt) not in self.done]
+                    if pending and not warm:
+                        self._warm_up(prompt)
+                        pending, warm = [arm for arm in pending if arm in self.arms], True
+                        bar.update(shown_as, total=len(examples) * len(self.arms))
+                    if pending and encoded is None:
+                        encoded = measure.encode(
+                            self.model, prompt, [m for arm in self.arms for m in arm.methods]
+                        )
+                    if pending and example.id in shown:
+                        self.writer.append(self._picture(prompt))
+                    bar.advance(shown_as, len(self.arms) - len(pending))
+                    for i in order.permutation(len(pending)):
+                        assert encoded is not None
+                        self._measure(pending[i], prompt, encoded, example.id in shown)
+                        bar.advance(shown_as)
+
+    def key(self, arm: Arm, prompt: Prompt) -> str:
+        """What identifies a result: everything that it depends on."""
+        foreign = environment.foreign_code(arm.methods)
+        return digest(self.setting, arm.config, foreign, prompt.item, prompt.digest)
+
+    def _warm_up(self, prompt: Prompt) -> None:
+        """Let every arm answer once; those that the model does not support are written down and left out."""
+        refused: dict[tuple[str, str], str] = {}
+        for arm in self.arms:
+            try:
+                encoded = measure.encode(self.model, prompt, arm.methods)
+                measure.answer(self.model, self.processor, prompt, encoded, arm, max_new_tokens=2)
+            except TokenryError as error:
+                if not arm.methods:
+                    raise
+                refused[arm.method, arm.budget] = str(error)
+        for (method, budget), reason in refused.items():
+            self.writer.append(Refusal(self.setting, method, budget, reason))
+        self.arms = tuple(arm for arm in self.arms if (arm.method, arm.budget) not in refused)
+
+    def _measure(self, arm: Arm, prompt: Prompt, encoded: Encoded, shown: bool) -> None:
+        found = measure.answer(
+            self.model, self.processor, prompt, encoded, arm, max_new_tokens=self.max_new_tokens
+        )
+        key = self.key(arm, prompt)
+        line = measure.to_result(
+            found, arm, prompt, encoded, setting=self.setting, key=key, scorer=self.scorer, shown=shown
+        )
+        self.writer.append(line)
+
+    def _picture(self, prompt: Prompt) -> Picture:
+        example = prompt.example
+        width, height = example.image.size
+        boxes = [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in example.regions]
+        image = measure.as_seen(self.processor, prompt)
+        return Picture(self.setting, example.picture, encode_picture(image), {example.id: boxes})
+
+
+@contextmanager
+def _progress(silent: bool) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=silent, transient=False) as bar, torch.inference_mode():
+        yield bar

@@ -1,0 +1,327 @@
+"""Running one example under one arm, and writing down what it took.
+
+How times are taken. The answer comes from one call of the model's own `generate` (greedy). Hooks around the model's
+forward pass take the time of each pass: the first is the prefill - from embedded prompt and encoded picture to the
+logits of the first new token, with the choice of tokens inside it - and the median of the later ones is the time per
+new token. What `generate` does between passes (bookkeeping in Python, the same for every arm) is left out. The vision
+side runs before, once per picture, and is timed apart. CUDA is synchronised around every pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from tokenry import hosts
+from tokenry.bench.arms import Arm
+from tokenry.bench.environment import PeakMemory
+from tokenry.bench.results import Result, Trace, digest
+from tokenry.data.examples import Example, region_mask
+from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
+from tokenry.reduce import Reducer
+from tokenry.tokens import InputError, Reduction
+
+Scorer = Callable[[str, str], float | bool]
+"""(prediction, reference) -> 0..1."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question about one picture, ready for the model.
+
+    Attributes:
+        example: where it comes from.
+        item: digest of the example.
+        inputs: what the processor made, on the model's device.
+        digest: hash of the inputs.
+    """
+
+    example: Example
+    item: str
+    inputs: dict[str, Any]
+    digest: str
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, processor: Any, example: Example) -> Prompt:
+        """Put the example through the processor, with its chat template if it has one.
+
+        Raises:
+            InputError: the processor knows neither a chat template nor an image token.
+        """
+        if getattr(processor, "chat_template", None):
+            content = [{"type": "image"}, {"type": "text", "text": example.question}]
+            text = processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
+        elif (token := getattr(processor, "image_token", None)) is not None:
+            text = f"{token}\n{example.question}"
+        else:
+            raise InputError(
+                f"{type(processor).__name__} has neither a chat template nor an image token, so there is no telling "
+                "how this model wants a question about a picture put."
+            )
+        batch = processor(images=example.image, text=text, return_tensors="pt").to(model.device)
+        inputs = {
+            name: value.to(model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+            for name, value in batch.items()
+        }
+        return cls(example, item_digest(example), inputs, _digest(inputs))
+
+    def after(self, encoded: Encoded) -> dict[str, Any]:
+        """This prompt's inputs with the picture as encoded for another question about the same picture."""
+        kept = {name: self.inputs[name] for name in encoded.inputs if name in self.inputs}
+        return {**encoded.inputs, **kept}
+
+
+class Stopwatch:
+    """Times every forward pass of a model between ``with`` and its end.
+
+    Attributes:
+        seconds: one per pass.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.seconds: list[float] = []
+        self._model = model
+        self._started = 0.0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        # Prepended: hooks of a session that are around the same module belong to what is timed.
+        before = self._model.register_forward_pre_hook(self._start, prepend=True)
+        after = self._model.register_forward_hook(self._stop)
+        self._stack.callback(before.remove)
+        self._stack.callback(after.remove)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _start(self, *_: object) -> None:
+        _synchronise(self._model)
+        self._started = time.perf_counter()
+
+    def _stop(self, *_: object) -> None:
+        _synchronise(self._model)
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said under one arm, and what that took. Times are seconds.
+
+    Attributes:
+        text: the answer, without special tokens.
+        passes: time of each forward pass; the first is the prefill.
+        selection_s: choosing tokens.
+        by_layer: visual tokens in each decoder layer.
+        full_tokens: visual tokens of the prompt.
+        prefill_flops, kv_bytes: analytic; `full_*`: of the same prompt on all tokens.
+        memory_bytes: peak while answering, where known.
+        traces: what became of each picture's tokens; none for the model as it is.
+    """
+
+    text: str
+    passes: tuple[float, ...]
+    selection_s: float
+    by_layer: tuple[int, ...]
+    full_tokens: int
+    prefill_flops: float
+    full_prefill_flops: float
+    kv_bytes: float
+    full_kv_bytes: float
+    memory_bytes: float | None
+    traces: tuple[ItemTrace, ...] = ()
+
+    @property
+    def decode_s(self) -> float | None:
+        """Median time of a pass after the first; None if there was none."""
+        return statistics.median(self.passes[1:]) if len(self.passes) > 1 else None
+
+
+def encode(model: PreTrainedModel, prompt: Prompt, methods: Sequence[Reducer]) -> Encoded:
+    """The vision side of a prompt, with all that the methods read of it."""
+    _synchronise(model)
+    return hosts.encode(model, prompt.inputs, methods)
+
+
+def answer(
+    model: PreTrainedModel, processor: Any, prompt: Prompt, encoded: Encoded, arm: Arm, *, max_new_tokens: int
+) -> Answer:
+    """Ask the model, on the tokens that an arm leaves it.
+
+    `none` runs the model itself, without a session around it.
+    """
+    inputs = prompt.after(encoded)
+    width = inputs["input_ids"].shape[1]
+    with ExitStack() as stack:
+        session = (
+            stack.enter_context(hosts.reduced(model, arm.methods, encoded=encoded)) if arm.methods else None
+        )
+        peak = stack.enter_context(PeakMemory(model.device))
+        watch = stack.enter_context(Stopwatch(model))
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        traces = tuple(session.trace) if session else ()
+        selection = session.selection_s if session else 0.0
+        cost = session.cost if session else None
+    host = Host.of(model)
+    full = sum(n for pictures in encoded.pictures.values() for n in pictures.lengths)
+    depth = len(host.layers)
+    lengths = torch.full((1, depth), width)
+    full_flops, full_kv = float(decoder_flops(host, lengths)), float(kv_bytes(host, lengths))
+    return Answer(
+        text=processor.batch_decode(ids[:, width:], skip_special_tokens=True)[0].strip(),
+        passes=tuple(watch.seconds),
+        selection_s=selection,
+        by_layer=tuple(sum(t.counts[layer] for t in traces) for layer in range(depth))
+        if session
+        else (full,) * depth,
+        full_tokens=full,
+        prefill_flops=float(cost.prefill_flops) if cost else full_flops,
+        full_prefill_flops=full_flops,
+        kv_bytes=float(cost.kv_bytes) if cost else full_kv,
+        full_kv_bytes=full_kv,
+        memory_bytes=peak.bytes,
+        traces=traces,
+    )
+
+
+def to_result(
+    found: Answer,
+    arm: Arm,
+    prompt: Prompt,
+    encoded: Encoded,
+    *,
+    setting: str,
+    key: str,
+    scorer: Scorer,
+    shown: bool,
+) -> Result:
+    """The line that the results file keeps; `shown` examples keep their traces."""
+    example = prompt.example
+    trace = trace_of(found) if len(encoded.pictures) == 1 else None
+    return Result(
+        setting=setting,
+        key=key,
+        method=arm.method,
+        budget=arm.budget,
+        seed=arm.seed,
+        item=prompt.item,
+        example=example.id,
+        picture=example.picture,
+        topic=example.kind,
+        question=example.question,
+        truth=example.answer,
+        answer=found.text,
+        score=None if example.answer is None else float(scorer(found.text, example.answer)),
+        tokens=found.by_layer[0],
+        full_tokens=found.full_tokens,
+        by_layer=found.by_layer,
+        prefill_flops=found.prefill_flops,
+        kv_bytes=found.kv_bytes,
+        encoder_ms=1000 * encoded.seconds,
+        selection_ms=1000 * found.selection_s,
+        prefill_ms=1000 * found.passes[0],
+        decode_ms=None if found.decode_s is None else 1000 * found.decode_s,
+        memory_bytes=found.memory_bytes,
+        recall=1.0 if not arm.methods and example.regions else recall(trace, example),
+        trace=trace if shown and arm.seed == 0 else None,
+    )
+
+
+def as_seen(processor: Any, prompt: Prompt) -> Image.Image:
+    """The picture as the encoder saw it: resized and cropped, colours as they were; the picture itself where the
+    processor cut it into tiles or packed its patches."""
+    pixels = prompt.inputs.get("pixel_values")
+    settings = getattr(processor, "image_processor", None)
+    mean, std = getattr(settings, "image_mean", None), getattr(settings, "image_std", None)
+    if (
+        not torch.is_tensor(pixels)
+        or pixels.ndim != 4
+        or pixels.shape[:2] != (1, 3)
+        or mean is None
+        or std is None
+    ):
+        return prompt.example.image.convert("RGB")
+    colours = pixels[0].float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    return Image.fromarray((255 * colours.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy())
+
+
+def trace_of(found: Answer) -> Trace | None:
+    """What became of the tokens of the only picture; None for no or several pictures."""
+    if len(found.traces) != 1:
+        return None
+    (item,) = found.traces
+    cuts = sorted({0, *(at for at, _ in item.steps)})
+    ends = [*cuts[1:], item.layers]
+    # Between two cuts nothing changes, so one look per cut is enough.
+    life = sum(
+        (item.kept_at(at).long() * (end - at) for at, end in zip(cuts, ends, strict=True)),
+        torch.zeros(item.n),
+    )
+    return Trace(item.grid, item.layers, tuple(life.long().tolist()), _merged(item))
+
+
+def _merged(item: ItemTrace) -> tuple[int, ...] | None:
+    """The output that each token went into at the last step that merged any."""
+    merges = [
+        i for i, (_, step) in enumerate(item.steps) if not (isinstance(step, Reduction) and step.is_selection)
+    ]
+    if not merges:
+        return None
+    steps = [step for _, step in item.steps[: merges[-1] + 1]]
+    if not all(isinstance(step, Reduction) for step in steps):
+        return None  # outputs that mix all sources have no groups
+    whole = reduce(lambda a, b: a.compose(b), steps)
+    return tuple(whole.group[0].tolist()) if isinstance(whole, Reduction) else None
+
+
+def recall(trace: Trace | None, example: Example) -> float | None:
+    """Share of the patches under the answer's regions that are present, averaged over the decoder's layers.
+
+    None where the example names no regions, or the tokens lie on no grid over the picture.
+    """
+    if trace is None or not example.regions:
+        return None
+    frames, rows, columns = trace.grid
+    if frames != 1 or rows * columns != len(trace.life):
+        return None
+    size = (example.image.height, example.image.width)
+    wanted = region_mask(example.regions, size, (rows, columns)).flatten()
+    lives = [life / trace.layers for life, want in zip(trace.life, wanted, strict=True) if want]
+    return sum(lives) / len(lives) if lives else None
+
+
+def item_digest(example: Example) -> str:
+    """What an example is, whatever it is called: picture, question and reference."""
+    pixels = hashlib.sha256(example.image.tobytes()).hexdigest()
+    return digest(
+        example.id, example.image.size, example.image.mode, pixels, example.question, example.answer
+    )
+
+
+def _digest(inputs: Mapping[str, Any]) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(inputs.items()):
+        found.update(name.encode())
+        if torch.is_tensor(value):
+            found.update(value.detach().cpu().double().numpy().tobytes())
+        else:
+            found.update(repr(value).encode())
+    return found.hexdigest()[:20]
+
+
+def _synchronise(model: PreTrainedModel) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

@@ -1,0 +1,322 @@
+"""What the page of a report shows, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tokenry.bench import plots
+from tokenry.bench.arms import FULL
+from tokenry.bench.canvas import MARKERS, Canvas
+from tokenry.bench.choose import choose
+from tokenry.bench.columns import COLUMNS, COSTS, interval, percent, signed
+from tokenry.bench.overlay import decode_picture, has_grid, svg_overlay
+from tokenry.bench.plots import Style
+from tokenry.bench.results import Picture, Result, Results
+from tokenry.bench.summary import Change, Row, changes, summarise
+from tokenry.data.examples import normalise_answer
+from tokenry.tokens import InputError
+
+AXES = ("tokens_mean", "prefill_flops", "prefill_ms")
+"""Costs that score is drawn against."""
+_TARGETS = (0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8)
+_LISTED = 40
+"""Changed answers listed per method and budget; the rest is counted."""
+
+
+def render(results: Results) -> str:
+    """The page as HTML text."""
+    rows = summarise(results)
+    style = plots.styles([r for r in rows if r.refusal is None])
+    run = results.runs[-1]
+    full = next((r for r in rows if r.is_full), None)
+    env = Environment(
+        loader=PackageLoader("tokenry.bench"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    loads = [r.load for r in results.runs if r.load is not None]
+    return env.get_template("report.html.jinja").render(
+        facts=run.facts,
+        runs=results.runs,
+        load=f"{min(loads):.2f} to {max(loads):.2f}" if loads else "not known",
+        examples=max(row.examples for row in rows),
+        pictures_total=run.plan.get("pictures"),
+        seeds=run.plan.get("seeds"),
+        skipped=results.skipped,
+        other=results.other,
+        tiles=_tiles(rows, full),
+        verdict=_verdict(rows, full),
+        charts=_charts(rows),
+        legend=[{"method": m, "swatch": _swatch(s)} for m, s in style.items() if m != FULL],
+        columns=[c for c in COLUMNS if any(c.value(r) is not None for r in rows)],
+        rows=[_table_row(row, style, _scale(rows)) for row in rows],
+        topics=_topics(rows, style),
+        layers=_layers(rows, style),
+        gallery=_gallery(results, rows, style),
+        changes=_changes(results, style),
+    )
+
+
+def _pick(rows: Sequence[Row], full: Row | None) -> tuple[Row, float] | None:
+    """The cheapest row for the highest share of the full model's score that any row keeps, and that share."""
+    if full is None or full.score is None:
+        return None
+    for target in _TARGETS:
+        best = choose(rows, allowed_drop=(1 - target) * full.score).best
+        if best is not None:
+            return best, target
+    return None
+
+
+def _verdict(rows: Sequence[Row], full: Row | None) -> str:
+    """What the comparison says, in a sentence."""
+    if full is None or full.score is None:
+        return "The data set has no reference answers: what counts here is how many answers stay the same."
+    picked = _pick(rows, full)
+    if picked is None:
+        return (
+            f"On {full.examples} questions no method and budget compared here keeps 80 % of the full model's score "
+            "with 97.5 % confidence: compare on more questions, or at larger budgets."
+        )
+    best, target = picked
+    saved = 1 - (best.prefill_flops or 0) / (full.prefill_flops or 1)
+    return (
+        f"{best.method} at {best.budget} is the cheapest that keeps at least {100 * target:g} % of the full model's "
+        f"score, with 97.5 % confidence. It saves {100 * saved:.0f} % of the prefill's operations."
+    )
+
+
+def _tiles(rows: Sequence[Row], full: Row | None) -> list[tuple[str, str]]:
+    """The figures that a reader wants first, each with what it is."""
+    if full is None:
+        return []
+    figure = "no references" if full.score is None else f"{percent(full.score)} %"
+    tiles = [(figure, f"score on all {full.full_tokens or 0:.0f} visual tokens")]
+    picked = _pick(rows, full)
+    if picked is None:
+        return tiles
+    best, _ = picked
+    tokens = f"{best.tokens_mean or 0:.0f} tokens per layer"
+    tiles.append((_points(best), f"{best.method} at {best.budget}: {tokens}, 95 % interval {interval(best)}"))
+    if best.prefill_ms and full.prefill_ms:
+        before, after = COSTS["prefill_ms"].of(full), COSTS["prefill_ms"].of(best)
+        chosen = f"of which {COSTS['selection_ms'].of(best)} ms choose tokens"
+        tiles.append(
+            (f"{full.prefill_ms / best.prefill_ms:.2f}×", f"faster prefill: {before} → {after} ms, {chosen}")
+        )
+    luck = next((r for r in rows if (r.method, r.budget) == ("random", best.budget) and r.change), None)
+    if luck is not None and best.method != "random":
+        tiles.append((_points(luck), f"random at {luck.budget}, for comparison"))
+    return tiles
+
+
+def _points(row: Row) -> str:
+    return f"{signed(row.change.mean)} points" if row.change else ""
+
+
+def _charts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    charts = []
+    for name in AXES:
+        wide, narrow = plots.tradeoff(rows, name), plots.tradeoff(rows, name, width=350, height=360)
+        if wide is not None and narrow is not None:
+            label = f"Score against {COSTS[name].label}"
+            charts.append(
+                {
+                    "name": name,
+                    "label": COSTS[name].label,
+                    "wide": wide.svg(label),
+                    "narrow": narrow.svg(label),
+                }
+            )
+    return charts
+
+
+def _swatch(style: Style) -> Markup:
+    canvas = Canvas(34, 16)
+    canvas.line([(2, 8), (32, 8)], style.colour, width=2, dash=style.dash)
+    canvas.marker((17, 8), style.marker, style.colour, radius=5)
+    return canvas.svg("")
+
+
+def _scale(rows: Sequence[Row]) -> float:
+    """The largest difference that an interval in the table reaches."""
+    return (
+        max((max(abs(r.change.low), abs(r.change.high)) for r in rows if r.change is not None), default=1.0)
+        or 1.0
+    )
+
+
+def _table_row(row: Row, style: dict[str, Style], scale: float) -> dict[str, Any]:
+    return {
+        "row": row,
+        "swatch": _dot(style[row.method]) if row.method in style else Markup(),
+        "interval": interval(row),
+        "glyph": _glyph(row, scale),
+    }
+
+
+def _dot(style: Style) -> Markup:
+    canvas = Canvas(14, 14)
+    canvas.area([(7 + 5 * x, 7 + 5 * y) for x, y in MARKERS[style.marker % len(MARKERS)]], style.colour)
+    return canvas.svg("")
+
+
+def _glyph(row: Row, scale: float) -> Markup:
+    """The paired interval, drawn: the full model is the upright line, loss is to its left."""
+    if row.change is None:
+        return Markup()
+    canvas = Canvas(84, 14)
+    zero = 64.0  # losses are what there is to see
+
+    def x(value: float) -> float:
+        return max(2.0, min(82.0, zero + 60 * value / scale))
+
+    sure = row.change.high < 0 or row.change.low > 0
+    canvas.line([(zero, 0), (zero, 14)], "muted", opacity=0.6)
+    canvas.line(
+        [(x(row.change.low), 7), (x(row.change.high), 7)],
+        "#cf3f5a" if sure and row.change.mean < 0 else "#2a9461",
+        width=3,
+    )
+    canvas.line([(x(row.change.mean), 2), (x(row.change.mean), 12)], "ink", width=2)
+    return canvas.svg("")
+
+
+def _topics(rows: Sequence[Row], style: dict[str, Style]) -> dict[str, Any] | None:
+    """Scores by kind of question, and how they compare with the full model's."""
+    names = sorted({t for r in rows for t in r.by_topic})
+    full = next((r for r in rows if r.is_full), None)
+    if len(names) < 2 or full is None:
+        return None
+    return {
+        "names": names,
+        "rows": [
+            {
+                "row": row,
+                "swatch": _dot(style[row.method]),
+                "cells": [
+                    (row.by_topic.get(n), max(0.0, full.by_topic.get(n, 0.0) - row.by_topic.get(n, 0.0)))
+                    for n in names
+                ],
+            }
+            for row in rows
+            if row.by_topic
+        ],
+    }
+
+
+def _layers(rows: Sequence[Row], style: dict[str, Style]) -> list[dict[str, Any]]:
+    """Per method, tokens in each layer at each budget."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        canvas = (
+            plots.layers(row, style[row.method].colour) if row.method in style and not row.is_full else None
+        )
+        if canvas is not None:
+            counts = ", ".join(f"{n:.0f}" for n in row.by_layer)
+            label = f"{row}: {counts} tokens in layers 0 to {len(row.by_layer) - 1}"
+            cell = {
+                "budget": row.budget,
+                "chart": canvas.svg(label),
+                "mean": f"{row.tokens_mean or 0:.0f}",
+                "title": label,
+            }
+            found.setdefault(row.method, []).append(cell)
+    return [{"method": m, "swatch": _dot(style[m]), "cells": cells} for m, cells in found.items()]
+
+
+def _gallery(results: Results, rows: Sequence[Row], style: dict[str, Style]) -> list[dict[str, Any]]:
+    """The pictures with their overlays, by method and budget."""
+    full = {r.item: r for r in results.results if r.method == FULL}
+    gallery: list[dict[str, Any]] = []
+    for picture, example, shown in traced(results):
+        if example not in full or not readable(picture):
+            continue
+        name = f"picture-{len(gallery)}"
+        arms = {(r.method, r.budget): r for r in shown}
+        methods: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            result = arms.get((row.method, row.budget))
+            if result is not None and result.trace is not None and has_grid(result.trace):
+                label = f"{row}: {result.tokens} of {result.full_tokens} tokens"
+                methods.setdefault(row.method, []).append(
+                    {"result": result, "svg": svg_overlay(result.trace, name, label), "mark": _mark(result)}
+                )
+        cards = [{"method": m, "swatch": _dot(style[m]), "cells": cells} for m, cells in methods.items()]
+        width, height = decode_picture(picture.data).size
+        gallery.append(
+            {
+                "id": name,
+                "picture": picture,
+                "full": full[example],
+                "mark": _mark(full[example]),
+                "ratio": f"{width / height:.4f}",
+                "boxes": picture.regions.get(full[example].example, []),
+                "cards": cards,
+            }
+        )
+    return gallery
+
+
+def traced(results: Results) -> list[tuple[Picture, str, list[Result]]]:
+    """Pictures with the results that have a trace, by example."""
+    found: dict[str, list[Result]] = {}
+    for result in results.results:
+        if result.trace is not None and result.picture in results.pictures:
+            found.setdefault(result.item, []).append(result)
+    return [(results.pictures[traced[0].picture], item, traced) for item, traced in found.items()]
+
+
+def readable(picture: Picture) -> bool:
+    try:
+        decode_picture(picture.data)
+    except InputError:
+        return False
+    return True
+
+
+def _mark(result: Result) -> str:
+    """``right``, ``wrong``, or nothing where there is no reference."""
+    return "" if result.score is None else "right" if result.score >= 0.5 else "wrong"
+
+
+def _changes(results: Results, style: dict[str, Style]) -> list[dict[str, Any]]:
+    order = {"lost": 0, "gained": 1, "other": 2}
+    asked = dict.fromkeys(changes(results), 0)
+    for result in results.results:
+        if (result.method, result.budget) in asked and result.seed == 0:
+            asked[result.method, result.budget] += 1
+    found = []
+    for (method, budget), differing in changes(results).items():
+        ranked = sorted(differing, key=lambda c: order[c.verdict])
+        found.append(
+            {
+                "method": method,
+                "budget": budget,
+                "swatch": _dot(style[method]),
+                "asked": asked[method, budget],
+                "changed": len(differing),
+                "counts": {v: sum(c.verdict == v for c in differing) for v in order},
+                "listed": [_change(c) for c in ranked[:_LISTED]],
+                "more": max(0, len(differing) - _LISTED),
+            }
+        )
+    return found
+
+
+def _change(change: Change) -> dict[str, str]:
+    truth = change.full.truth
+    return {
+        "verdict": change.verdict,
+        "question": change.full.question,
+        "full": change.full.answer,
+        "new": change.result.answer,
+        "truth": "" if truth is None else normalise_answer(truth),
+        "picture": change.full.picture,
+    }

@@ -1,0 +1,97 @@
+"""The report of a comparison: one HTML page that needs nothing but itself, with its charts and overlays as PNG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from tokenry.bench import plots
+from tokenry.bench.arms import FULL
+from tokenry.bench.overlay import contact_sheet, decode_picture
+from tokenry.bench.page import AXES, readable, render, traced
+from tokenry.bench.results import Results, read_results
+from tokenry.bench.summary import Row, summarise
+from tokenry.tokens import InputError
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: the HTML page.
+        pictures: PNG files beside it.
+        skipped: unreadable lines of the results file.
+    """
+
+    page: Path
+    pictures: tuple[Path, ...]
+    skipped: int
+
+
+def write_report(file: str | Path, out: str | Path | None = None) -> Report:
+    """Write the report of a results file: the last setting in it.
+
+    Args:
+        file: what `compare` wrote, or the folder that it lies in.
+        out: folder for the report; that of the file by default.
+
+    Raises:
+        InputError: no such file, nothing readable in it, or a folder that cannot be written.
+    """
+    file = Path(file)
+    file = file / "results.jsonl" if file.is_dir() else file
+    results = read_results(file)
+    rows = summarise(results)
+    if not any(row.examples for row in rows):
+        raise InputError(f"{file} holds no results yet: nothing was measured before the comparison stopped.")
+    folder = Path(out) if out is not None else file.parent
+    try:
+        (folder / "overlays").mkdir(parents=True, exist_ok=True)
+        page = _write(folder / PAGE, lambda at: at.write_text(render(results), encoding="utf-8"))
+        pictures = [
+            _write(folder / name, lambda at, image=image: image.save(at, "PNG"))  # type: ignore[misc]
+            for name, image in _pictures(results, rows)
+        ]
+    except OSError as error:
+        raise InputError(
+            f"Cannot write the report to {folder}: {error.strerror}. Choose another folder."
+        ) from error
+    return Report(page, tuple(pictures), results.skipped)
+
+
+def _pictures(results: Results, rows: Sequence[Row]) -> list[tuple[str, Image.Image]]:
+    """Charts and overlays by file name."""
+    files: list[tuple[str, Image.Image]] = []
+    for name in AXES:
+        canvas = plots.tradeoff(rows, name)
+        if canvas is not None:
+            files.append((f"score-{name.replace('_', '-')}.png", plots.with_legend(canvas, rows).png()))
+    methods = [m for m in dict.fromkeys(r.method for r in rows) if m != FULL]
+    for picture, item, shown in traced(results):
+        if not readable(picture):
+            continue
+        arms = {(r.method, r.budget): r for r in shown}
+        budgets = list(dict.fromkeys(r.budget for r in rows if r.budget))
+        cells = [
+            [(f"{m}, {b}", r.trace if (r := arms.get((m, b))) is not None else None) for b in budgets]
+            for m in methods
+        ]
+        sheet = contact_sheet(decode_picture(picture.data), cells, shown[0].question)
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", picture.name).strip("-.") or "picture"
+        files.append((f"overlays/{stem[:60]}-{item[:6]}.png", sheet))
+    return files
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write to a temporary name beside it, then rename: no half-written file is ever seen under its name."""
+    temporary = path.with_name(f".{path.name}.part")
+    write(temporary)
+    temporary.replace(path)
+    return path

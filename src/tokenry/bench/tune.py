@@ -1,0 +1,109 @@
+"""Finding the cheapest method and budget that keep a stated accuracy on the user's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from tokenry.bench.arms import BASELINES, plan_arms
+from tokenry.bench.choose import Choice, choose, cost_column
+from tokenry.bench.compare import Comparison, compare
+from tokenry.bench.summary import Row
+from tokenry.data.examples import Example
+from tokenry.reduce import Reducer
+from tokenry.reduce.registry import method_paths
+from tokenry.tokens import BudgetLike, InputError
+
+BUDGETS: tuple[BudgetLike, ...] = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a search found.
+
+    Attributes:
+        comparison: everything that was measured.
+        choice: the best row, the frontier, and by what rule.
+        methods: the best row's methods, ready for `tokenry.reduced`; None if no row keeps enough.
+    """
+
+    comparison: Comparison
+    choice: Choice
+    methods: tuple[Reducer, ...] | None
+
+    @property
+    def best(self) -> Row | None:
+        """The cheapest row that keeps enough."""
+        return self.choice.best
+
+    def __str__(self) -> str:
+        cost, drop = self.choice.cost, 100 * self.choice.allowed_drop
+        if self.best is not None:
+            rule = f"loses, with 97.5 % confidence, at most {drop:.1f} points"
+            return f"{self.best} is the cheapest by {cost.label} that {rule}."
+        rows = [r for r in self.comparison.rows if r.change is not None]
+        least = max(rows, key=lambda r: r.change.low if r.change else 0.0, default=None)
+        nearest = (
+            f" The safest, {least}, may lose {-100 * least.change.low:.1f}." if least and least.change else ""
+        )
+        return (
+            f"Nothing compared loses, with 97.5 % confidence, at most {drop:.1f} points.{nearest} Compare on more "
+            "questions (narrower intervals), at larger budgets, or allow a larger loss."
+        )
+
+
+def tune(
+    model: PreTrainedModel,
+    processor: Any,
+    data: Sequence[Example],
+    target: float = 0.99,
+    *,
+    max_drop: float | None = None,
+    methods: Sequence[str | Reducer] | None = None,
+    budgets: Sequence[BudgetLike] = BUDGETS,
+    by: str = "prefill_flops",
+    **options: Any,
+) -> Tuning:
+    """Find the cheapest method and budget that keep a stated accuracy.
+
+    Everything is compared on all examples, with the two baselines, and chosen from by the rule of
+    `tokenry.bench.choose`: the lower bound of the paired interval has to clear the target, so that luck is not
+    mistaken for quality. Interrupted, it continues where it stopped.
+
+    Args:
+        model: a vision-language model.
+        processor: its processor.
+        data: questions with reference answers.
+        target: share of the full model's score to keep.
+        max_drop: score that may be lost instead, as a share (0.01 = one point).
+        methods: names or configured `Reducer`s; every registered method by default.
+        budgets: anything `Budget.of` reads.
+        by: the cost to minimise: one of `tokenry.bench.columns.COSTS`.
+        **options: of `compare`.
+
+    Raises:
+        InputError: a target outside (0, 1], a negative drop, data without reference answers.
+        TokenryError: as `compare`.
+    """
+    cost_column(by)
+    if not 0 < target <= 1:
+        raise InputError(f"The target is a share of the full model's score in (0, 1], got {target!r}.")
+    if max_drop is not None and not 0 <= max_drop < 1:
+        raise InputError(f"The largest drop is a share in [0, 1), got {max_drop!r}; 0.01 is one point.")
+    if data and all(e.answer is None for e in data):
+        raise InputError("Tuning needs reference answers; none of these examples has one.")
+    names = list(methods) if methods is not None else sorted(set(method_paths()) - set(BASELINES))
+    comparison = compare(model, processor, data, names, budgets, **options)
+    full = next(r for r in comparison.rows if r.is_full)
+    drop = max_drop if max_drop is not None else (1 - target) * (full.score or 0.0)
+    choice = choose(comparison.rows, allowed_drop=drop, by=by)
+    found = None
+    if choice.best is not None:
+        arms = plan_arms(names, budgets, seeds=1)
+        found = next(
+            a.methods for a in arms if (a.method, a.budget) == (choice.best.method, choice.best.budget)
+        )
+    return Tuning(comparison, choice, found)

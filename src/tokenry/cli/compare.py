@@ -1,0 +1,66 @@
+"""`tokenry compare`: methods and budgets on a model and data of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenry.cli import options
+from tokenry.cli.options import Attention, Dtype
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the application."""
+    app.command("compare")(compare_methods)
+
+
+def compare_methods(
+    model: options.Model = "embedded",
+    data: options.DataOption = "scenes",
+    methods: options.MethodsOption = None,
+    budgets: options.BudgetsOption = ["50%", "25%", "10%"],  # noqa: B006 - typer copies it
+    limit: options.LimitOption = None,
+    out: options.OutOption = Path("tokenry-comparison"),
+    seeds: Annotated[int, typer.Option(help="Repetitions of methods that draw lots.")] = 3,
+    dtype: options.DtypeOption = Dtype.AUTO,
+    attn: options.AttentionOption = Attention.SDPA,
+    device: options.DeviceOption = "cpu",
+    threads: options.ThreadsOption = None,
+    max_new_tokens: options.TokensOption = 32,
+) -> None:
+    """Compare methods at several budgets; none, random and pool always take part.
+
+    Results are appended to OUT/results.jsonl as they come; the same command continues where it was interrupted.
+    """
+    from tokenry import bench
+    from tokenry.bench.arms import plan_arms
+
+    names, limits = options.split_methods(methods), options.split_budgets(budgets)
+    plan_arms(names, limits, seeds=seeds)  # a misspelt name is told before the model is loaded
+    questions = bench.load_data(data, limit)
+    _tell_skipped(questions.skipped)
+    options.check_writable(out)
+    loaded, processor = options.load(model, dtype, attn, device)
+    with options.resumable(out):
+        comparison = bench.compare(
+            loaded,
+            processor,
+            questions.examples,
+            names,
+            limits,
+            seeds=seeds,
+            out=out,
+            name=options.display_name(model),
+            data_name=questions.name,
+            max_new_tokens=max_new_tokens,
+            threads=threads,
+            progress=True,
+        )
+    options.show(comparison, report=out)
+
+
+def _tell_skipped(skipped: tuple[str, ...]) -> None:
+    if skipped:
+        typer.echo(f"Skipped {len(skipped)} things that cannot be used, such as: {skipped[0]}", err=True)

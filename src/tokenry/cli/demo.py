@@ -1,0 +1,28 @@
+"""`tokenry demo`: the main job on the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenry.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the application."""
+    app.command("demo")(run_demo)
+
+
+def run_demo(
+    out: options.OutOption = Path("tokenry-demo"),
+    questions: Annotated[int, typer.Option(help="Questions about held-out scenes.")] = 100,
+) -> None:
+    """Compare all methods on the embedded model and pictures, print the table, write a report."""
+    from tokenry import bench
+
+    options.check_writable(out)
+    with options.resumable(out):
+        comparison = bench.run_demo(out, questions=questions)
+    options.show(comparison, report=out)

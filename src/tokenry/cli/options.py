@@ -1,0 +1,156 @@
+"""What several commands share: option types, and how lists are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from tokenry.bench import Comparison
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+class Dtype(StrEnum):
+    """Types that weights are loaded in."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Attention(StrEnum):
+    """Attention implementations."""
+
+    SDPA = "sdpa"
+    EAGER = "eager"
+    FLASH = "flash_attention_2"
+
+
+Model: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="'embedded', a local folder, or a model hub id.", show_default=False
+    ),
+]
+DtypeOption: TypeAlias = Annotated[Dtype, typer.Option("--dtype", help="Type of the weights.")]
+AttentionOption: TypeAlias = Annotated[Attention, typer.Option("--attn", help="Attention implementation.")]
+DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+ThreadsOption: TypeAlias = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads.", show_default="all")
+]
+DataOption: TypeAlias = Annotated[
+    str, typer.Option("--data", help="'scenes', or a folder with pictures and questions.jsonl.")
+]
+LimitOption: TypeAlias = Annotated[
+    int | None, typer.Option("--limit", help="Only the first so many questions.")
+]
+OutOption: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")]
+MethodsOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--methods",
+        "-m",
+        help="Names, comma-separated; a+b chains two; or one JSON configuration. Repeatable.",
+    ),
+]
+BudgetsOption: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--budgets", "-b", help="50%,25%,64 ...; or one schedule such as 0.25:50%,0.5:25%. Repeatable."
+    ),
+]
+TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]
+
+
+def split_methods(values: Sequence[str] | None) -> list[str]:
+    """ "a,b" as two names; a JSON configuration, which has commas of its own, as one."""
+    return [
+        name.strip()
+        for value in values or ()
+        for name in ([value] if value.lstrip().startswith("{") else value.split(","))
+        if name.strip()
+    ]
+
+
+def split_budgets(values: Sequence[str]) -> list[str]:
+    """ "50%,25%" as two budgets; a schedule, which has commas of its own, as one."""
+    return [
+        b.strip() for value in values for b in ([value] if ":" in value else value.split(",")) if b.strip()
+    ]
+
+
+def load(model: str, dtype: Dtype, attention: Attention, device: str) -> tuple[Any, Any]:
+    """The model and its processor."""
+    from tokenry.hosts import load_model
+
+    return load_model(model, dtype=_torch_dtype(dtype), attn=attention.value, device=device)
+
+
+def display_name(model: str) -> str:
+    """How a model is called in a report: a folder by its own name, not by where it lies."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder and see that it can be written to, before any work is done.
+
+    Raises:
+        InputError: it cannot.
+    """
+    from tokenry.tokens import InputError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to {folder}: {error.strerror}. Choose another folder (--out)."
+        ) from error
+
+
+def _torch_dtype(dtype: Dtype) -> Any:
+    import torch
+
+    return "auto" if dtype is Dtype.AUTO else getattr(torch, dtype.value)
+
+
+def console() -> Console:
+    """Standard output; as wide as a table needs where nobody looks at it on a screen."""
+    found = Console()
+    return found if found.is_terminal else Console(width=200)
+
+
+def show(comparison: Comparison, *, report: Path | None) -> None:
+    """Print a comparison's table, write its report, say where."""
+    from tokenry.bench import as_table, write_report
+
+    out = console()
+    out.print(as_table(comparison.results, wide=out.width >= 170))
+    written = write_report(comparison.path, report)
+    out.print()
+    if written.skipped:
+        out.print(f"[yellow]{written.skipped} unreadable lines of {comparison.path} were skipped.")
+    typer.echo(f"Results: {comparison.path}")
+    typer.echo(f"Report:  {written.page.resolve()}")
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """On Ctrl-C: say that nothing is lost, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        safe = f"\nInterrupted. What was measured is in {out / 'results.jsonl'}; the same command continues there."
+        Console(stderr=True, soft_wrap=True).print(safe)
+        raise typer.Exit(INTERRUPTED) from None

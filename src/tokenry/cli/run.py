@@ -1,0 +1,88 @@
+"""`tokenry run`: one question about one picture, on fewer tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from tokenry.cli import options
+from tokenry.cli.options import Attention, Dtype
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the application."""
+    app.command("run")(run_once)
+
+
+def run_once(
+    model: options.Model,
+    image: Annotated[Path, typer.Argument(help="A picture.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="A question about it.", show_default=False)],
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="A name from `tokenry list --room reduce`.")
+    ] = "divprune",
+    budget: Annotated[
+        str | None, typer.Option("--budget", "-b", help="64, 25%, 0.5:25% ...; default: 25%.")
+    ] = None,
+    compare_full: Annotated[bool, typer.Option(help="Ask on all tokens too, and show both.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the overlay to this PNG file or folder.")
+    ] = None,
+    dtype: options.DtypeOption = Dtype.AUTO,
+    attn: options.AttentionOption = Attention.SDPA,
+    device: options.DeviceOption = "cpu",
+    max_new_tokens: options.TokensOption = 64,
+) -> None:
+    """Ask MODEL a question about a picture on fewer visual tokens, and show what that saved."""
+    from tokenry import bench
+    from tokenry.reduce import read_methods
+
+    configured = method.lstrip().startswith("{")
+    limit = budget if budget is not None or configured else "25%"
+    read_methods(method, **({} if limit is None else {"budget": limit}))  # told before the model is loaded
+    picture = bench.open_picture(image)
+    target = _target(out, image)
+    loaded, processor = options.load(model, dtype, attn, device)
+    found = bench.ask(
+        loaded,
+        processor,
+        picture,
+        question,
+        method,
+        limit,
+        compare_full=compare_full,
+        max_new_tokens=max_new_tokens,
+    )
+    screen = options.console()
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    if found.full is not None:
+        table.add_row("all tokens", Text(found.full.text or "(nothing)"))
+    table.add_row(
+        Text(f"{method if not configured else 'configured'} {limit or ''}".strip()),
+        Text(found.reduced.text, style="bold"),
+    )
+    screen.print(table)
+    costs = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
+    costs.add_column("")
+    costs.add_column("all tokens", justify="right")
+    costs.add_column("reduced", justify="right")
+    for what, full, mine in found.costs():
+        costs.add_row(what, full, mine)
+    screen.print()
+    screen.print(costs)
+    if target is not None:
+        found.overlay().save(target, "PNG")
+        typer.echo(f"\nOverlay: {target}")
+
+
+def _target(out: Path | None, image: Path) -> Path | None:
+    """The overlay's file, its folder made."""
+    if out is None:
+        return None
+    folder, name = (out.parent, out.name) if out.suffix.lower() == ".png" else (out, f"{image.stem}-kept.png")
+    options.check_writable(folder)
+    return folder / name

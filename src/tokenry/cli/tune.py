@@ -1,0 +1,74 @@
+"""`tokenry tune`: the cheapest method and budget that keep a stated accuracy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenry.cli import options
+from tokenry.cli.options import Attention, Dtype
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the application."""
+    app.command("tune")(tune_methods)
+
+
+def tune_methods(
+    model: options.Model = "embedded",
+    data: options.DataOption = "scenes",
+    target: Annotated[float, typer.Option(help="Share of the full model's score to keep.")] = 0.99,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Score that may be lost instead, as a share (0.01 = one point).")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="Cost to minimise, such as prefill_flops, prefill_ms, kv_bytes.")
+    ] = "prefill_flops",
+    methods: options.MethodsOption = None,
+    budgets: options.BudgetsOption = ["75%,50%,35%,25%,15%,10%"],  # noqa: B006 - typer copies it
+    limit: options.LimitOption = None,
+    out: options.OutOption = Path("tokenry-tuning"),
+    dtype: options.DtypeOption = Dtype.AUTO,
+    attn: options.AttentionOption = Attention.SDPA,
+    device: options.DeviceOption = "cpu",
+    threads: options.ThreadsOption = None,
+    max_new_tokens: options.TokensOption = 32,
+) -> None:
+    """Find the cheapest method and budget that keep TARGET of the score, with 97.5 % confidence."""
+    from tokenry import bench
+    from tokenry.bench.arms import plan_arms
+    from tokenry.bench.choose import cost_column
+
+    names, limits = options.split_methods(methods), options.split_budgets(budgets)
+    plan_arms(names, limits)
+    cost_column(by)
+    questions = bench.load_data(data, limit)
+    options.check_writable(out)
+    loaded, processor = options.load(model, dtype, attn, device)
+    with options.resumable(out):
+        tuning = bench.tune(
+            loaded,
+            processor,
+            questions.examples,
+            target,
+            max_drop=max_drop,
+            methods=names or None,
+            budgets=limits,
+            by=by,
+            out=out,
+            name=options.display_name(model),
+            data_name=questions.name,
+            max_new_tokens=max_new_tokens,
+            threads=threads,
+            progress=True,
+        )
+    options.show(tuning.comparison, report=out)
+    typer.echo("\nNot beaten in both score and cost, cheapest first:")
+    for row in tuning.choice.frontier:
+        typer.echo(f"  {row!s:<34} score {100 * (row.score or 0):5.1f}   {tuning.choice.cost.of(row)}")
+    typer.echo(f"\n{tuning}")
+    for method in tuning.methods or ():
+        typer.echo(f"  --methods '{json.dumps(method.to_json())}'")
