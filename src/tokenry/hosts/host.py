@@ -103,17 +103,20 @@ class Host:
             n.rsplit(".", 1)[-1] in ("class_embedding", "cls_token") for n, _ in self.tower.named_parameters()
         )
 
-    @property
+    @cached_property
     def depth(self) -> Depth:
         """Blocks of the encoder, layers of the decoder."""
         return Depth(encoder=len(self.blocks), decoder=len(self.layers))
 
     def layer_type(self, layer: int) -> str:
         """``full_attention``, ``sliding_attention`` or what else the configuration calls it."""
+        return self._layer_types[layer]
+
+    @cached_property
+    def _layer_types(self) -> list[str]:
         types = getattr(self.text_config, "layer_types", None)
-        if types:
-            return types[layer]
-        return "full_attention" if self._window is None else "sliding_attention"
+        plain = "full_attention" if self._window is None else "sliding_attention"
+        return list(types) if types else [plain] * len(self.layers)
 
     def window(self, layer: int) -> int | None:
         """How far back a layer looks, or None for all the way."""

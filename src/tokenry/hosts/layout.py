@@ -21,13 +21,9 @@ def pack(keep: Bool[Tensor, "b t"]) -> Int[Tensor, "b m"]:
 
 def take(x: Tensor, index: Int[Tensor, "b m"], dim: int = 1) -> Tensor:
     """Gather per row along `dim` of a tensor whose batch dimension lies just before it ([.. b t ..]); -1 takes any."""
-    index = index.clamp(min=0)
-    batch = x.shape[dim - 1]
-    if batch == 1 and index.shape[0] > 1:
-        x = x.expand(*x.shape[: dim - 1], index.shape[0], *x.shape[dim:])
-    shape = [1] * (dim - 1) + list(index.shape) + [1] * (x.ndim - dim - 1)
-    size = list(x.shape[: dim - 1]) + list(index.shape) + list(x.shape[dim + 1 :])
-    return x.gather(dim, index.view(shape).expand(size))
+    rows = torch.arange(len(index), device=index.device)[:, None] if x.shape[dim - 1] > 1 else 0
+    # Indexing copies whole token vectors; gather would look up every number of them.
+    return x[(slice(None),) * (dim - 1) + (rows, index.clamp(min=0))]
 
 
 def places(columns: Int[Tensor, "b m"], width: int) -> Int[Tensor, "b width"]:

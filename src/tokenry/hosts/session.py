@@ -85,6 +85,7 @@ class Session:
         self._last: Chunk | None = None
         self._heard: dict[int, tuple[Tensor, Tensor, float]] = {}
         self._labels: Tensor | None = None
+        self._tail = 0
         self._visual: dict[str, Pictures] = {}
         self._stack = ExitStack()
 
@@ -203,6 +204,8 @@ class Session:
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Labels of tokens that follow a dropped one will be ignored; the user's own tensor stays as it is."""
         self._labels = None
+        tail = kwargs.get("logits_to_keep")
+        self._tail = tail if isinstance(tail, int) else 0
         if kwargs.get("labels") is not None:
             self._labels = kwargs["labels"].clone()
             return args, kwargs | {"labels": self._labels}
@@ -321,9 +324,12 @@ class Session:
             self._visual.clear()
         last = chunk.stages[-1]
         hidden = output[0]
-        if last.columns.shape[1] == chunk.shape[1] and bool((last.columns >= 0).all()):
-            return None
         width = chunk.shape[1]
+        # Where the model looks at the last few positions only, and they were kept, the rest need not be laid out.
+        tail, self._tail = self._tail or width, 0
+        expected = torch.arange(width - tail, width, device=hidden.device)
+        if last.columns.shape[1] >= tail and bool((last.columns[:, -tail:] == expected).all()):
+            return None
         slots = last.columns.masked_fill(last.columns < 0, width)
         full = hidden.new_zeros(hidden.shape[0], width + 1, hidden.shape[2])
         full = full.scatter(1, slots[..., None].expand_as(hidden), hidden)[:, :width]

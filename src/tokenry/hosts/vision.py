@@ -226,9 +226,7 @@ def _grid(
         and pixels.ndim == 5
         and hasattr(host.base, "get_video_features")
     ):
-        frames = (
-            pixels.shape[1] if n % pixels.shape[1] == 0 and not hasattr(host.base, _PACK) else 1
-        )
+        frames = pixels.shape[1] if n % pixels.shape[1] == 0 and not hasattr(host.base, _PACK) else 1
     side = math.isqrt(n // frames)
     return (frames, side, side) if frames * side * side == n else (1, 1, n)
 

@@ -21,6 +21,7 @@ from tokenry.tokens import (
     Reduction,
     TokenryError,
     TokenView,
+    best,
     prefix_mask,
 )
 
@@ -97,16 +98,16 @@ class RecoverableCompression(Reducer):
         share = (salient.sum(1) * alone + found - 1) // found.clamp(min=1)  # rounded up
         n_salient = share.minimum(salient.sum(1))
         n_asked = (alone - n_salient).minimum(asked.sum(1))
-        kept = _best(score, salient, n_salient) | _best(relevance, asked, n_asked)
+        kept = best(score, salient, n_salient) | best(relevance, asked, n_asked)
         others = ~(salient | asked) & view.valid
-        kept |= _best(score, others, alone - n_salient - n_asked)
+        kept |= best(score, others, alone - n_salient - n_asked)
         return _merge_rest(view, kept, clusters, self.density_neighbours)
 
     def salient(self, view: TokenView) -> tuple[Bool[Tensor, "items n"], Float[Tensor, "items n"]]:
         """Step 1: the tokens that [CLS] singles out, whatever the question; and the scores."""
         score = view.cls_attention(layer_at(self.layer, view.depth.encoder)).mean(1)
         outliers = stands_out(score, view.valid, self.neighbours, self.threshold)
-        top = _best(score, view.valid, view.length.clamp(max=self.min_keep))
+        top = best(score, view.valid, view.length.clamp(max=self.min_keep))
         few = outliers.sum(1) < view.length.clamp(max=self.min_keep)
         return torch.where(few[:, None], top, outliers), score
 
@@ -158,7 +159,7 @@ def density_peaks(
     # Nothing is denser than the densest: it is as far as the farthest.
     farthest = torch.where(distance.isfinite(), distance, 0).amax((1, 2))
     peak = torch.where(peak.isfinite(), peak.sqrt(), farthest.sqrt()[:, None])
-    centre = _best(density * peak, member, clusters)
+    centre = best(density * peak, member, clusters)
     to_centre = distance.masked_fill_(~centre[:, None, :], torch.inf).argmin(2)
     return centre, torch.where(centre, column, to_centre)
 
@@ -175,15 +176,3 @@ def _merge_rest(
     column = torch.arange(kept.shape[1], device=kept.device)
     target = torch.where(kept, column, torch.where(rest & centre.any(1, keepdim=True), nearest, -1))
     return merge_onto(target, view.length)
-
-
-def _best(
-    scores: Float[Tensor, "b n"], member: Bool[Tensor, "b n"], number: Int[Tensor, " b"]
-) -> Bool[Tensor, "b n"]:
-    """The best-scored members of each row; equal scores: the earlier."""
-    order = torch.argsort(scores.masked_fill(~member, -torch.inf), dim=1, descending=True, stable=True)
-    # Members first, even where a member scores -inf itself.
-    order = order.gather(1, torch.argsort(~member.gather(1, order), dim=1, stable=True))
-    column = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(1, order, column)
-    return (rank < number[:, None]) & member

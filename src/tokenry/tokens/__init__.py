@@ -9,7 +9,7 @@ from tokenry.tokens.errors import (
     UnknownNameError,
     UnsupportedError,
 )
-from tokenry.tokens.reduction import DenseReduction, Reduction, gather_rows, prefix_mask
+from tokenry.tokens.reduction import DenseReduction, Reduction, best, gather_rows, prefix_mask
 from tokenry.tokens.view import AttentionView, Depth, Needs, Positions, Stage, TokenView
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "TokenryError",
     "UnknownNameError",
     "UnsupportedError",
+    "best",
     "gather_rows",
     "prefix_mask",
 ]

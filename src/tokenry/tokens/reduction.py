@@ -135,13 +135,7 @@ class Reduction:
             )
         if keep.shape != (b,) or bool(((keep > length) | (keep < 0)).any()):
             raise ReductionError(f"Cannot keep {keep.tolist()} tokens of {length.tolist()}.")
-        # torch.topk breaks ties arbitrarily; a stable descending sort does not. Padding goes behind real -inf scores.
-        order = torch.argsort(scores.float(), dim=1, descending=True, stable=True)
-        order = order.gather(1, torch.argsort(~valid.gather(1, order), dim=1, stable=True))
-        rank = torch.empty_like(order).scatter_(
-            1, order, torch.arange(n, device=order.device).expand_as(order)
-        )
-        return cls.from_mask(rank < keep[:, None], length)
+        return cls.from_mask(best(scores, valid, keep), length)
 
     @classmethod
     def merge(
@@ -423,6 +417,19 @@ def prefix_mask(length: Int[Tensor, " b"], width: int) -> Bool[Tensor, "b width"
     return torch.arange(width, device=length.device) < length[:, None]
 
 
+def best(
+    scores: Float[Tensor, "b n"], member: Bool[Tensor, "b n"], number: Int[Tensor, " b"]
+) -> Bool[Tensor, "b n"]:
+    """The `number[i]` best-scored members of row i (all of them, if it has fewer); equal scores: the earlier."""
+    # torch.topk breaks ties arbitrarily; a stable descending sort does not.
+    order = torch.argsort(scores.float(), dim=1, descending=True, stable=True)
+    # Members first, even where a member scores -inf itself.
+    order = order.gather(1, torch.argsort(~member.gather(1, order), dim=1, stable=True))
+    column = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, column)
+    return (rank < number[:, None]) & member
+
+
 def gather_rows(
     x: Float[Tensor, "b n d"], index: Int[Tensor, "b m"], fill: float = 0.0
 ) -> Float[Tensor, "b m d"]:
@@ -430,7 +437,8 @@ def gather_rows(
     missing = (index < 0)[..., None]
     if x.shape[1] == 0:
         return x.new_full((*index.shape, x.shape[2]), fill)
-    taken = x.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, x.shape[2]))
+    # Indexing copies whole token vectors; gather would look up every number of them.
+    taken = x[torch.arange(len(index), device=index.device)[:, None], index.clamp(min=0)]
     return taken.masked_fill(missing, fill)
 
 
