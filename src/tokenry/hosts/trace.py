@@ -50,7 +50,12 @@ class ItemTrace:
     @property
     def counts(self) -> list[int]:
         """Visual tokens of this picture in each decoder layer."""
-        return [int(self.reduction(layer).count[0]) for layer in range(self.layers)]
+        after = {at: int(step.count[0]) for at, step in self.steps}
+        counts, now = [], self.n
+        for layer in range(self.layers):
+            now = after.get(layer, now)
+            counts.append(now)
+        return counts
 
     def draw(self, image: Image.Image, layer: int = 0, frame: int = 0) -> Image.Image:
         """The picture with dropped tokens dimmed and merged tokens outlined as one area.
