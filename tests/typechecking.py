@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self, get_args
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+_CONF = BeartypeConf(is_pep484_tower=True)
+"""An int is a float, as it is to every other type checker (PEP 484)."""
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -13,7 +16,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     function.__annotations__ = {
         name: hint for name, hint in function.__annotations__.items() if not _mentions_self(hint)
     }
-    return beartype(function)
+    return beartype(conf=_CONF)(function)
 
 
 def _mentions_self(hint: object) -> bool:
