@@ -30,8 +30,8 @@ def unit_rows(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
 def cosines(a: Float[Tensor, "b m d"], b: Float[Tensor, "b n d"]) -> Float[Tensor, "b m n"]:
     """Products of unit vectors, rounded to a grid of 2^-20.
 
-    How a matrix product rounds depends on its shape. On the grid, equal similarities are equal, so that ties are
-    decided by the tokens' order and not by what else is in the batch.
+    How a matrix product rounds depends on its shape. The grid keeps that from deciding between tokens that are alike,
+    where what else is in the batch would otherwise show.
     """
     return (a @ b.mT).mul_(_GRID).round_().div_(_GRID)
 
@@ -68,6 +68,8 @@ def greedy_diverse(
         return torch.cat([F.pad(p, (0, width - p.shape[1]), value=-1) for p in done])
 
     steps = int(keep.max()) if len(keep) else 0
+    if steps == 0:
+        return torch.full((len(x), 0), -1, dtype=torch.long, device=x.device)
     valid = prefix_mask(length, n)
     unit = unit_rows(x)
     items = torch.arange(len(x), device=x.device)
@@ -78,7 +80,7 @@ def greedy_diverse(
         first = _most_isolated(unit, valid, matrix)
 
     picks = torch.full((len(x), steps), -1, dtype=torch.long, device=x.device)
-    # Sums in float64 are exact on the grid; what was chosen, and padding, is never the least similar.
+    # What was chosen, and padding, is never the least similar.
     likeness = torch.zeros_like(valid, dtype=torch.float64) if rule == "sum" else valid.float() - 2
     likeness = likeness.masked_fill(~valid, torch.inf)
     pick = first
@@ -87,7 +89,7 @@ def greedy_diverse(
         row = matrix[items, pick] if matrix is not None else cosines(unit[items, pick][:, None], unit)[:, 0]
         likeness = likeness + row if rule == "sum" else likeness.maximum(row)
         likeness.scatter_(1, pick[:, None], torch.inf)
-        pick = likeness.argmin(1)
+        pick = _first_least(likeness, step + 1 if rule == "sum" else 1)
     return picks.masked_fill(~prefix_mask(keep, steps), -1)
 
 
@@ -110,4 +112,11 @@ def _most_isolated(
         block = cosines(unit[:, rows], unit) if matrix is None else matrix[:, rows]
         itself = column == column[rows, None]
         nearest.append(block.masked_fill(itself | ~valid[:, None, :], -torch.inf).amax(2))
-    return torch.cat(nearest, 1).masked_fill(~valid, torch.inf).argmin(1)
+    isolation = torch.cat(nearest, 1).masked_fill(~valid, torch.inf)
+    return _first_least(isolation, 1)
+
+
+def _first_least(values: Float[Tensor, "b n"], terms: int) -> Int[Tensor, " b"]:
+    """The first of the least values; `terms` similarities went into each, and each may be off by a step of the grid."""
+    least = values.amin(1, keepdim=True)
+    return (values <= least + 2 * terms / _GRID).int().argmax(1)

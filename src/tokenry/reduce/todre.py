@@ -45,7 +45,7 @@ class ToDRE(Reducer):
     all frames, in a picture cut into tiles that of the thumbnail. The paper's stage 2 keeps the position ids of
     stage 1; ``positions="compact"`` renumbers at both.
 
-    A decoder whose layer after l does not exist (fewer than 9 layers at 7/8) has no stage 2. A budget of 100 % is the
+    A decoder whose layer after l does not exist (fewer than 13 layers at 7/8) has no stage 2. A budget of 100 % is the
     identity: stage 2 is off. For stage 2 alone give a count that no picture exceeds.
 
     Attributes:
