@@ -86,8 +86,13 @@ class Reducer(ABC):
         """
 
     def apply(self, view: TokenView) -> Reduction:
-        """Resolve the budget for this view and reduce it."""
+        """Resolve the budget for this view and reduce it.
+
+        Raises:
+            ReductionError: the view's features are NaN or infinite.
+        """
         with torch.no_grad():
+            view.check()
             return self.reduce(view, self.keep(view))
 
     @property

@@ -13,6 +13,8 @@ def stands_out(
     scores: Float[Tensor, "b n"], member: Bool[Tensor, "b n"], k: int, threshold: float
 ) -> Bool[Tensor, "b n"]:
     """The members whose score is a local outlier, and above the members' median."""
+    if member.shape[1] == 0:
+        return member
     count = member.sum(1, keepdim=True)
     ordered = scores.double().masked_fill(~member, torch.inf).sort(1).values
     middle = torch.cat([(count - 1).clamp(min=0) // 2, (count // 2).minimum((count - 1).clamp(min=0))], 1)

@@ -37,6 +37,8 @@ class Pool(Reducer):
         anchors = torch.full_like(view.source, -1)
         sizes = zip(view.grid.tolist(), view.length.tolist(), keep.tolist(), strict=True)
         for i, (grid, n, k) in enumerate(sizes):  # a handful of pictures, not tokens
+            if n == 0:
+                continue
             t, h, w = grid if math.prod(grid) == n and grid[0] <= k else (1, 1, n)
             rows, cols = coarser_grid(h, w, max(1, k // t))
             cell, anchor = _cells(t, h, w, rows, cols)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokenry.tokens.errors import UnsupportedError
+from tokenry.tokens.errors import ReductionError, UnsupportedError
 from tokenry.tokens.reduction import gather_rows, prefix_mask
 
 
@@ -88,7 +88,7 @@ class TokenView:
     """A batch of items (a picture, a crop group, a video segment) at one point of the model; read-only.
 
     Attributes:
-        features: the items' tokens, padded to the longest item.
+        features: the items' tokens, padded to the longest item with any finite numbers.
         length: tokens per item; real tokens come first.
         grid: (frames, height, width) of each item's token grid as the encoder laid it out, or (1, 1, n) where tokens
             have no grid (newline tokens between rows, tokens already dropped).
@@ -172,6 +172,15 @@ class TokenView:
         """Which tokens are real, not padding."""
         return prefix_mask(self.length, self.features.shape[1])
 
+    def check(self) -> None:
+        """Refuse features that are not finite: what a method makes of them would pass for a result.
+
+        Raises:
+            ReductionError: naming the items.
+        """
+        # One NaN or infinity makes a sum that is not finite; a sum is cheaper than looking at every number twice.
+        self._refuse_nan(self.features.sum(2, dtype=torch.float32), "features")
+
     @property
     def attention(self) -> AttentionView:
         """The decoder attention asked for in `Needs.attention`."""
@@ -190,8 +199,19 @@ class TokenView:
             raise UnsupportedError(
                 "This method reads [CLS] attention, which was not collected (see Needs.cls_layers)."
             )
-        return self._cls(layer)
+        rows = self._cls(layer)
+        self._refuse_nan(rows.sum(1), f"[CLS] attention of block {layer}")
+        return rows
 
     def of_columns(self, values: Float[Tensor, "rows t"]) -> Float[Tensor, "items n"]:
         """Values per column of the sequences, cut out for each item's tokens (padding: 0)."""
-        return gather_rows(values[self.row][..., None], self.slot)[..., 0]
+        cut = gather_rows(values[self.row][..., None], self.slot)[..., 0]
+        self._refuse_nan(cut.masked_fill(cut.isinf(), 0), "values per column (attention)")
+        return cut
+
+    def _refuse_nan(self, values: Float[Tensor, "items n"], what: str) -> None:
+        if bool((bad := ~values.isfinite() & self.valid).any()):
+            raise ReductionError(
+                f"The {what} of items {bad.any(1).nonzero()[:, 0].tolist()} are NaN or infinite; check the model and "
+                "the pictures (half precision may have overflowed)."
+            )
