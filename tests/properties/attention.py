@@ -28,7 +28,9 @@ class QKAttention(AttentionView):
 
     def probabilities(self, temperature: float = 1.0) -> Tensor:
         """The attention matrix [rows heads t t]; rows of padding are zero."""
-        t = self.columns.shape[1]
+        rows, t = self.columns.shape
+        if rows == 0 or t == 0:
+            return torch.zeros(rows, self.q.shape[1], t, t)
         real = self.columns >= 0
         seen = torch.ones(t, t, dtype=torch.bool).tril() & real[:, None, None, :] & real[:, None, :, None]
         logits = torch.einsum("rhqd,rhkd->rhqk", self.q, self.k) / math.sqrt(self.q.shape[-1])

@@ -89,7 +89,7 @@ class Sequence:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A batch of sequences at one cut; `view` pads it. What is not a token is NaN or noise.
+    """A batch of sequences at one cut; `view` pads it with numbers that look like tokens, but louder.
 
     Attributes:
         sequences: the batch.
@@ -122,10 +122,10 @@ class Scene:
         n = max(map(len, items), default=0) + self.spare
         t = max((len(s.columns) for s in self.sequences), default=0) + self.spare
         b = len(items)
-        features = torch.full((b, n, DIM), torch.nan)
+        features = 9 * noise(b, n, DIM, seed=self.spare)
         source, tile, slot = (torch.full((b, n), -1) for _ in range(3))
         columns = torch.full((len(self.sequences), t), -1)
-        qk = torch.full((2, len(self.sequences), HEADS, t, WIDTH), torch.nan)
+        qk = torch.full((2, len(self.sequences), HEADS, t, WIDTH), torch.nan)  # QKAttention must not care
         start = [t - len(sequence.columns) for sequence in self.sequences]
         for r, sequence in enumerate(self.sequences):
             columns[r, start[r] :] = torch.tensor(sequence.columns)
@@ -170,7 +170,7 @@ class Scene:
 
     def _cls(self, layer: int, n: int) -> Tensor:
         items = self.pictures
-        rows = torch.zeros(len(items), HEADS, n)
+        rows = torch.ones(len(items), HEADS, n)
         for i, picture in enumerate(items):
             rows[i, :, : len(picture)] = picture.rows[layer]
             if self.poison == "cls":
@@ -180,7 +180,8 @@ class Scene:
     def _text(self) -> tuple[Tensor, Tensor]:
         texts = [sequence.text for sequence in self.sequences for _ in sequence.pictures]
         length = torch.tensor([len(text) for text in texts], dtype=torch.long)
-        padded = torch.full((len(texts), max(map(len, texts), default=0) + self.spare, DIM), torch.nan)
+        width = max(map(len, texts), default=0) + self.spare
+        padded = 9 * noise(len(texts), width, DIM, seed=self.spare)
         for row, text in zip(padded, texts, strict=True):
             row[: len(text)] = text
             if self.poison == "text":
