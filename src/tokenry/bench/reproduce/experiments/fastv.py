@@ -1,0 +1,43 @@
+"""FastV: can half of the visual tokens go after the second layer?"""
+
+from __future__ import annotations
+
+from tokenry.bench.reproduce.controls import LateRandom
+from tokenry.bench.reproduce.findings import Findings, Trial
+from tokenry.bench.reproduce.lab import Arms
+from tokenry.bench.reproduce.sheet import Sheet, points
+from tokenry.reduce.fastv import FastV
+
+
+def experiment(trial: Trial) -> Findings:
+    """Cuts before several layers, against all tokens and against a random drop before the same layer."""
+    s = trial.settings
+    arms: Arms = {"full": [()]}
+    for b in s["budgets"]:
+        for k in s["layers"]:
+            arms[_name("fastv", k, b)] = [(FastV(budget=b, layer=k),)]
+        k = s["judged_at"]["layer"]
+        arms[_name("random drop", k, b)] = [
+            (LateRandom(budget=b, layer=k, seed=r),) for r in s["random_seeds"]
+        ]
+    sheets = trial.ask(arms)
+    at = (s["judged_at"]["layer"], s["judged_at"]["budget"])
+    full, ours, random = sheets["full"], sheets[_name("fastv", *at)], sheets[_name("random drop", *at)]
+    early, late = (Sheet.mean([sheets[_name("fastv", k, b)] for b in s["budgets"]]) for k in (1, 4))
+    figures = {
+        "points lost": points(full, ours),
+        "points over random drop": points(ours, random),
+        "points of k4 over k1": points(late, early),
+    }
+    return Findings(
+        (f"FastV, K = {at[0]}, keeping {at[1]:.4g}", "all tokens"),
+        ours,
+        full,
+        full,
+        figures,
+        sheets,
+    )
+
+
+def _name(what: str, layer: int, budget: float) -> str:
+    return f"{what}, K = {layer}, {budget:.4g}"

@@ -1,0 +1,188 @@
+"""What an experiment found, how it is judged, and the file it ends up in."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tokenry.bench import environment
+from tokenry.bench.reproduce.lab import Arms, Chain, Lab
+from tokenry.bench.reproduce.recipe import Criterion, Questions, Recipe
+from tokenry.bench.reproduce.sheet import Figure, Sheet
+from tokenry.bench.results import digest
+from tokenry.reduce.random import RandomTokens
+from tokenry.tokens import BudgetLike, InputError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an experiment is given.
+
+    Attributes:
+        lab: runs the model.
+        questions: what is asked.
+        settings: of the recipe.
+        label: what the progress display says.
+    """
+
+    lab: Lab
+    questions: Questions
+    settings: Mapping[str, Any]
+    label: str = ""
+
+    def ask(self, arms: Arms) -> dict[str, Sheet]:
+        """Put the trial's questions under every arm."""
+        return self.lab.ask(arms, self.questions, self.label)
+
+    def random(self, budget: BudgetLike) -> list[Chain]:
+        """Random selection on the way in, with each of the recipe's seeds."""
+        return [(RandomTokens(budget=budget, seed=seed),) for seed in self.settings["random_seeds"]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an experiment found.
+
+    Attributes:
+        ours, baseline: what is measured, and the same for what the claim compares with.
+        what: names of the two.
+        full: the model on all tokens.
+        figures: what the recipe's criteria are about, by name.
+        sheets: everything that was run, by name.
+        details: further tables, JSON values.
+        notes: what a reader must know.
+    """
+
+    what: tuple[str, str]
+    ours: Sheet
+    baseline: Sheet
+    full: Sheet
+    figures: Mapping[str, Figure]
+    sheets: Mapping[str, Sheet]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A finished reproduction.
+
+    Attributes:
+        path: the file it was written to.
+        values: its content.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """ "shown", "partly" or "not shown"."""
+        return str(self.values["verdict"])
+
+
+def judge(criteria: tuple[Criterion, ...], figures: Mapping[str, Figure]) -> tuple[str, dict[str, Any]]:
+    """The verdict: `shown` if every criterion holds, `partly` if a decisive one does, else `not shown`.
+
+    Returns:
+        The verdict, and for each criterion what it says, its bound, the figure, and whether it holds.
+
+    Raises:
+        InputError: a criterion about a figure that the experiment does not measure.
+    """
+    if missing := [c.name for c in criteria if c.name not in figures]:
+        raise InputError(
+            f"The recipe has a criterion about {missing[0]!r}; measured were {', '.join(figures)}."
+        )
+    held = {c.name: c.holds(figures[c.name].value) for c in criteria}
+    judged = {
+        c.means: {"holds": held[c.name], c.kind.replace("_", " "): c.bound, "decisive": c.decisive}
+        | figures[c.name].to_json()
+        for c in criteria
+    }
+    if all(held.values()):
+        return "shown", judged
+    return ("partly" if any(held[c.name] for c in criteria if c.decisive) else "not shown"), judged
+
+
+def to_values(slug: str, recipe: Recipe, lab: Lab, found: Findings, seconds: float) -> dict[str, Any]:
+    """The content of a result file."""
+    verdict, judged = judge(recipe.criteria, found.figures)
+    facts = environment.facts(lab.model, lab.name)
+    ours, baseline = (Figure.mean(s, s.correct) for s in (found.ours, found.baseline))
+    q = recipe.questions
+    return {
+        "system": slug,
+        "verdict": verdict,
+        "claim": recipe.claim,
+        "ours": {"what": found.what[0], "accuracy": round(ours.value, 4)},
+        "baseline": {"what": found.what[1], "accuracy": round(baseline.value, 4)},
+        "ratio": round(ours.value / baseline.value, 4) if baseline.value else None,
+        "full": {"what": "accuracy on all tokens", "accuracy": round(found.full.accuracy, 4)},
+        "criteria": judged,
+        "seeds": {
+            "sets of test scenes": list(q.seeds),
+            "ours": [round(v, 4) for v in ours.by_seed],
+            "baseline": [round(v, 4) for v in baseline.by_seed],
+            "spread of ours": round(max(ours.by_seed) - min(ours.by_seed), 4),
+            "random subsets": list(recipe.settings.get("random_seeds", ())),
+            "training": "one trained model; other training seeds were not available",
+        },
+        "arms": lab.scores(found.sheets, found.full),
+        "accuracy by kind of question": _kinds(found.sheets),
+        **found.details,
+        "notes": list(found.notes),
+        "questions": f"{len(found.full.correct)} about {len(set(found.full.pictures))} held-out scenes",
+        "settings": recipe.to_json()["settings"],
+        "settings hash": digest(recipe.to_json()),
+        "model": {k: facts[k] for k in ("model", "class", "fingerprint", "parameters", "dtype", "attention")},
+        "machine": f"{facts['machine']}, {facts['threads']} threads used",
+        "load per core": environment.load_average(),
+        "versions": facts["versions"] | {"code": facts["code"]},
+        "date": datetime.now(UTC).date().isoformat(),
+        "seconds": {
+            "this run": round(seconds, 1),
+            "all arms, had none been shared or kept": round(sum(s.seconds for s in found.sheets.values()), 1),
+        },
+    }
+
+
+def write(values: Mapping[str, Any], path: Path) -> Reproduction:
+    """Write a result, whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(_without_nan(values), indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"The result cannot be written to {path}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Reproduction(path, values)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what was not measured is null."""
+    if isinstance(value, Mapping):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _kinds(sheets: Mapping[str, Sheet]) -> dict[str, list[Any]]:
+    """Accuracy by kind of question, one row per arm; the first row names the kinds."""
+    tables = {name: s.by_kind() for name, s in sheets.items()}
+    kinds = list(next(iter(tables.values())))
+    return {"arm": kinds} | {name: [round(t[kind], 4) for kind in kinds] for name, t in tables.items()}

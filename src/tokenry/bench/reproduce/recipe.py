@@ -1,0 +1,155 @@
+"""What a reproduction does and when it counts as shown: read from a recipe, written before the first run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from tokenry.catalog import results
+from tokenry.tokens import InputError
+
+_BOUNDS = ("at_least", "at_most", "above")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Which held-out questions are put: several sets of composed pictures, for the spread between them.
+
+    Attributes:
+        seeds: one set of test scenes each.
+        pictures: scenes per set; they are run as one batch.
+        per_picture: questions about each scene, all of different kinds.
+    """
+
+    seeds: tuple[int, ...]
+    pictures: int = 64
+    per_picture: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.seeds or min(self.pictures, self.per_picture) < 1:
+            raise InputError(f"A reproduction needs seeds, pictures and questions, got {self}.")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A bound on one measured figure.
+
+    Attributes:
+        name: the figure.
+        kind: "at_least", "at_most" or "above".
+        bound: the bound, in the figure's unit.
+        means: what it says, as a sentence.
+        decisive: whether it is the claim itself, rather than its size or circumstances.
+    """
+
+    name: str
+    kind: str
+    bound: float
+    means: str
+    decisive: bool = False
+
+    @classmethod
+    def read(cls, name: str, values: Mapping[str, Any]) -> Self:
+        """Read one from a recipe: ``{at_least: 3, decisive: true, means: ...}``.
+
+        Raises:
+            InputError: no bound or several, or no meaning.
+        """
+        bounds = [kind for kind in _BOUNDS if kind in values]
+        unknown = set(values) - {*_BOUNDS, "means", "decisive"}
+        if len(bounds) != 1 or unknown or not values.get("means"):
+            raise InputError(
+                f"Criterion {name!r} needs one of {', '.join(_BOUNDS)} and `means`, and may be `decisive`; it has "
+                f"{', '.join(values)}."
+            )
+        return cls(
+            name, bounds[0], float(values[bounds[0]]), str(values["means"]), bool(values.get("decisive"))
+        )
+
+    def holds(self, value: float) -> bool:
+        """Whether a figure meets it; a figure that is not a number does not."""
+        match self.kind:
+            case "at_least":
+                return value >= self.bound
+            case "at_most":
+                return value <= self.bound
+            case _:
+                return value > self.bound
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole of a reproduction's settings.
+
+    Attributes:
+        claim: the paper's claim, in our words.
+        questions: what is asked.
+        settings: the experiment's own.
+        criteria: what must hold.
+    """
+
+    claim: str
+    questions: Questions
+    settings: Mapping[str, Any]
+    criteria: tuple[Criterion, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a recipe from YAML.
+
+        Raises:
+            InputError: it cannot be read, or lacks something.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            asked = dict(content["questions"])
+            recipe = cls(
+                claim=str(content["claim"]).strip(),
+                questions=Questions(tuple(asked.pop("seeds")), **asked),
+                settings=content["settings"],
+                criteria=tuple(Criterion.read(name, values) for name, values in content["criteria"].items()),
+            )
+        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} is not a recipe of a reproduction: {type(error).__name__}: {error}"
+            ) from error
+        if not any(c.decisive for c in recipe.criteria):
+            raise InputError(f"{path}: at least one criterion must be decisive.")
+        return recipe
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that determines what is measured and how it is judged, as JSON values."""
+        return {
+            "questions": {
+                "seeds": list(self.questions.seeds),
+                "pictures": self.questions.pictures,
+                "per_picture": self.questions.per_picture,
+            },
+            "settings": _json(self.settings),
+            "criteria": {c.name: [c.kind, c.bound, c.decisive] for c in self.criteria},
+        }
+
+
+def recipe_folder() -> Path:
+    """Where the recipes of a checkout lie.
+
+    Raises:
+        InputError: tokenry runs from an installed wheel, which has none.
+    """
+    root = results.checkout()
+    if root is None:
+        raise InputError(
+            "Recipes are part of a checkout of tokenry, not of an installed wheel. Run this from a checkout, or name "
+            "a folder with recipes (--recipes)."
+        )
+    return root / "recipes" / "reproduce"
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _json(v) for k, v in value.items()}
+    return [_json(v) for v in value] if isinstance(value, (list, tuple)) else value

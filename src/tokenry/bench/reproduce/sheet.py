@@ -1,0 +1,187 @@
+"""Answer sheets: what one way of running the model gave on every question, and figures made of several of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tokenry.bench.stats import paired_interval
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """One arm's answers to all questions, in the order of the questions.
+
+    Attributes:
+        correct: 1 where the answer is the reference, else 0; in between for a mean of repetitions.
+        objects: share of the patches under objects and signs that reach the last decoder layer.
+        asked: the same for the patches that the answer depends on.
+        counts: visual tokens in each decoder layer.
+        text: other tokens of the prompt.
+        kinds: kind of each question.
+        pictures: the picture each question is about.
+        seeds: the set each question belongs to.
+        answers: what the model said.
+        readings: what gauges noted.
+        seconds: how long it took to run.
+    """
+
+    correct: Float[np.ndarray, " q"]
+    objects: Float[np.ndarray, " q"]
+    asked: Float[np.ndarray, " q"]
+    counts: Float[np.ndarray, "q layers"]
+    text: Float[np.ndarray, " q"]
+    seeds: Int[np.ndarray, " q"]
+    kinds: tuple[str, ...]
+    pictures: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+    readings: Mapping[str, Float[np.ndarray, "q ..."]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Several sets of questions as one."""
+        joined: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS}
+        joined |= {name: tuple(v for p in parts for v in getattr(p, name)) for name in _LISTS}
+        readings = {n: np.concatenate([p.readings[n] for p in parts]) for n in parts[0].readings}
+        return cls(**joined, readings=readings, seconds=sum(p.seconds for p in parts))
+
+    @classmethod
+    def mean(cls, repetitions: Sequence[Self]) -> Self:
+        """The mean of several runs on the same questions (a method that draws lots, several settings)."""
+        first = repetitions[0]
+        arrays = {name: np.mean([getattr(r, name) for r in repetitions], axis=0) for name in _ARRAYS}
+        readings = {n: np.mean([r.readings[n] for r in repetitions], axis=0) for n in first.readings}
+        return cls(
+            **arrays | {"seeds": first.seeds},
+            kinds=first.kinds,
+            pictures=first.pictures,
+            readings=readings,
+            seconds=sum(r.seconds for r in repetitions),
+        )
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return float(self.correct.mean())
+
+    @property
+    def tokens(self) -> float:
+        """Visual tokens per layer, on average."""
+        return float(self.counts.mean())
+
+    def by_kind(self) -> dict[str, float]:
+        """Share of right answers for each kind of question."""
+        kinds = np.array(self.kinds)
+        return {str(kind): float(self.correct[kinds == kind].mean()) for kind in sorted(set(self.kinds))}
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        tensors |= {
+            _READING + name: np.ascontiguousarray(values, np.float32)
+            for name, values in self.readings.items()
+        }
+        texts = {name: json.dumps(getattr(self, name)) for name in (*_LISTS, "seconds")}
+        save_file(tensors, temporary, texts)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """Read it; None if there is none, or what is there cannot be read."""
+        try:
+            with safe_open(path, "np") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                texts = {name: json.loads(text) for name, text in file.metadata().items()}
+            whole: dict[str, Any] = {name: tensors[name] for name in _ARRAYS}
+            whole |= {name: tuple(texts[name]) for name in _LISTS}
+            seconds = float(texts["seconds"])
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            return None
+        readings = {n.removeprefix(_READING): v for n, v in tensors.items() if n.startswith(_READING)}
+        return cls(**whole, readings=readings, seconds=seconds)
+
+
+_ARRAYS = ("correct", "objects", "asked", "counts", "text", "seeds")
+_LISTS = ("kinds", "pictures", "answers")
+_READING = "reading: "
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured figure.
+
+    Attributes:
+        value: over all questions.
+        low, high: bounds of its 95 % bootstrap interval over pictures; None where none was computed.
+        by_seed: for each set of questions alone.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    by_seed: tuple[float, ...] = ()
+
+    @classmethod
+    def mean(
+        cls,
+        sheet: Sheet,
+        values: Float[np.ndarray, " q"],
+        where: Bool[np.ndarray, " q"] | None = None,
+        *,
+        scale: float = 1.0,
+    ) -> Self:
+        """The mean of a value per question, over the questions for which it exists.
+
+        Args:
+            sheet: whose questions they are.
+            values: one per question; NaN = none.
+            where: only these questions.
+            scale: 100 gives points.
+        """
+        chosen = np.isfinite(values) if where is None else np.isfinite(values) & where
+        values, seeds = values[chosen] * scale, sheet.seeds[chosen]
+        interval = paired_interval(values, [p for p, c in zip(sheet.pictures, chosen, strict=True) if c])
+        by_seed = tuple(_mean(values[seeds == seed]) for seed in sorted(set(sheet.seeds.tolist())))
+        return cls(interval.mean, interval.low, interval.high, by_seed)
+
+    def over(self, by: float) -> Figure:
+        """This figure in units of another."""
+        low, high = (None if b is None else b / by for b in (self.low, self.high))
+        return Figure(self.value / by, low, high, tuple(v / by for v in self.by_seed))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, rounded to what they are good for."""
+        found: dict[str, Any] = {"value": _round(self.value)}
+        if self.low is not None and self.high is not None:
+            found["interval"] = [_round(self.low), _round(self.high)]
+        if self.by_seed:
+            found["by set of questions"] = [_round(v) for v in self.by_seed]
+        return found
+
+
+def points(
+    better: Sheet, worse: Sheet, what: str = "correct", where: Bool[np.ndarray, " q"] | None = None
+) -> Figure:
+    """How many points one sheet is above another, question by question."""
+    return Figure.mean(better, getattr(better, what) - getattr(worse, what), where, scale=100)
+
+
+def _mean(values: Float[np.ndarray, " n"]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _round(value: float) -> float | None:
+    """Four significant digits; JSON has no NaN."""
+    return float(f"{value:.4g}") if np.isfinite(value) else None

@@ -1,0 +1,94 @@
+"""`tokenry reproduce`: does a paper's claim hold on the embedded model?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tokenry.cli import options
+from tokenry.cli.options import Attention, Dtype
+
+if TYPE_CHECKING:
+    from tokenry.bench.reproduce import Reproduction
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the application."""
+    app.command("reproduce")(reproduce_systems)
+
+
+def reproduce_systems(
+    systems: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Names from `tokenry list`.", show_default=False),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All systems that have a reproduction.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for results.", show_default="docs/results")
+    ] = None,
+    recipes: Annotated[
+        Path | None, typer.Option(help="Folder with NAME.yaml.", show_default="recipes/reproduce")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="'embedded', or a folder with another training of it.")
+    ] = "embedded",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what earlier runs have answered.")] = False,
+    threads: options.ThreadsOption = None,
+) -> None:
+    """Run small-scale reproductions, at most ten minutes each, and write their results.
+
+    Answers are kept in a cache as they come (TOKENRY_CACHE, ~/.cache/tokenry); the same command continues where it was
+    interrupted.
+    """
+    from tokenry.bench import environment, reproduce
+    from tokenry.data.debian import cache_folder
+    from tokenry.tokens import InputError
+
+    if bool(systems) == every:
+        raise InputError(f"Name systems, or give --all. There are {', '.join(reproduce.systems())}.")
+    chosen = reproduce.systems() if every else tuple(systems or ())
+    plans = [reproduce.find(slug, recipes=recipes, out=out) for slug in chosen]  # mistakes before any work
+    loaded, processor = options.load(model, Dtype.AUTO, Attention.SDPA, "cpu")
+    cache = cache_folder() / "reproduce"
+    console = options.console()
+    try:
+        with (
+            environment.limit_threads(threads),
+            reproduce.open_lab(
+                loaded, processor, name=options.display_name(model), cache=cache, fresh=fresh, progress=True
+            ) as lab,
+        ):
+            for plan in plans:
+                _show(console, reproduce.reproduce(plan, lab))
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\nInterrupted. Answers so far are in {cache}; the same command continues there.", err=True
+        )
+        raise typer.Exit(options.INTERRUPTED) from None
+
+
+def _show(console: Console, done: Reproduction) -> None:
+    values = done.values
+    table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
+    table.title = f"{values['system']}: {done.verdict}"
+    for heading in ("criterion", "bound", "measured", "95 % interval", "holds"):
+        table.add_column(heading)
+    for means, judged in values["criteria"].items():
+        kind = next(k for k in ("at least", "at most", "above") if k in judged)
+        low_high = judged.get("interval")
+        table.add_row(
+            Text(means + (" (decisive)" if judged["decisive"] else "")),
+            f"{kind} {judged[kind]:g}",
+            f"{judged['value']}",
+            f"{low_high[0]} .. {low_high[1]}" if low_high else "",
+            "yes" if judged["holds"] else "no",
+        )
+    console.print(table)
+    for name in ("ours", "baseline", "full"):
+        console.print(Text(f"{values[name]['what']}: {100 * values[name]['accuracy']:.1f} %"))
+    typer.echo(f"Result: {done.path}\n")
