@@ -12,6 +12,7 @@ from tokenry.hosts.check import CheckReport, check
 from tokenry.hosts.cost import Cost, decoder_flops, encoder_flops, kv_bytes
 from tokenry.hosts.host import Host
 from tokenry.hosts.load import load_model
+from tokenry.hosts.prompt import question_text
 from tokenry.hosts.session import Session
 from tokenry.hosts.trace import ItemTrace
 from tokenry.hosts.vision import Encoded, encode_pictures
@@ -30,6 +31,7 @@ __all__ = [
     "encoder_flops",
     "kv_bytes",
     "load_model",
+    "question_text",
     "reduced",
 ]
 

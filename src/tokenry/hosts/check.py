@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from tokenry.hosts.host import Host
 from tokenry.hosts.oracle import masked
+from tokenry.hosts.prompt import sample_inputs
 from tokenry.hosts.session import Session
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastervlm import FasterVLM
@@ -70,7 +71,7 @@ _TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-9, torch.float16: 2e-2, tor
 
 def check(
     model: PreTrainedModel,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, Any] | None = None,
     *,
     steps: int = 6,
     budget: float = 0.4,
@@ -85,7 +86,8 @@ def check(
 
     Args:
         model: the model.
-        inputs: what the processor made: `input_ids`, pixels and so on. Several rows and pictures test more.
+        inputs: what the processor made: `input_ids`, pixels and so on. Several rows and pictures test more. By
+            default two made-up pictures with a question each, by the processor that the model came with.
         steps: decoding steps to compare.
         budget: share of visual tokens to keep.
         tokens: for a text model, the columns that may be dropped.
@@ -98,6 +100,7 @@ def check(
         InputError: inputs without a picture.
     """
     host = Host.of(model)
+    inputs = sample_inputs(model) if inputs is None else inputs
     if "input_ids" not in inputs:
         raise InputError(f"check needs `input_ids` among the inputs, got {', '.join(inputs)}.")
     was_training = model.training
