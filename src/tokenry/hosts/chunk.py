@@ -171,7 +171,7 @@ class Chunk:
             return self._remember(Stage(stage.first, stage.columns, stage.real, ids, own=stage.first == 0))
         if rule is Positions.COMPACT:
             visual = layout.take(self.visual, stage.columns)
-            ids = layout.compact(stage.ids, stage.real, stage.columns, visual, self.full_ids)
+            ids = layout.compact(self.full_ids, stage.columns, stage.real, visual)
             last = ids.masked_fill(~stage.real, -1).amax((0, 2))
             stage = Stage(stage.first, stage.columns, stage.real, ids, own=stage.first == 0)
             shift = self.full_ids.amax((0, 2)) - last

@@ -78,21 +78,25 @@ class Host:
         return found
 
     @cached_property
+    def towers(self) -> dict[str, nn.Module]:
+        """The vision encoder per modality; most models have one for both."""
+        found = {}
+        for modality in ("image", "video"):
+            names = (f"{modality}_tower", "vision_tower", "visual", "vision_model")
+            modules = [m for n in names if isinstance(m := getattr(self.base, n, None), nn.Module)]
+            if modules and hasattr(self.base, f"get_{modality}_features"):
+                found[modality] = modules[0]
+        return found
+
+    @property
     def tower(self) -> nn.Module | None:
-        """The vision encoder, or None."""
-        for name in ("vision_tower", "visual", "vision_model", "image_tower"):
-            if isinstance(module := getattr(self.base, name, None), nn.Module):
-                return module
-        return None
+        """The encoder of pictures, or None."""
+        return next(iter(self.towers.values()), None)
 
     @cached_property
     def blocks(self) -> list[nn.Module]:
         """The vision encoder's transformer blocks, in order."""
-        if self.tower is None:
-            return []
-        stacks = [m for m in self.tower.modules() if isinstance(m, nn.ModuleList) and len(m)]
-        named = [m for m in stacks if any(hasattr(m[0], a) for a in ("self_attn", "attention", "attn"))]
-        return list(named[0]) if named else []
+        return [] if self.tower is None else blocks_of(self.tower)
 
     @cached_property
     def has_cls(self) -> bool:
@@ -168,3 +172,10 @@ class Host:
         return {
             m: i for i in indices for n, m in layers[i].named_modules() if "attn" in n or "attention" in n
         }
+
+
+def blocks_of(tower: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a vision encoder, in order."""
+    stacks = [m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    named = [m for m in stacks if any(hasattr(m[0], a) for a in ("self_attn", "attention", "attn"))]
+    return list(named[0]) if named else []

@@ -34,11 +34,10 @@ def places(columns: Int[Tensor, "b m"], width: int) -> Int[Tensor, "b width"]:
 
 
 def compact(
-    ids: Int[Tensor, "a b m"],
-    real: Bool[Tensor, "b m"],
-    columns: Int[Tensor, "b m"],
-    visual: Bool[Tensor, "b m"],
     full: Int[Tensor, "a b t"],
+    columns: Int[Tensor, "b m"],
+    real: Bool[Tensor, "b m"],
+    visual: Bool[Tensor, "b m"],
 ) -> Int[Tensor, "a b m"]:
     """Renumber positions as if the dropped tokens had never been there.
 
@@ -47,14 +46,14 @@ def compact(
     in use, as it does when the model numbers a shorter picture itself.
 
     Args:
-        ids: position ids of the kept tokens, per RoPE axis.
+        full: position ids of the whole sequence, per RoPE axis.
+        columns: the columns that are kept.
         real: which of them are tokens, not padding.
-        columns: their columns.
         visual: which of them are visual.
-        full: the ids of the whole sequence, which tell where text would have gone on.
     """
-    if ids.shape[0] == 1:
+    if full.shape[0] == 1:
         return (real.cumsum(1) - 1).clamp(min=0)[None]
+    ids = take(full, columns, 2)
     out = ids.clone()
     for b in range(ids.shape[1]):  # over rows and their runs of text and of pictures, not over tokens
         tokens = real[b].nonzero()[:, 0]

@@ -227,7 +227,7 @@ class Session:
                 "DynamicCache, or a method that acts before the language model (stage input)."
             )
         chunk = Chunk(self.host, cache, kwargs.get("attention_mask"), (like.shape[0], like.shape[1]))
-        chunk.kinds = self._visual_columns(ids, chunk)
+        chunk.kinds = self._visual_columns(ids, kwargs, chunk)
         self._chunk = chunk
         self._heard.clear()
         if not chunk.begins:

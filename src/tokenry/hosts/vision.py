@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.hosts._compat import watch_attention
-from tokenry.hosts.host import Host
+from tokenry.hosts.host import Host, blocks_of
 from tokenry.hosts.probes import cls_rows
 from tokenry.tokens import InputError, UnsupportedError
 
@@ -79,7 +79,11 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[dict[str, Picture
     seen: dict[str, Pictures] = {}
     rows: dict[int, list[Tensor]] = {}
     packed: list[list[_Packed]] = []
-    modules = host.attention_modules(host.blocks, cls_layers)
+    towers = list(dict.fromkeys(host.towers.values()))
+    modules = {
+        m: i for tower in towers for m, i in host.attention_modules(blocks_of(tower), cls_layers).items()
+    }
+    busy: list[str] = []
 
     def listen(layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
         def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
@@ -91,9 +95,15 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[dict[str, Picture
     def watched(modality: str, encode: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(encode)
         def record(*args: Any, **kwargs: Any) -> Any:
+            if busy:  # some models send videos through their encoder of pictures
+                return encode(*args, **kwargs)
             rows.clear()
             packed.clear()
-            output = encode(*args, **kwargs)
+            busy.append(modality)
+            try:
+                output = encode(*args, **kwargs)
+            finally:
+                busy.clear()
             call = inspect.signature(encode).bind_partial(*args, **kwargs).arguments
             call |= call.pop("kwargs", {})
             cls = {layer: torch.cat(parts) for layer, parts in rows.items()}
@@ -105,8 +115,7 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[dict[str, Picture
     def pack(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def traced(image_features: list[Tensor], *args: Any, **kwargs: Any) -> Any:
-            if cls_layers:
-                packed.append(_trace_packing(original, image_features, args, kwargs))
+            packed.append(_trace_packing(original, image_features, args, kwargs))
             return original(image_features, *args, **kwargs)
 
         return traced
@@ -118,7 +127,7 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[dict[str, Picture
                 stack.enter_context(_patched(host.base, name, watched(modality, getattr(host.base, name))))
         if hasattr(host.base, _PACK):
             stack.enter_context(_patched(host.base, _PACK, pack(getattr(host.base, _PACK))))
-        configs = [host.tower.config] if host.tower is not None and modules else []
+        configs = [tower.config for tower in towers]
         stack.enter_context(watch_attention(configs, {m: listen(i) for m, i in modules.items()}))
         yield seen
 
@@ -133,12 +142,12 @@ def _patched(module: Any, name: str, value: Any) -> Iterator[None]:
         delattr(module, name)
 
 
-_Packed = tuple[Tensor, int]
-"""tile * n + cell of every packed token of a picture (-1: newline; empty: interpolated), and its number of tiles."""
+_Packed = tuple[Tensor, Tensor, int]
+"""Tile and cell of every packed token of a picture (-1: newline; empty: interpolated), and its number of tiles."""
 
 
 def _trace_packing(
-    pack: Callable[..., Any], features: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    pack: Callable[..., Any], features: Sequence[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[_Packed]:
     """Send token numbers through the model's own packing of tiles (stitching, unpadding, newlines) to see where each
     token ends up."""
@@ -149,10 +158,15 @@ def _trace_packing(
     if kwargs.get("image_newline") is not None:
         kwargs = kwargs | {"image_newline": torch.zeros(1, dtype=torch.float64)}
     out = pack(numbered, *args, **kwargs)
-    tokens = out[0] if isinstance(out, tuple) else out
-    whole = all(bool((t == t.round()).all()) for t in tokens)
-    places = [t[:, 0].long() - 1 if whole else torch.zeros(0, dtype=torch.long) for t in tokens]
-    return [(place, f.shape[0]) for place, f in zip(places, features, strict=True)]
+    packed = []
+    for f, tokens in zip(features, out[0] if isinstance(out, tuple) else out, strict=True):
+        place = tokens[:, 0] - 1
+        if bool((place != place.round()).any()):
+            place = place[:0]  # interpolated: between the tokens of a tile
+        inside = place >= 0
+        tile = torch.where(inside, place.long() // f.shape[1], -1)
+        packed.append((tile, torch.where(inside, place.long() % f.shape[1], -1), f.shape[0]))
+    return packed
 
 
 def _pictures(
@@ -160,78 +174,77 @@ def _pictures(
 ) -> Pictures:
     """What one call of the encoder delivered."""
     pooled = output.pooler_output if hasattr(output, "pooler_output") else output
-    items = list(pooled) if not isinstance(pooled, Tensor) or pooled.ndim == 3 else [pooled]
-    lengths = [len(item) for item in items]
-    device = items[0].device if items else None
+    lengths = [len(item) for item in pooled]
     pixels = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
+    if isinstance(pixels, Tensor) and pixels.ndim == 5 and len(lengths) == len(pixels) * pixels.shape[1]:
+        # Frames delivered one by one make one video.
+        lengths = [sum(part) for part in torch.tensor(lengths).view(len(pixels), -1).tolist()]
     grids = next((g for name, g in call.items() if name.endswith("grid_thw") and g is not None), None)
-    tiles = _tiles(lengths, cls, packed)
-    frames = (
-        [1] * len(lengths)
-        if tiles is None or packed
-        else [int(t.max()) + 1 if len(t) else 1 for t in tiles[0]]
-    )
+    sizes = None if packed is not None else call.get("image_sizes")
+    encoded = getattr(output, "last_hidden_state", None)
+    per_tile = _per_tile(lengths, encoded) if packed is None and grids is None and sizes is None else None
+    places = _places(lengths, cls, packed, per_tile)
+    device = pooled[0].device if lengths else None
     return Pictures(
         lengths=lengths,
-        grid=torch.tensor(
-            [
-                _grid(host, i, n, frames[i], grids, call.get("image_sizes"), pixels)
-                for i, n in enumerate(lengths)
-            ]
-        ).view(-1, 3),
-        key=_fingerprints(pixels, grids, len(lengths)),
-        tile=[t.to(device) for t in tiles[0]] if tiles else None,
-        cell=[t.to(device) for t in tiles[1]] if tiles else None,
-        first=tiles[2] if tiles else [],
+        grid=torch.tensor([_grid(n, i, grids, sizes, per_tile) for i, n in enumerate(lengths)]).view(-1, 3),
+        key=_fingerprints(pixels, grids, sizes, len(lengths)),
+        tile=[t.to(device) for t in places[0]] if places else None,
+        cell=[t.to(device) for t in places[1]] if places else None,
+        first=places[2] if places else [],
         cls=cls,
     )
 
 
-def _tiles(
-    lengths: list[int], cls: dict[int, Tensor], packed: list[_Packed] | None
-) -> tuple[list[Tensor], list[Tensor], list[int]] | None:
-    """Tile and cell of every token of every item, and the encoder row of each item's first tile."""
-    if not cls:
-        return [torch.zeros(n, dtype=torch.long) for n in lengths], [torch.arange(n) for n in lengths], []
-    rows, _, per_tile = next(iter(cls.values())).shape
-    if packed is not None:
-        places, counts = [p for p, _ in packed], [c for _, c in packed]
-        if [len(p) for p in places] != lengths or sum(counts) != rows:
-            return None
-        tile = [torch.where(p < 0, -1, p // per_tile) for p in places]
-        cell = [torch.where(p < 0, -1, p % per_tile) for p in places]
-        return tile, cell, [sum(counts[:i]) for i in range(len(counts))]
-    if sum(lengths) != rows * per_tile or any(n % per_tile for n in lengths):
+def _per_tile(lengths: list[int], encoded: Tensor | None) -> int | None:
+    """Tokens that every tile (frame) became, if the encoder took pictures apart into rows of equal length."""
+    if encoded is None or encoded.ndim != 3 or not lengths or sum(lengths) % len(encoded):
         return None
+    per_tile = sum(lengths) // len(encoded)
+    return per_tile if per_tile and not any(n % per_tile for n in lengths) else None
+
+
+def _places(
+    lengths: list[int], cls: dict[int, Tensor], packed: list[_Packed] | None, per_tile: int | None
+) -> tuple[list[Tensor], list[Tensor], list[int]] | None:
+    """Tile and cell of every token of every item, and the encoder row of each item's first tile; None where a token
+    of the language model is no single patch of the encoder."""
+    if packed is not None:
+        if [len(tile) for tile, _, _ in packed] != lengths:
+            return None
+        counts = [count for _, _, count in packed]
+        first = [sum(counts[:i]) for i in range(len(counts))]
+        return [tile for tile, _, _ in packed], [cell for _, cell, _ in packed], first
+    if per_tile is None:
+        return ([torch.zeros(n, dtype=torch.long) for n in lengths], [torch.arange(n) for n in lengths], [])
     index = [torch.arange(n) for n in lengths]
     first = [sum(lengths[:i]) // per_tile for i in range(len(lengths))]
-    return [i // per_tile for i in index], [i % per_tile for i in index], first
+    tile, cell = [i // per_tile for i in index], [i % per_tile for i in index]
+    if cls:
+        extra = per_tile - next(iter(cls.values())).shape[-1]
+        if extra not in (0, 1):
+            return None
+        if extra:  # [CLS] itself is handed to the language model, first of its tile
+            tile = [t.masked_fill(c == 0, -1) for t, c in zip(tile, cell, strict=True)]
+            cell = [c - 1 for c in cell]
+    return tile, cell, first
 
 
 def _grid(
-    host: Host, item: int, n: int, frames: int, grids: Tensor | None, sizes: Tensor | None, pixels: Any
+    n: int, item: int, grids: Tensor | None, sizes: Tensor | None, per_tile: int | None
 ) -> tuple[int, int, int]:
-    """(frames, height, width) of one item's tokens, (1, 1, n) if they form no grid."""
-    if grids is not None:
-        t, h, w = (int(v) for v in grids[item])
+    """(frames or tiles, height, width) of one item's tokens, (1, 1, n) if they form no grid."""
+    if grids is not None or sizes is not None:
+        t, h, w = (int(v) for v in grids[item]) if grids is not None else (1, *map(int, sizes[item]))  # type: ignore[index]
         fold = math.isqrt(max(1, t * h * w // max(n, 1)))
         return (t, h // fold, w // fold) if t * (h // fold) * (w // fold) == n else (1, 1, n)
-    if sizes is not None and not hasattr(host.base, _PACK):
-        h, w = (int(v) for v in sizes[item])
-        fold = math.isqrt(max(1, h * w // max(n, 1)))
-        return (1, h // fold, w // fold) if (h // fold) * (w // fold) == n else (1, 1, n)
-    if (
-        frames == 1
-        and isinstance(pixels, Tensor)
-        and pixels.ndim == 5
-        and hasattr(host.base, "get_video_features")
-    ):
-        frames = pixels.shape[1] if n % pixels.shape[1] == 0 and not hasattr(host.base, _PACK) else 1
-    side = math.isqrt(n // frames)
-    return (frames, side, side) if frames * side * side == n else (1, 1, n)
+    side = math.isqrt(per_tile or 0)
+    return (n // per_tile, side, side) if per_tile and side * side == per_tile else (1, 1, n)
 
 
-def _fingerprints(pixels: Any, grids: Tensor | None, items: int) -> Int[Tensor, " items"]:
+def _fingerprints(
+    pixels: Any, grids: Tensor | None, sizes: Tensor | None, items: int
+) -> Int[Tensor, " items"]:
     """A 64-bit number per item that depends on its own pixels only; 0 where pixels cannot be told apart by item."""
     if not isinstance(pixels, Tensor):
         return torch.zeros(items, dtype=torch.long)
@@ -242,6 +255,8 @@ def _fingerprints(pixels: Any, grids: Tensor | None, items: int) -> Int[Tensor, 
         parts = list(flat) if len(flat) == items else []
     if len(parts) != items:
         return torch.zeros(items, dtype=torch.long)
+    if sizes is not None:  # the batch is padded to its largest picture
+        parts = [part[..., : int(h), : int(w)] for part, (h, w) in zip(parts, sizes, strict=True)]
     numbers = []
     for part in parts:
         bits = part.detach().float().cpu().contiguous().view(torch.int32).flatten().long()
