@@ -135,7 +135,8 @@ class Reducer(ABC):
             )
         if "budget" in config:
             config["budget"] = Budget.from_json(config["budget"])
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        return cls(**settings)
 
 
 @dataclass(frozen=True, kw_only=True)

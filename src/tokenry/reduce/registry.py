@@ -22,7 +22,9 @@ def method_paths() -> dict[str, str]:
     ours = {c.slug: c.entry_point for c in cards() if c.room == "reduce" and c.entry_point is not None}
     theirs = {e.name: e.value for e in entry_points(group=ENTRY_POINTS)}
     if clash := sorted(ours.keys() & theirs.keys()):
-        raise TokenryError(f"A package registers {', '.join(clash)} in {ENTRY_POINTS}, a name tokenry already has.")
+        raise TokenryError(
+            f"A package registers {', '.join(clash)} in {ENTRY_POINTS}, a name tokenry already has."
+        )
     return ours | theirs
 
 
@@ -44,7 +46,7 @@ def method(name: str, **settings: Any) -> Reducer:
         hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(paths))}."
         raise UnknownNameError(f"There is no method {name!r}. {hint}")
     cls = _load(paths[name])
-    return cls.from_json({k: v for k, v in settings.items()}) if "version" in settings else _build(cls, settings)
+    return cls.from_json(settings) if "version" in settings else _build(cls, settings)
 
 
 def read_methods(spec: str | Reducer | Iterable[str | Reducer], **settings: Any) -> tuple[Reducer, ...]:
@@ -59,9 +61,13 @@ def read_methods(spec: str | Reducer | Iterable[str | Reducer], **settings: Any)
     if isinstance(spec, str):
         if spec.lstrip().startswith("{"):
             config = json.loads(spec)
-            return (method(config["method"], **{k: v for k, v in config.items() if k != "method"}, **settings),)
+            return (
+                method(config["method"], **{k: v for k, v in config.items() if k != "method"}, **settings),
+            )
         return tuple(method(name.strip(), **settings) for name in spec.split("+"))
-    return tuple(m for part in spec for m in read_methods(part, **({} if isinstance(part, Reducer) else settings)))
+    return tuple(
+        m for part in spec for m in read_methods(part, **({} if isinstance(part, Reducer) else settings))
+    )
 
 
 def _load(path: str) -> type[Reducer]:
@@ -73,4 +79,6 @@ def _build(cls: type[Reducer], settings: dict[str, Any]) -> Reducer:
     try:
         return cls(**settings)
     except TypeError as error:
-        raise TokenryError(f"{cls.slug}: {error}. Its settings: {', '.join(cls.__dataclass_fields__)}.") from None
+        raise TokenryError(
+            f"{cls.slug}: {error}. Its settings: {', '.join(cls.__dataclass_fields__)}."
+        ) from None
