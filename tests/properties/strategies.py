@@ -15,7 +15,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 laws = settings(
     max_examples=40,
-    phases=(Phase.explicit, Phase.generate),
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

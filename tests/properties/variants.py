@@ -42,7 +42,7 @@ def choices_of(cls: type[Reducer]) -> Iterator[dict[str, Any]]:
     """The changed settings that make a method something else: choices and None."""
     for settings in settings_of(cls):
         (value,) = settings.values()
-        if value is None or isinstance(value, (str, bool)) and not isinstance(value, Positions):
+        if value is None or (isinstance(value, (str, bool)) and not isinstance(value, Positions)):
             yield settings
 
 
