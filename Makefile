@@ -53,14 +53,14 @@ docs: docs-generate ## Build the documentation into site/
 docs-serve: docs-generate ## Serve the documentation on localhost, rebuilt on every change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-bench: $(STAMP) ## Measure speed against the limit (ratios from one run) and write benchmarks/results
+bench: $(STAMP) ## Measure speed against the limit (ratios from one run), write docs/results
 	$(BIN)/python -m benchmarks
 
-reproduce: $(STAMP) ## Run every reproduction whose result is missing; ALL=1 runs all of them again
-	$(BIN)/tokenry reproduce --all $(if $(ALL),--force)
+reproduce: $(STAMP) ## Run every reproduction, going on where it was interrupted; FRESH=1 starts over
+	$(BIN)/tokenry reproduce --all $(if $(FRESH),--fresh)
 
 train: $(STAMP) ## Train the embedded model again (resumes where it stopped)
-	$(BIN)/tokenry train
+	$(BIN)/python -m tokenry.learn.vlm recipes/embedded_vlm.yaml
 
 clean: ## Remove the environment, caches and built pages
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,6 +20,7 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "docs/results").mkdir(parents=True)
     (tmp_path / "README.md").write_text("above\n<!-- methods:begin -->\nold\n<!-- methods:end -->\nbelow\n")
     (tmp_path / "docs/hosts.md").write_text("<!-- families:begin -->\n<!-- families:end -->\n")
+    (tmp_path / "docs/results.md").write_text("<!-- speed:begin -->\n<!-- speed:end -->\n")
     return tmp_path
 
 
@@ -65,10 +66,35 @@ def test_readme_keeps_what_is_around_the_table(checkout: Path, done: Card) -> No
 def test_families_become_a_table(checkout: Path) -> None:
     (checkout / "docs/results/families.json").write_text('[{"family": "LLaVA", "input": true}]')
     text = render.generate(checkout, cards())[Path("docs/hosts.md")]
-    assert "| family | input |\n| --- | --- |\n| LLaVA | True |" in text
+    assert "| family | input |\n| --- | --- |\n| LLaVA | yes |" in text
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '[{"a": 1}, {"b": 2}]'])
+def test_benchmarks_become_tables_with_all_columns(checkout: Path) -> None:
+    result = {
+        "name": "prefill",
+        "rows": [{"kept": "50%", "speed-up": 1.93236}, {"kept": "25%", "FLOPs ratio": 3.2}],
+        "targets": {"speed-up": ">= 0.95"},
+        "machine": {"cores": 2},
+        "load": [0.5, 1, 1],
+        "clock": "process time",
+        "versions": {"torch": "2.13.0"},
+        "date": "2026-11-21",
+    }
+    (checkout / "docs/results/bench-prefill.json").write_text(json.dumps(result))
+    text = render.generate(checkout, cards())[Path("docs/results.md")]
+    assert (
+        "| kept | speed-up | FLOPs ratio |\n| --- | --- | --- |\n| 50% | 1.932 |  |\n| 25% |  | 3.2 |" in text
+    )
+    assert "Targets: speed-up >= 0.95. process time; load 0.5; cores 2, torch 2.13.0; 2026-11-21." in text
+    del result["machine"]
+    (checkout / "docs/results/bench-prefill.json").write_text(json.dumps(result))
+    with pytest.raises(
+        TokenryError, match=r"bench-prefill\.json is not a benchmark's result: KeyError\('machine'\)"
+    ):
+        render.generate(checkout, cards())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "[1]"])
 def test_damaged_families_are_refused(checkout: Path, text: str) -> None:
     (checkout / "docs/results/families.json").write_text(text)
     with pytest.raises(TokenryError, match=r"families\.json"):

@@ -83,12 +83,15 @@ def _rows(label: str, value: object) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _rows(f"{label}, {key}", inner)
     elif isinstance(value, list):
-        yield label, ", ".join(_text(item) for item in value)
+        yield label, ", ".join(text(item) for item in value)
     else:
-        yield label, _text(value)
+        yield label, text(value)
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """Return a JSON value as a reader wants it: four significant digits, yes and no, strings without quotes."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -18,7 +18,16 @@ from typer.core import TyperGroup
 from tokenry.cli import catalog, check, compare, demo, report, reproduce, run, tune
 from tokenry.tokens.errors import TokenryError
 
-_COMMANDS = (catalog, demo, run, compare, tune, report, check, reproduce)  # a new command module is one entry here
+_COMMANDS = (
+    catalog,
+    demo,
+    run,
+    compare,
+    tune,
+    report,
+    check,
+    reproduce,
+)  # a new command module is one entry here
 
 USER_ERROR = 2  # exit code when the user's input was wrong, as for a wrong option
 
