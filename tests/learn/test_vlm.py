@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
@@ -13,17 +14,18 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from tokenry.data.pack import load_pack
 from tokenry.data.scenes import KINDS, make_scene
 from tokenry.learn.contrast import CaptionContrast
-from tokenry.learn.patch_labels import PatchLabels
+from tokenry.learn.patch_labels import PatchLabels, PatchPlaces
 from tokenry.learn.vlm import (
     IGNORE,
     Recipe,
     answer_batch,
     build,
-    caption_words,
     packed_mask,
     run,
     tower_batch,
 )
+from tokenry.models.caption_head import CaptionHead, caption
+from tokenry.models.embedded import build_processor, build_tokenizer
 from tokenry.tokens.errors import TokenryError
 
 TINY = {"tower_width": 32, "tower_layers": 2, "tower_heads": 2, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1,
@@ -37,7 +39,17 @@ def tiny_recipe(folder: Path, **changes: object) -> Recipe:
         "model": TINY,
         "validate": 1,
         "tower": {"batch": 4, "loop": loop},
-        "answers": {"batch": 3, "questions": 4, "loop": loop},
+        "answers": [
+            {"batch": 3, "questions": 4, "loop": loop},
+            {
+                "batch": 2,
+                "drill": 1,
+                "naming_weight": 0.5,
+                "pointing_weight": 0.5,
+                "place_weight": 0.5,
+                "loop": loop,
+            },
+        ],
     } | changes
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -48,8 +60,8 @@ def test_packed_questions_give_the_logits_that_each_would_have_alone(tmp_path: P
     model, _, answers = build(tiny_recipe(tmp_path))
     batch = answer_batch(0, size=2, seed=5, questions=6)
     with torch.no_grad():
-        packed, _ = answers.eval().logits(batch)
-        processor = AutoProcessor.from_pretrained(export_processor(tmp_path))
+        packed, _, _ = answers.eval().logits(batch)
+        processor = build_processor()
         for row in range(2):
             scene = make_scene("train", row, 5)
             for number, question in enumerate(scene.ask(6)):
@@ -63,13 +75,6 @@ def test_packed_questions_give_the_logits_that_each_would_have_alone(tmp_path: P
                 assert inputs["input_ids"][0, -length:].tolist() == batch["ids"][row][here].tolist()
                 alone = model(**inputs).logits[0, -length:]
                 torch.testing.assert_close(packed[row][here], alone, atol=1e-5, rtol=1e-4)
-
-
-def export_processor(folder: Path) -> Path:
-    from tokenry.models.embedded import build_processor
-
-    build_processor().save_pretrained(folder / "processor")
-    return folder / "processor"
 
 
 def test_packed_mask_is_causal_and_keeps_questions_apart() -> None:
@@ -89,8 +94,6 @@ def test_packed_mask_is_causal_and_keeps_questions_apart() -> None:
 
 
 def test_answer_targets_are_the_answers_and_an_end() -> None:
-    from tokenry.models.embedded import build_tokenizer
-
     tokenizer = build_tokenizer()
     batch = answer_batch(3, size=2, seed=9, questions=8)
     for row in range(2):
@@ -112,7 +115,7 @@ def test_captions_name_everything_and_negatives_differ_in_one_word() -> None:
     objects = len(load_pack().objects)
     scene = next(s for s in (make_scene("train", i, 1) for i in range(16)) if s.sign)
     assert scene.sign is not None
-    words = caption_words(scene)
+    words = caption(scene)
     assert [word for word in words if word <= objects] == [1 + item.index for item in scene.items]
     assert (
         "".join(chr(w - objects - 1 + ord("a")) for w in words if objects < w < objects + 27)
@@ -122,14 +125,14 @@ def test_captions_name_everything_and_negatives_differ_in_one_word() -> None:
 
 def test_contrast_prefers_matching_captions_and_counts_repeated_words() -> None:
     torch.manual_seed(0)
-    contrast = CaptionContrast(vocabulary=20, width=16, dimension=8)
-    once, twice = contrast.captions(torch.tensor([[3, 4, 0], [3, 4, 4]]))
+    contrast = CaptionContrast(CaptionHead(width=16, dimension=8))
+    once, twice = contrast.head.texts(torch.tensor([[3, 4, 0], [3, 4, 4]]))
     assert not torch.allclose(once, twice, atol=1e-3)
-    assert torch.allclose(once, contrast.captions(torch.tensor([[4, 3, 0]]))[0], atol=1e-6)
+    assert torch.allclose(once, contrast.head.texts(torch.tensor([[4, 3, 0]]))[0], atol=1e-6)
     words = torch.tensor([[1, 2], [3, 4], [5, 6]])
     negatives = torch.tensor([[1, 9], [3, 10], [11, 6]])
     # a picture tower that already knows the captions: pseudo-inverse of the projection
-    cls = contrast.captions(words) @ torch.linalg.pinv(contrast.picture.weight).T
+    cls = contrast.head.texts(words) @ torch.linalg.pinv(contrast.head.picture.weight).T
     matched_loss, matched = contrast(cls, words, negatives)
     shuffled_loss, _ = contrast(cls.roll(1, 0), words, negatives)
     assert float(matched) == 1.0
@@ -146,6 +149,49 @@ def test_patch_labels_weigh_background_less() -> None:
     torch.testing.assert_close(loss, expected)
 
 
+def test_patch_places_learns_rows_and_columns_from_tokens_that_carry_them() -> None:
+    torch.manual_seed(0)
+    places = PatchPlaces(width=8, grid=(2, 3))
+    rows, columns = torch.arange(6) // 3, torch.arange(6) % 3
+    told = torch.cat([F.one_hot(rows, 2), F.one_hot(columns, 3), torch.zeros(6, 3)], dim=1).float()[None]
+    optimizer = torch.optim.Adam(places.parameters(), lr=0.1)
+    for _ in range(50):
+        optimizer.zero_grad()
+        places(told).backward()
+        optimizer.step()
+    assert places(told).item() < 0.05
+    assert places(told.roll(1, 1)).item() > 1.0
+
+
+def test_pointing_rewards_looking_at_the_named_object_and_away_from_absent_ones(tmp_path: Path) -> None:
+    _, _, answers = build(tiny_recipe(tmp_path))
+    batch = answer_batch(0, size=4, seed=3, questions=8)
+    length = batch["ids"].shape[1]
+    classes = answers.class_token[batch["labels"]]
+
+    def attention(told: bool) -> torch.Tensor:
+        """All attention on the first patch of the named class, or on the start if told so or where there is none."""
+        looks = torch.zeros(4, 1, 145 + length, 145 + length)
+        for row in range(4):
+            for t in range(length):
+                found = (classes[row] == batch["ids"][row, t]).nonzero()
+                target = 1 + int(found[0]) if len(found) and told else 0 if told else 144
+                looks[row, 0, 145 + t, target] = 1
+        return looks
+
+    assert answers.pointing_loss(attention(True), batch).item() == pytest.approx(0, abs=1e-3)
+    assert answers.pointing_loss(attention(False), batch).item() > 5
+
+
+def test_naming_pulls_visual_tokens_towards_the_names_of_what_they_show(tmp_path: Path) -> None:
+    model, _, answers = build(tiny_recipe(tmp_path))
+    batch = answer_batch(0, size=2, seed=3, questions=1)
+    words = model.get_input_embeddings().weight
+    right = words[answers.class_token[batch["labels"]].clamp(min=0)]
+    assert answers.naming_loss(right, batch["labels"]).item() < 0.1
+    assert answers.naming_loss(torch.randn_like(right), batch["labels"]).item() > 3
+
+
 def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,21 +200,22 @@ def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
     console = Console(quiet=True)
     whole = run(tiny_recipe(tmp_path / "a"), console)
 
-    # die in the answers stage, after its first checkpoint
+    # die in the last stage, after its first checkpoint
     recipe = tiny_recipe(tmp_path / "b")
     calls = 0
 
     def dies(*args: object, **kwargs: object) -> None:
         nonlocal calls
         calls += 1
-        if calls == 2:
+        if calls == 4:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("tokenry.learn.vlm.export", dies)
+    monkeypatch.setattr("tokenry.learn.vlm.export", dies)
+    with pytest.raises(KeyboardInterrupt):
         run(recipe, console)
+    monkeypatch.undo()
     shutil.rmtree(
-        recipe.output / "answers" / "step-0000004"
+        recipe.output / "3-answers" / "step-0000004"
     )  # as if it died before that checkpoint was complete
     resumed = run(recipe, console)
 

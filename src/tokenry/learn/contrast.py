@@ -9,26 +9,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tokenry.models.caption_head import CaptionHead
+
 
 class CaptionContrast(nn.Module):
-    """A bag-of-words text tower, two projections and the contrastive loss.
+    """The contrastive loss in the joint space of a caption head.
 
     Args:
-        vocabulary: number of word ids; id 0 is padding.
-        width: width of the picture's [CLS] vector.
-        dimension: width of the shared space.
+        head: maps pictures and captions into one space.
     """
 
-    def __init__(self, vocabulary: int, width: int, dimension: int = 128) -> None:
+    def __init__(self, head: CaptionHead) -> None:
         super().__init__()
-        self.word_embedding = nn.Embedding(vocabulary, width, padding_idx=0)
-        self.text = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, dimension))
-        self.picture = nn.Linear(width, dimension, bias=False)
+        self.head = head
         self.scale = nn.Parameter(torch.tensor(2.3))  # log of the inverse temperature, starts at 10
-
-    def captions(self, words: Int[Tensor, "n words"]) -> Float[Tensor, "n dimension"]:
-        """Unit vectors of captions: the sum of their words, so that repetition counts, through an MLP."""
-        return F.normalize(self.text(self.word_embedding(words).sum(1)).float(), dim=-1)
 
     def forward(
         self,
@@ -37,8 +31,8 @@ class CaptionContrast(nn.Module):
         negatives: Int[Tensor, "b words"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The loss, and the share of pictures whose own caption scores highest of the 2b captions."""
-        pictures = F.normalize(self.picture(cls).float(), dim=-1)
-        captions = self.captions(torch.cat([words, negatives]))
+        pictures = self.head.pictures(cls)
+        captions = self.head.texts(torch.cat([words, negatives]))
         logits = self.scale.clamp(max=4.6).exp() * pictures @ captions.T
         target = torch.arange(len(cls), device=cls.device)
         to_text = F.cross_entropy(logits, target)

@@ -1,4 +1,4 @@
-"""A per-patch objective: every visual token must say what its own patch shows.
+"""Per-patch objectives: every visual token must say what its own patch shows, and where it is.
 
 Keeps the information of a vision tower local, so that dropping the wrong tokens costs something. With a global loss
 alone late patch tokens all carry the answer, and a random selection is as good as any.
@@ -39,3 +39,31 @@ class PatchLabels(nn.Module):
         shown = target > 0
         accuracy = (logits.argmax(1) == target)[shown].float().mean()
         return loss, accuracy
+
+
+class PatchPlaces(nn.Module):
+    """Two linear classifiers on patch tokens: row and column of the patch.
+
+    Without it a tower that is asked for the content of each patch alone forgets where the patch was, and a language
+    model, whose attention knows distances only, cannot say where it found something.
+
+    Args:
+        width: width of the tokens.
+        grid: rows and columns of patches.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, sum(grid))
+
+    def forward(self, tokens: Float[Tensor, "b n width"]) -> Float[Tensor, ""]:
+        """Mean of the two cross-entropies."""
+        rows, columns = self.grid
+        logits = self.head(self.norm(tokens)).float().flatten(0, 1)
+        index = torch.arange(rows * columns, device=tokens.device).repeat(len(tokens))
+        return 0.5 * (
+            F.cross_entropy(logits[:, :rows], index // columns)
+            + F.cross_entropy(logits[:, rows:], index % columns)
+        )

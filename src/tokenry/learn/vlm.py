@@ -25,38 +25,69 @@ import torch.nn.functional as F
 import yaml
 from jaxtyping import Bool, Float, Int, UInt8
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from tokenry.data.pack import load_pack
 from tokenry.data.scenes import (
     KINDS,
-    SIGN_COLOURS,
+    Question,
     Scene,
     Split,
     make_scene,
     patch_class_names,
     patch_classes,
 )
+from tokenry.data.textures import SIDE
 from tokenry.learn.contrast import CaptionContrast
-from tokenry.learn.loop import Batch, Figures, LoopSettings, Objective, latest_checkpoint, train
-from tokenry.learn.patch_labels import PatchLabels
-from tokenry.models.embedded import build_config, build_processor, build_tokenizer
+from tokenry.learn.loop import (
+    Batch,
+    Figures,
+    LoopSettings,
+    Objective,
+    latest_checkpoint,
+    load_checkpoint,
+    train,
+)
+from tokenry.learn.patch_labels import PatchLabels, PatchPlaces
+from tokenry.models.caption_head import HEAD_FILE, CaptionHead, caption, caption_words
+from tokenry.models.embedded import PATCH, build_config, build_processor, build_tokenizer
 from tokenry.tokens.errors import TokenryError
 
 IGNORE = -100
+DRILLED = ("where", "exists", "relation")  # kinds that must find an object by its name
+_POINTING_LAYER, _POINTING_HEAD = 1, 0
+_NAMING_SCALE = (
+    20.0  # a cosine of a third then tells one of 300 words; the rest of a token is free for other things
+)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Batch size, loss weights and loop settings of one stage."""
+    """Batch size, loss weights and loop settings of one stage.
+
+    Attributes:
+        batch: pictures a step.
+        loop: schedule and optimiser.
+        patch_weight: of the per-patch loss.
+        contrast_weight: of the picture-caption contrast (tower only).
+        naming_weight: of the loss that aligns visual tokens with names (answers only).
+        pointing_weight: of the loss that lets one attention head look where a named object is (answers only).
+        place_weight: of the loss by which a patch token must say where it is (answers only).
+        questions: of different kinds asked about each picture (answers only).
+        drill: rounds of further questions that mention objects by name, the hardest to learn (answers only).
+    """
 
     batch: int
     loop: LoopSettings
     patch_weight: float = 1.0
     contrast_weight: float = 1.0
+    naming_weight: float = 0.0
+    pointing_weight: float = 0.0
+    place_weight: float = 0.0
     questions: int = 7
+    drill: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,13 +98,14 @@ class Recipe:
         output: folder for checkpoints and the exported model.
         seed: initialisation and data.
         model: keyword arguments of :func:`tokenry.models.embedded.build_config`.
-        tower, answers: the two stages.
+        tower: the first stage.
+        answers: the stages of the second kind, one after the other, each with a schedule of its own.
         validate: validation pictures asked about at each checkpoint.
     """
 
     output: Path
     tower: Stage
-    answers: Stage
+    answers: tuple[Stage, ...]
     seed: int = 0
     model: Mapping[str, int] = field(default_factory=dict)
     validate: int = 64
@@ -87,11 +119,11 @@ class Recipe:
         """
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            stages = {
-                name: Stage(**(content[name] | {"loop": LoopSettings(**content[name]["loop"])}))
-                for name in ("tower", "answers")
-            }
-            return cls(**(content | stages | {"output": Path(content["output"])}))
+            tower = Stage(**(content["tower"] | {"loop": LoopSettings(**content["tower"]["loop"])}))
+            answers = tuple(
+                Stage(**(one | {"loop": LoopSettings(**one["loop"])})) for one in content["answers"]
+            )
+            return cls(**(content | {"tower": tower, "answers": answers, "output": Path(content["output"])}))
         except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
             raise TokenryError(f"{path} is not a recipe for the embedded model: {error!r}") from error
 
@@ -109,26 +141,11 @@ def _ids(text: str) -> tuple[int, ...]:
     return tuple(_tokenizer()(text, add_special_tokens=False)["input_ids"])
 
 
-def caption_words(scene: Scene) -> list[int]:
-    """The caption of a scene as word ids: its objects, and its sign's letters and colour (0 is padding)."""
-    objects = len(load_pack().objects)
-    words = [1 + item.index for item in scene.items]
-    if scene.sign:
-        words += [1 + objects + ord(letter) - ord("a") for letter in scene.sign.word]
-        words.append(27 + objects + list(SIGN_COLOURS).index(scene.sign.colour))
-    return words
-
-
-def caption_vocabulary() -> int:
-    """Number of caption word ids."""
-    return 27 + len(load_pack().objects) + len(SIGN_COLOURS)
-
-
 def _exchange_one(words: list[int], rng: np.random.Generator) -> list[int]:
     """The caption with one word replaced by another of its sort: object, letter or colour."""
     objects = len(load_pack().objects)
     place = int(rng.integers(len(words)))
-    bounds = (1, 1 + objects, 27 + objects, caption_vocabulary())
+    bounds = (1, 1 + objects, 27 + objects, len(caption_words()))
     low, high = next((a, b) for a, b in pairwise(bounds) if a <= words[place] < b)
     other = int(rng.integers(low, high - 1))
     other += other >= words[place]
@@ -147,18 +164,26 @@ def tower_batch(step: int, *, size: int, seed: int) -> Batch:
     """Scenes, patch labels, captions and captions with one wrong word, for one step."""
     rng = np.random.default_rng((seed, step))
     scenes = [make_scene("train", step * size + i, seed) for i in range(size)]
-    captions = [caption_words(scene) for scene in scenes]
+    captions = [caption(scene) for scene in scenes]
     words = np.zeros((2, size, max(map(len, captions))), dtype=np.int64)
-    for row, caption in enumerate(captions):
-        words[0, row, : len(caption)] = caption
-        words[1, row, : len(caption)] = _exchange_one(caption, rng)
+    for row, ids in enumerate(captions):
+        words[0, row, : len(ids)] = ids
+        words[1, row, : len(ids)] = _exchange_one(ids, rng)
     return _pixels_and_labels(scenes) | {
         "words": torch.from_numpy(words[0]),
         "negatives": torch.from_numpy(words[1]),
     }
 
 
-def answer_batch(step: int, *, size: int, seed: int, questions: int, split: Split = "train") -> Batch:
+def _questions(scene: Scene, number: int, drill: int) -> list[Question]:
+    rounds = [scene.ask(number)] + [scene.ask(3, DRILLED, variant) for variant in range(1, 1 + drill)]
+    unique = {question.text: question for round_ in rounds for question in round_}
+    return list(unique.values())
+
+
+def answer_batch(
+    step: int, *, size: int, seed: int, questions: int, drill: int = 0, split: Split = "train"
+) -> Batch:
     """Scenes with their questions packed behind them, for one step.
 
     Returns:
@@ -170,7 +195,7 @@ def answer_batch(step: int, *, size: int, seed: int, questions: int, split: Spli
     rows: list[dict[str, list[int]]] = []
     for scene in scenes:
         row: dict[str, list[int]] = {"ids": [], "positions": [], "segment": [], "target": [], "kind": []}
-        for number, question in enumerate(scene.ask(questions)):
+        for number, question in enumerate(_questions(scene, questions, drill)):
             asked, answer = _ids(question.text), _ids(question.answer)
             length = len(asked) + len(answer)
             row["ids"] += asked + answer
@@ -218,7 +243,7 @@ class TowerObjective(Objective):
         self.norm = PixelNorm()
         self.tower = model.model.vision_tower
         self.patches = PatchLabels(width, len(patch_class_names()))
-        self.contrast = CaptionContrast(caption_vocabulary(), width)
+        self.contrast = CaptionContrast(CaptionHead(width))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
         """Weighted sum of the two losses."""
@@ -245,8 +270,17 @@ def packed_mask(segment: Int[Tensor, "b t"], prefix: int) -> Bool[Tensor, "b 1 s
     return (visible & causal)[:, None]
 
 
+def class_tokens() -> list[int]:
+    """The token that names each patch class: the first word of an object's name; none for the rest."""
+    objects = [item.name for item in load_pack().objects]
+    others = len(patch_class_names()) - len(objects)
+    return [IGNORE] * others + [_ids(name)[0] for name in objects]
+
+
 class AnswerObjective(Objective):
     """Stage 2: answer the questions, and keep the patch tokens local."""
+
+    class_token: Tensor
 
     def __init__(self, model: LlavaForConditionalGeneration, patches: PatchLabels, stage: Stage) -> None:
         super().__init__()
@@ -254,9 +288,41 @@ class AnswerObjective(Objective):
         self.norm = PixelNorm()
         self.model = model
         self.patches = patches
+        self.places = PatchPlaces(model.config.vision_config.hidden_size, (SIDE // PATCH, SIDE // PATCH))
+        self.register_buffer("class_token", torch.tensor(class_tokens()), persistent=False)
 
-    def logits(self, batch: Batch) -> tuple[Float[Tensor, "b t vocabulary"], Float[Tensor, "b n width"]]:
-        """Next-token logits on the packed questions, and the tower's features."""
+    def naming_loss(self, visual: Float[Tensor, "b n d"], labels: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
+        """Cross-entropy of naming what a visual token shows by its cosine with the word embeddings.
+
+        Places are found by what the tower knows about positions; objects are found by name only once a name and the
+        visual tokens that show it are alike. Left to the answers, that takes most of the training.
+        """
+        target = self.class_token[labels]
+        shown = target != IGNORE
+        words = F.normalize(self.model.get_input_embeddings().weight.float(), dim=-1)
+        cosine = F.normalize(visual[shown].float(), dim=-1) @ words.T
+        return F.cross_entropy(_NAMING_SCALE * cosine, target[shown])
+
+    def pointing_loss(self, attention: Float[Tensor, "b heads s s"], batch: Batch) -> Float[Tensor, ""]:
+        """Minus the log of the attention that an object's name pays to the patches that show the object.
+
+        The name of an object that is not shown is to look at the beginning of the text.
+        """
+        tokens = batch["labels"].shape[1]
+        looks = attention[:, _POINTING_HEAD, 1 + tokens :].float()
+        named = self.class_token[batch["labels"]][:, None, :] == batch["ids"][:, :, None]
+        shown = named.any(-1) & (batch["segment"] >= 0)
+        absent = (
+            ~shown & (batch["kind"] == KINDS.index("exists")) & torch.isin(batch["ids"], self.class_token)
+        )
+        patches = (looks[:, :, 1 : 1 + tokens] * named).sum(-1)
+        mass = torch.where(absent, looks[:, :, 0], patches)[shown | absent]
+        return -(mass + 1e-4).log().mean()
+
+    def logits(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "b t vocabulary"], Float[Tensor, "b n width"], Float[Tensor, "b n d"]]:
+        """Next-token logits on the packed questions, the tower's features, and what the projector makes of them."""
         inner, config = self.model.model, self.model.config
         seen = inner.vision_tower(self.norm(batch["pixels"]), output_hidden_states=True)
         features = seen.hidden_states[config.vision_feature_layer][:, 1:]
@@ -275,11 +341,17 @@ class AnswerObjective(Objective):
             position_ids=torch.cat([head, batch["positions"] + prefix], dim=1),
             use_cache=False,
         ).last_hidden_state
-        return self.model.lm_head(hidden[:, prefix:]).float(), features
+        return self.model.lm_head(hidden[:, prefix:]).float(), features, visual
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
-        """Cross-entropy of the answers plus the weighted patch loss."""
-        logits, features = self.logits(batch)
+        """Cross-entropy of the answers plus the weighted patch, naming and pointing losses."""
+        attention: list[Tensor] = []
+        layer = self.model.model.language_model.layers[_POINTING_LAYER].self_attn
+        hook = layer.register_forward_hook(lambda _module, _inputs, output: attention.append(output[1]))
+        try:
+            logits, features, visual = self.logits(batch)
+        finally:
+            hook.remove()
         asked = batch["target"] != IGNORE
         picked, target = logits[asked], batch["target"][asked]
         loss = F.cross_entropy(picked, target)
@@ -289,7 +361,17 @@ class AnswerObjective(Objective):
             "token_acc": (picked.argmax(-1) == target).float().mean(),
             "patch_acc": patch_accuracy,
         }
-        return loss + self.stage.patch_weight * patch_loss, figures
+        total = loss + self.stage.patch_weight * patch_loss
+        if self.stage.naming_weight:
+            figures["naming"] = self.naming_loss(visual, batch["labels"])
+            total = total + self.stage.naming_weight * figures["naming"]
+        if self.stage.place_weight:
+            figures["place"] = self.places(features)
+            total = total + self.stage.place_weight * figures["place"]
+        if self.stage.pointing_weight:
+            figures["pointing"] = self.pointing_loss(attention[0], batch)
+            total = total + self.stage.pointing_weight * figures["pointing"]
+        return total, figures
 
     @torch.no_grad()
     def exact(self, batch: Batch) -> dict[str, tuple[int, int]]:
@@ -298,7 +380,7 @@ class AnswerObjective(Objective):
         Under teacher forcing the greedy answer equals the reference exactly where every one of its tokens, the end
         included, is the most likely one.
         """
-        logits, _ = self.logits(batch)
+        logits, _, _ = self.logits(batch)
         wrong = (logits.argmax(-1) != batch["target"]) & (batch["target"] != IGNORE)
         score: dict[str, tuple[int, int]] = {}
         for row in range(len(wrong)):
@@ -329,66 +411,92 @@ def validate(
     return {"all": sum(r for r, _ in total.values()) / sum(a for _, a in total.values())} | rates
 
 
-def export(model: LlavaForConditionalGeneration, target: Path, notes: Mapping[str, Any]) -> None:
-    """Write model (half precision), processor and ``training.json`` as one folder that plain transformers load."""
+def export(
+    model: LlavaForConditionalGeneration, head: CaptionHead, target: Path, notes: Mapping[str, Any]
+) -> None:
+    """Write model (half precision), processor, caption head and ``training.json`` as one folder.
+
+    Plain transformers load it; the last two are ours.
+    """
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     half = LlavaForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(temporary)
-    (temporary / "model.safetensors").chmod(0o644)  # safetensors creates it readable by its owner alone
     build_processor().save_pretrained(temporary)
+    tensors = {name: tensor.detach().half().contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, temporary / HEAD_FILE, metadata={"words": json.dumps(caption_words())})
     (temporary / "training.json").write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
+    for path in temporary.iterdir():
+        path.chmod(0o644)  # safetensors creates files that their owner alone can read
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
 
 
 def build(recipe: Recipe) -> tuple[LlavaForConditionalGeneration, TowerObjective, AnswerObjective]:
-    """A freshly initialised model and the objectives of both stages, which share it."""
+    """A freshly initialised model and the objectives of both kinds of stage, which share it."""
     torch.manual_seed(recipe.seed)
     config = build_config(build_processor(), **recipe.model)
     # eager attention trains faster than SDPA at these sizes on a CPU; what is exported does not remember it
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
     tower = TowerObjective(model, recipe.tower)
-    return model, tower, AnswerObjective(model, tower.patches, recipe.answers)
+    return model, tower, AnswerObjective(model, tower.patches, recipe.answers[0])
 
 
 def run(recipe: Recipe, console: Console | None = None) -> Path:
     """Train (or continue), export, and return the folder of the finished model."""
     console = console or Console()
     model, tower, answers = build(recipe)
-    first = recipe.output / "tower"
-    done = latest_checkpoint(first)
-    last = f"step-{recipe.tower.loop.steps:07d}"
-    if done is not None and done.name == last:
-        tower.load_state_dict(load_file(done / "model.safetensors"))
-    else:
-        make = partial(tower_batch, size=recipe.tower.batch, seed=2 * recipe.seed + 1)
-        train(tower, make, recipe.tower.loop, first, title="tower", console=console)
+    target, log = recipe.output / "model", recipe.output / "validation.jsonl"
+    settings = {name: value for name, value in asdict(recipe).items() if name != "output"}
 
-    log = recipe.output / "validation.jsonl"
-
-    def on_checkpoint(step: int) -> None:
+    def check_and_export(number: int, step: int) -> None:
         rates = validate(answers, recipe.validate)
-        console.print(f"step {step}: " + "  ".join(f"{kind} {rate:.1%}" for kind, rate in rates.items()))
+        console.print(
+            f"stage {number} step {step}: " + "  ".join(f"{k} {rate:.1%}" for k, rate in rates.items())
+        )
+        figures = {"stage": number, "step": step, "validation": rates}
         with log.open("a") as stream:
-            stream.write(json.dumps({"step": step} | rates) + "\n")
-        export(model, recipe.output / "model", {"recipe": asdict(recipe), "step": step, "validation": rates})
+            stream.write(json.dumps(figures) + "\n")
+        export(model, tower.contrast.head, target, figures | {"recipe": settings})
 
-    make_answers: Callable[[int], Batch] = partial(
-        answer_batch, size=recipe.answers.batch, seed=2 * recipe.seed + 2, questions=recipe.answers.questions
-    )
-    train(
-        answers,
-        make_answers,
-        recipe.answers.loop,
-        recipe.output / "answers",
-        title="answers",
-        on_checkpoint=on_checkpoint,
-        console=console,
-    )
-    console.print(f"the trained model is in {recipe.output / 'model'}")
-    return recipe.output / "model"
+    make: Callable[[int], Batch] = partial(tower_batch, size=recipe.tower.batch, seed=100 * recipe.seed + 1)
+    _train_or_load(tower, make, recipe.tower, recipe.output / "1-tower", console)
+    for number, stage in enumerate(recipe.answers, start=2):
+        answers.stage = stage
+        make = partial(
+            answer_batch,
+            size=stage.batch,
+            seed=100 * recipe.seed + number,
+            questions=stage.questions,
+            drill=stage.drill,
+        )
+        hook = partial(check_and_export, number)
+        _train_or_load(answers, make, stage, recipe.output / f"{number}-answers", console, hook)
+
+    notes = target / "training.json"
+    done = {"stage": 1 + len(recipe.answers), "step": recipe.answers[-1].loop.steps}
+    if not notes.is_file() or not done.items() <= json.loads(notes.read_text()).items():
+        check_and_export(done["stage"], done["step"])  # died before the last export
+    console.print(f"the trained model is in {target}")
+    return target
+
+
+def _train_or_load(
+    objective: Objective,
+    make: Callable[[int], Batch],
+    stage: Stage,
+    folder: Path,
+    console: Console,
+    on_checkpoint: Callable[[int], None] | None = None,
+) -> None:
+    """Train a stage from where it stands; a finished one only hands over its weights."""
+    newest = latest_checkpoint(folder)
+    if newest is not None and newest.name == f"step-{stage.loop.steps:07d}":
+        load_checkpoint(newest, objective)
+        return
+    title = folder.name.replace("-", " ")
+    train(objective, make, stage.loop, folder, title=title, on_checkpoint=on_checkpoint, console=console)
 
 
 def main() -> None:
