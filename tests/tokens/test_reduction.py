@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenry.tokens import DenseReduction, Reduction, ReductionError, TokenryError, gather_rows, prefix_mask
+from tokenry.tokens import (
+    DenseReduction,
+    Reduction,
+    ReductionError,
+    TokenryError,
+    best,
+    gather_rows,
+    prefix_mask,
+)
 
 
 def t(*values: Any) -> Tensor:
@@ -293,6 +301,17 @@ def test_refused(case: str) -> None:
 def test_prefix_mask() -> None:
     assert prefix_mask(t(2, 0), 3).tolist() == [[True, True, False], [False, False, False]]
     assert prefix_mask(t(2), 0).shape == (1, 0)
+
+
+def test_best_takes_members_only_and_no_more_than_there_are() -> None:
+    scores = t([9.0, -torch.inf, 3.0, 3.0], [1.0, 2.0, 3.0, 4.0])
+    member = t([False, True, True, True], [True, True, False, False])
+    assert best(scores, member, t(1, 1)).tolist() == [
+        [False, False, True, False],
+        [False, True, False, False],
+    ]
+    assert best(scores, member, t(3, 9)).tolist() == member.tolist()
+    assert not best(scores, member, t(0, 0)).any()
 
 
 def test_gather_rows_fills_what_is_missing() -> None:
