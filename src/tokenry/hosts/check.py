@@ -133,15 +133,18 @@ def _check_method(
     host: Host, inputs: Mapping[str, Any], method: Reducer, steps: int, tokens: slice | None, before: Any
 ) -> list[Law]:
     name = f"{method.slug} ({method.positions})"
+    laws: list[Law] = []
     try:
         with Session(host.model, [replace(method, budget=1.0)], tokens=tokens):
             whole = _generate(host.model, inputs, steps)
         gap = _gap(whole[1], before[1])
         tolerance = _TOLERANCE.get(host.model.dtype, 2e-4) * _scale(before[1])
-        laws = [Law(method.stage, f"{name}: at 100% the model's own answer", gap <= tolerance, f"{gap:.1e}")]
+        laws.append(
+            Law(method.stage, f"{name}: at 100% the model's own answer", gap <= tolerance, f"{gap:.1e}")
+        )
         gap = oracle_gap(host, inputs, method, steps, tokens)
     except UnsupportedError as error:
-        return [Law(method.stage, name, None, str(error))]
+        return [*laws, Law(method.stage, name, None, str(error))]
     except TokenryError as error:
         return [Law(method.stage, name, False, str(error))]
     return [
@@ -159,6 +162,10 @@ def oracle_gap(
     **generation: Any,
 ) -> float:
     """Largest logit difference between running reduced and the masked full sequence: prefill and `steps` tokens."""
+    if host.why_no_layer_stage:
+        raise UnsupportedError(
+            f"Masking a token out is not the same as never having had it: {host.why_no_layer_stage}."
+        )
     methods = [method] if isinstance(method, Reducer) else list(method)
     with Session(host.model, methods, tokens=tokens) as run:
         mine = _generate(host.model, inputs, steps, **generation)
@@ -174,7 +181,8 @@ def oracle_gap(
         visual[:, tokens] = True
     for token in host.token_ids.values():
         visual |= ids == token
-    with masked(host, trace, visual, rules, inputs.get("attention_mask")):
+    mask = inputs.get("attention_mask")
+    with masked(host, trace, visual, rules, None if mask is None else mask.bool()):
         truth = _generate(host.model, inputs, steps, **generation)
     if mine[0].shape != truth[0].shape or not torch.equal(mine[0], truth[0]):
         return float("inf")

@@ -238,6 +238,10 @@ class Chunk:
         return self._masks[name]
 
     def _build_mask(self, stage: Stage, layer: int) -> Tensor | None:
+        if not self.host.takes_mask(
+            layer
+        ):  # linear attention skips the padding of a prompt, and remembers the rest
+            return stage.real.long() if self.begins and not bool(stage.real.all()) else None
         queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
         keys = key_columns(self.cache, layer, queries.shape[1], self.memory.columns[stage.first])
         real = keys >= 0

@@ -17,6 +17,8 @@ _TOKEN_IDS = {
     "video": ("video_token_id", "video_token_index"),
 }
 
+_MASKED = {"full_attention", "sliding_attention"}
+
 
 @dataclass(frozen=True, eq=False)
 class Host:
@@ -134,10 +136,14 @@ class Host:
     @cached_property
     def why_no_layer_stage(self) -> str | None:
         """Why tokens cannot be dropped at a layer of this decoder, or None if they can."""
-        odd = {self.layer_type(i) for i in range(len(self.layers))} - {"full_attention", "sliding_attention"}
+        odd = set(self._layer_types) - _MASKED
         if odd:
             return f"its decoder has {', '.join(sorted(odd))} layers, whose state mixes all tokens"
         return None
+
+    def takes_mask(self, layer: int) -> bool:
+        """Whether a layer is attention, told by a mask what to look at; others know padding only."""
+        return self.layer_type(layer) in _MASKED
 
     @cached_property
     def rope_axes(self) -> int:

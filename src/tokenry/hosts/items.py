@@ -100,7 +100,7 @@ class Items:
         """The items that a reduction leaves: each output stands where its anchor stood."""
 
         def follow(values: Tensor) -> Tensor:
-            return gather_rows(values[..., None], reduction.anchor, -1)[..., 0]
+            return values.gather(1, reduction.anchor.clamp(min=0)).masked_fill(reduction.anchor < 0, -1)
 
         return replace(
             self,

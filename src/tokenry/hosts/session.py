@@ -24,7 +24,7 @@ from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
 from tokenry.hosts.probes import ProbedAttention
 from tokenry.hosts.trace import ItemTrace
-from tokenry.hosts.vision import Encoded, Pictures, no_cls, watch_vision
+from tokenry.hosts.vision import Encoded, Pictures, brings_pictures, no_cls, watch_vision
 from tokenry.reduce import Reducer
 from tokenry.tokens import (
     AttentionView,
@@ -473,8 +473,12 @@ class Session:
 
     # --- small questions -----------------------------------------------------------------------------------------
 
-    def _visual_columns(self, ids: Tensor | None, chunk: Chunk) -> dict[str, Bool[Tensor, "b t"]]:
+    def _visual_columns(
+        self, ids: Tensor | None, kwargs: dict[str, Any], chunk: Chunk
+    ) -> dict[str, Bool[Tensor, "b t"]]:
         """Which columns of this call are visual, by modality."""
+        if not chunk.begins and not brings_pictures(kwargs):
+            return {}  # a placeholder here is one that the model said itself
         if self.tokens is not None:
             if not chunk.begins:
                 return {}

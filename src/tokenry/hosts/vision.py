@@ -59,6 +59,11 @@ class Pictures:
         return rows.T.masked_fill(self.tile[item] < 0, 0.0)
 
 
+def brings_pictures(inputs: Mapping[str, Any]) -> bool:
+    """Whether a call's inputs hold pictures, as pixels or encoded."""
+    return any(inputs.get(name) is not None for name in _PIXELS) or bool(inputs.get("mm_encoder_outputs"))
+
+
 def no_cls(host: Host) -> str:
     """What to tell a user whose encoder has no [CLS] token."""
     return (

@@ -1,0 +1,189 @@
+"""What methods read of attention equals the matrices that eager attention returns."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import tokenry as tk
+from tests.hosts.families import FAMILIES
+from tokenry.hosts.host import Host
+from tokenry.hosts.vision import watch_vision
+from tokenry.reduce.fastv import FastV
+from tokenry.reduce.pyramiddrop import PyramidDrop
+from tokenry.reduce.random import RandomTokens
+from tokenry.tokens import TokenView
+
+TOLERANCE = 1e-5
+
+
+@functools.cache
+def built(family: str, attn: str = "sdpa") -> PreTrainedModel:
+    return FAMILIES[family].build(attn)
+
+
+def encoder_attention(family: str, tower: str, values: Tensor) -> list[Tensor]:
+    """[CLS] rows of every block as eager attention gives them: tiles x heads x patches."""
+    model: Any = built(family, "eager")
+    with torch.no_grad():
+        out = getattr(model.model, tower)(values, output_attentions=True)
+    return [a[:, :, 0, 1:] for a in out.attentions]
+
+
+def test_cls_rows_of_llava() -> None:
+    model: Any = built("llava")
+    inputs = FAMILIES["llava"].batch(model, "ragged")
+    truth = encoder_attention("llava", "vision_tower", inputs["pixel_values"])
+    with torch.no_grad(), watch_vision(Host.of(model), {0, 1}) as seen:
+        model(**inputs)
+    for item in range(2):
+        for layer in (0, 1):
+            row = seen["image"].attention(item, layer)
+            assert float((row - truth[layer][item]).abs().max()) <= TOLERANCE
+
+
+def test_cls_rows_of_tiles_follow_the_packing() -> None:
+    """Independent count: 48 x 96 holds 40 x 90 scaled to 43 x 96 (rows 6 -> 5 after unpadding); a newline per row."""
+    model: Any = built("llava-next")
+    inputs = FAMILIES["llava-next"].batch(model, "two")
+    values = inputs["pixel_values"]
+    flat = torch.cat([values[0, :3], values[1, :5]])
+    truth = encoder_attention("llava-next", "vision_tower", flat)[1]
+    with torch.no_grad(), watch_vision(Host.of(model), {1}) as seen:
+        model(**inputs)
+    record = seen["image"]
+    for item, (first, down, across, size) in enumerate([(0, 1, 2, (40, 90)), (3, 2, 2, (70, 60))]):
+        places = expected_places(down, across, size)
+        assert record.lengths[item] == len(places)
+        row = record.attention(item, 1)
+        for token, place in enumerate(places):
+            if place is None:
+                assert float(row[:, token].abs().max()) == 0
+                assert int(record.tile[item][token]) == -1  # type: ignore[index]
+            else:
+                tile, cell = place
+                expected = truth[first + tile, :, cell]
+                assert float((row[:, token] - expected).abs().max()) <= TOLERANCE
+                assert int(record.tile[item][token]) == tile  # type: ignore[index]
+
+
+def expected_places(down: int, across: int, size: tuple[int, int]) -> list[tuple[int, int] | None]:
+    """Tile and cell of each token, by hand: the thumbnail, then rows of the stitched tiles without their padding."""
+    places: list[tuple[int, int] | None] = [(0, c) for c in range(36)]
+    h, w = size
+    height, width = 6 * down, 6 * across
+    if w / h > width / height:
+        pad = (height - int(round(h * width / w, 7))) // 2
+        rows, cols = range(pad, height - pad), range(width)
+    else:
+        pad = (width - int(round(w * height / h, 7))) // 2
+        rows, cols = range(height), range(pad, width - pad)
+    for y in rows:
+        places += [(1 + (y // 6) * across + x // 6, (y % 6) * 6 + x % 6) for x in cols]
+        places.append(None)
+    return places
+
+
+def test_cls_rows_of_frames() -> None:
+    """Video-LLaVA hands [CLS] of every frame to its language model; that token belongs to no tile."""
+    model: Any = built("video-llava")
+    inputs = FAMILIES["video-llava"].batch(model, "video")
+    truth = encoder_attention("video-llava", "video_tower", inputs["pixel_values_videos"].flatten(0, 1))[1]
+    with torch.no_grad(), watch_vision(Host.of(model), {1}) as seen:
+        model(**inputs)
+    record = seen["video"]
+    assert record.lengths == [111, 111]
+    for item in range(2):
+        row = record.attention(item, 1).unflatten(1, (3, 37))
+        assert float(row[:, :, 0].abs().max()) == 0
+        for frame in range(3):
+            assert float((row[:, frame, 1:] - truth[item * 3 + frame]).abs().max()) <= TOLERANCE
+
+
+def test_fastervlm_keeps_as_many_of_every_frame() -> None:
+    model: Any = built("video-llava")
+    inputs = FAMILIES["video-llava"].batch(model, "video")
+    with tk.reduced(model, "fastervlm", budget=30) as run, torch.no_grad():
+        model(**inputs)
+    kept = run.trace[0].kept.view(3, 37)
+    assert kept.sum(1).tolist() == [10, 10, 10]
+    assert not bool(kept[:, 0].any())
+
+
+# --- the decoder -------------------------------------------------------------------------------------------------
+
+DECODERS = (
+    "llava",
+    "qwen2-vl",
+    "gemma3",
+    "mistral3",
+    "llama",
+    "qwen3",
+    "gemma3-text",
+    "mistral",
+    "paligemma",
+)
+
+
+@pytest.mark.parametrize("shape", ["one", "ragged"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_rows_masses_and_propagation_equal_eager_attention(
+    name: str, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grouped heads, left padding, sliding windows, bidirectional prefixes; the layer just run and the next one."""
+    family = FAMILIES[name]
+    model: Any = built(name)
+    inputs = family.batch(model, shape)
+    with torch.no_grad():
+        eager: Any = built(name, "eager")
+        with tk.reduced(eager, RandomTokens(budget=1.0), tokens=family.tokens):
+            truth = eager(**inputs, output_attentions=True).attentions
+    real = inputs["attention_mask"].bool()
+    for method, layer in ((FastV(budget=0.5, layer=2), 1), (PyramidDrop(budget=0.9, layers=(2,)), 2)):
+        views: list[TokenView] = []
+
+        def watch(self: Any, view: TokenView, views: list[TokenView] = views) -> Tensor:
+            views.append(view)
+            return torch.rand(view.features.shape[:2])
+
+        monkeypatch.setattr(type(method), "score", watch)
+        with tk.reduced(model, method, tokens=family.tokens), torch.no_grad():
+            model(**inputs)
+        attention, expected = views[0].attention, truth[layer]
+        last = real.shape[1] - 1
+        assert gap(attention.row(), expected[:, :, last]) <= TOLERANCE
+        query = real.long().argmax(1) + 9
+        picked = torch.stack([e[:, q] for e, q in zip(expected, query, strict=True)])
+        assert gap(attention.row(query), picked) <= TOLERANCE
+        group = torch.zeros_like(real)
+        group[:, 7:19] = True
+        mass = expected[..., 7:19].sum(-1).masked_fill(~real[:, None], 0)
+        assert gap(attention.mass(group & real).masked_fill(~real[:, None], 0), mass) <= TOLERANCE
+        p = torch.rand(expected.shape[:3], generator=torch.Generator().manual_seed(0)) * real[:, None]
+        step = (p[:, :, None] @ expected)[:, :, 0]
+        assert gap(attention.propagate(p), step) <= TOLERANCE * 10  # a sum over all queries
+
+
+def gap(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def test_reading_attention_in_slices_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenry.hosts import probes
+
+    generator = torch.Generator().manual_seed(1)
+    query, key = (torch.randn(2, h, 17, 4, generator=generator) for h in (4, 2))
+    real = torch.ones(2, 17, dtype=torch.bool)
+    real[1, :5] = False
+    attention = probes.ProbedAttention(query, key, None, real, 0.5)
+    p = torch.rand(2, 4, 17, generator=generator)
+    whole = attention.propagate(p), attention.mass(real), attention.propagate(p, 0.7)
+    monkeypatch.setattr(probes, "_CHUNK_ELEMENTS", 300)
+    sliced = attention.propagate(p), attention.mass(real), attention.propagate(p, 0.7)
+    for a, b in zip(whole, sliced, strict=True):
+        assert gap(a, b) <= 1e-6
