@@ -20,10 +20,10 @@ venv: $(STAMP) ## Make .venv and install tokenry into it (editable)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenry needs Python 3.11 or newer; call: make PYTHON=/path/to/python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	@# torch first, pinned: the dependency resolver would otherwise pick the newest build with its CUDA packages.
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev,docs,report]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	@touch $@
 
 test: check ## make check, then the whole test suite
