@@ -40,13 +40,14 @@ def test_the_repository_is_up_to_date() -> None:
 
 
 def test_a_page_has_paper_entry_point_and_result(checkout: Path, done: Card) -> None:
-    (checkout / done.reproduction).write_text(json.dumps(VALUES))
+    (checkout / done.reproduction).write_text(json.dumps(VALUES | {"arms": {"ours": {"score": 0.5}}}))
     page = render.generate(checkout, [done])[Path(done.page)]
     assert "https://arxiv.org/abs/2412.01818" in page
     assert 'tk.reduced(model, "fastervlm")' in page
     assert "::: tokenry.reduce.fastervlm.FasterVLM" in page
     assert "verdict **shown**" in page
     assert "| ours, accuracy | 0.9123 |" in page
+    assert "### arms\n\n|  | score |\n| --- | --- |\n| ours | 0.5 |" in page
 
 
 def test_text_is_literal_in_tables(checkout: Path) -> None:

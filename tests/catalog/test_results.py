@@ -37,6 +37,30 @@ def test_rows_are_flat_and_readable(tmp_path: Path) -> None:
     assert rows["versions, torch"] == "2.13.0"
 
 
+def test_records_become_tables(tmp_path: Path) -> None:
+    arms = {"ours": {"accuracy": 0.9, "by seed": [0.91234, 1]}, "random": {"accuracy": 0.5}}
+    result = results.read(_write(tmp_path / "x.json", VALUES | {"arms": arms}))
+    assert dict(result.tables()) == {
+        "arms": [{"": "ours", "accuracy": 0.9, "by seed": [0.91234, 1]}, {"": "random", "accuracy": 0.5}]
+    }
+    assert not any(label.startswith("arms") for label, _ in result.rows())
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (True, "yes"),
+        (1, "1"),
+        (0.123456, "0.1235"),
+        (None, "null"),
+        ([0.91234, "a"], "0.9123, a"),
+        ({"k": False}, "k no"),
+    ],
+)
+def test_values_as_a_reader_wants_them(value: object, shown: str) -> None:
+    assert results.text(value) == shown
+
+
 @pytest.mark.parametrize("key", results.REQUIRED)
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     file = _write(tmp_path / "x.json", {k: v for k, v in VALUES.items() if k != key})

@@ -113,6 +113,8 @@ def _page(card: Card, result: results.Result | None) -> str:
             f"Small-scale reproduction, verdict **{result.verdict}**; `tokenry reproduce {card.slug}` runs it again.",
             _table(rows[0], rows[1:]),
         ]
+        for label, records in result.tables():
+            parts += [f"### {_escape(label)}", _records_table(result.path, records)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -33,9 +33,16 @@ class Result:
         return str(self.values["verdict"])
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield label and value of every entry as text, nested ones as "outer, inner"."""
+        """Yield label and value of every entry but those of `tables`, as text; nested ones as "outer, inner"."""
         for key, value in self.values.items():
-            yield from _rows(key, value)
+            if not _is_table(value):
+                yield from _rows(key, value)
+
+    def tables(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield every entry that maps names to records as (label, records), each record with its name in column ""."""
+        for key, value in self.values.items():
+            if _is_table(value):
+                yield key, [{"": name} | record for name, record in value.items()]
 
 
 def read(path: Path) -> Result:
@@ -78,20 +85,31 @@ def checkout() -> Path | None:
     return root if (root / "mkdocs.yml").is_file() else None
 
 
+def text(value: object) -> str:
+    """Return a JSON value as a reader wants it: four significant digits, yes and no, nothing in quotes."""
+    match value:
+        case str():
+            return value
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case list():
+            return ", ".join(map(text, value))
+        case dict():
+            return ", ".join(f"{key} {text(inner)}" for key, inner in value.items())
+    return json.dumps(value)
+
+
+def _is_table(value: object) -> bool:
+    return (
+        isinstance(value, dict) and bool(value) and all(isinstance(record, dict) for record in value.values())
+    )
+
+
 def _rows(label: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _rows(f"{label}, {key}", inner)
-    elif isinstance(value, list):
-        yield label, ", ".join(text(item) for item in value)
     else:
         yield label, text(value)
-
-
-def text(value: object) -> str:
-    """Return a JSON value as a reader wants it: four significant digits, yes and no, strings without quotes."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
