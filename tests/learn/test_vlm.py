@@ -15,17 +15,11 @@ from tokenry.data.pack import load_pack
 from tokenry.data.scenes import KINDS, make_scene
 from tokenry.learn.contrast import CaptionContrast
 from tokenry.learn.patch_labels import PatchLabels, PatchPlaces
-from tokenry.learn.vlm import (
-    IGNORE,
-    Recipe,
-    answer_batch,
-    build,
-    packed_mask,
-    run,
-    tower_batch,
-)
+from tokenry.learn.vlm import Recipe, build, run
+from tokenry.learn.vlm.batches import IGNORE, answer_batch, tower_batch
+from tokenry.learn.vlm.objectives import packed_mask
 from tokenry.models.caption_head import CaptionHead, caption
-from tokenry.models.embedded import build_processor, build_tokenizer
+from tokenry.models.embedded import build_processor, build_tokenizer, load_embedded
 from tokenry.tokens.errors import TokenryError
 
 TINY = {"tower_width": 32, "tower_layers": 2, "tower_heads": 2, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1,
@@ -135,8 +129,8 @@ def test_contrast_prefers_matching_captions_and_counts_repeated_words() -> None:
     cls = contrast.head.texts(words) @ torch.linalg.pinv(contrast.head.picture.weight).T
     matched_loss, matched = contrast(cls, words, negatives)
     shuffled_loss, _ = contrast(cls.roll(1, 0), words, negatives)
-    assert float(matched) == 1.0
-    assert float(matched_loss) < float(shuffled_loss)
+    assert matched.item() == 1.0
+    assert matched_loss.item() < shuffled_loss.item()
 
 
 def test_patch_labels_weigh_background_less() -> None:
@@ -210,7 +204,7 @@ def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
         if calls == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokenry.learn.vlm.export", dies)
+    monkeypatch.setattr("tokenry.learn.vlm.training.export", dies)
     with pytest.raises(KeyboardInterrupt):
         run(recipe, console)
     monkeypatch.undo()
@@ -234,6 +228,14 @@ def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
 def test_bad_recipes_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(TokenryError, match="is not a recipe"):
         tiny_recipe(tmp_path, **changes)
+
+
+def test_the_recipe_of_the_shipped_model_fits_the_shipped_model() -> None:
+    recipe = Recipe.load(Path(__file__).parents[2] / "recipes" / "embedded_vlm.yaml")
+    model, _, _ = build(recipe)
+    shipped, _ = load_embedded()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == {name: tuple(tensor.shape) for name, tensor in shipped.state_dict().items()}
 
 
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
