@@ -122,7 +122,7 @@ def check_writable(folder: Path) -> None:
 def _torch_dtype(dtype: Dtype) -> Any:
     import torch
 
-    return "auto" if dtype is Dtype.AUTO else getattr(torch, dtype.value)
+    return None if dtype is Dtype.AUTO else getattr(torch, dtype.value)
 
 
 def console() -> Console:

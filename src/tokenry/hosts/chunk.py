@@ -28,9 +28,11 @@ class Memory:
         seen: columns of the full sequence so far.
         columns: column of every cached token; -1 = padding.
         shift: what a new token's own position id is lowered by.
+        next: the position id of the next token of every sequence, as the model would count without any dropping.
     """
 
     seen: int = 0
+    next: Int[Tensor, " b"] | None = None
     columns: dict[int, Int[Tensor, "b c"]] = field(default_factory=dict)
     shift: dict[int, Int[Tensor, " b"]] = field(default_factory=dict)
 
@@ -60,6 +62,7 @@ class Memory:
                 )
             if stage == 0:  # assisted decoding takes rejected tokens back, the same number everywhere
                 memory.seen -= columns.shape[1] - held
+                memory.next = None if memory.next is None else memory.next - (columns.shape[1] - held)
             memory.columns[stage] = columns[:, :held]
         return memory
 
@@ -192,6 +195,7 @@ class Chunk:
     def end(self) -> None:
         """The call is over: its tokens have been seen."""
         self.memory.seen = self.offset + self.shape[1]
+        self.memory.next = self.full_ids.amax((0, 2)) + 1
 
     def stage_at(self, layer: int) -> Stage:
         """The stage that a decoder layer runs in."""

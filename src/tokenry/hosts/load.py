@@ -21,13 +21,13 @@ EMBEDDED = "embedded"
 
 
 def load_model(
-    name: str | Path, *, dtype: torch.dtype | str = "auto", attn: str = "sdpa", device: str = "cpu"
+    name: str | Path, *, dtype: torch.dtype | None = None, attn: str = "sdpa", device: str = "cpu"
 ) -> tuple[PreTrainedModel, Any]:
     """A vision-language model and its processor, ready to run.
 
     Args:
         name: "embedded", a folder that `from_pretrained` reads, or a hub id.
-        dtype: of the weights; "auto" takes the checkpoint's (the embedded model: float32).
+        dtype: of the weights; by default the checkpoint's (the embedded model: float32).
         attn: attention implementation: "sdpa", "eager" or "flash_attention_2".
         device: where to put it.
 
@@ -37,13 +37,13 @@ def load_model(
     if str(name) == EMBEDDED:
         from tokenry.models import load_embedded
 
-        model, processor = load_embedded(dtype=torch.float32 if dtype == "auto" else dtype)
+        model, processor = load_embedded(dtype=dtype or torch.float32)
         model.set_attn_implementation(attn)
         return model.to(device).eval(), processor
     try:
         config = AutoConfig.from_pretrained(name)
         kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-        model = kind.from_pretrained(name, dtype=dtype, attn_implementation=attn)
+        model = kind.from_pretrained(name, dtype=dtype or "auto", attn_implementation=attn)
         processor = AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         where = "folder" if Path(name).exists() else "folder or hub id"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,7 +58,10 @@ class _Oracle:
         rules: dict[int, Positions],
         padding: Bool[Tensor, "b t"] | None,
     ) -> None:
-        self.host, self.trace, self.visual, self.rules = host, trace, visual, rules
+        self.host, self.visual, self.rules = host, visual, rules
+        # Rows repeated for beams or samples share the picture, and the fate, of the first of them.
+        copies = max(1, (1 + max((item.row for item in trace), default=0)) // len(visual))
+        self.trace = [replace(item, row=item.row // copies) for item in trace if item.row % copies == 0]
         self.padding = torch.ones_like(visual) if padding is None else padding.bool()
         self.columns = self._columns()
         self.cuts = sorted({at for item in trace for at, _ in item.steps})
@@ -91,7 +95,11 @@ class _Oracle:
         self.prefill = t == self.visual.shape[1]
         copies = b // len(self.visual)
         ids = kwargs.get("position_ids")
-        ids = torch.arange(t, device=hidden.device)[None] if ids is None else ids
+        if ids is None:
+            cache = kwargs.get("past_key_values")
+            ids = torch.arange(t, device=hidden.device)[None] + (
+                0 if cache is None else cache.get_seq_length()
+            )
         ids = ids[None] if ids.ndim == 2 else ids
         if self.host.rope_axes == 3:
             ids = ids.expand(3, -1, -1) if len(ids) == 1 else ids[-3:]

@@ -231,8 +231,11 @@ class Session:
         self._chunk = chunk
         self._heard.clear()
         if not chunk.begins:
-            if kwargs.get("position_ids") is None:  # the model would count from the shortened cache
-                kwargs = kwargs | {"position_ids": self._positions(chunk, kwargs.get("attention_mask"))}
+            start = chunk.memory.next
+            if kwargs.get("position_ids") is None and start is not None:
+                # The model would count from the shortened cache.
+                counted = start[:, None] + torch.arange(like.shape[1], device=start.device)
+                kwargs = kwargs | {"position_ids": counted}
             if self.host.base is not self.host.decoder and kwargs.get("attention_mask") is not None:
                 held = chunk.memory.columns[0] >= 0
                 new = torch.ones(chunk.shape, dtype=torch.bool, device=held.device)
@@ -516,17 +519,6 @@ class Session:
 
     def _pictures(self) -> dict[str, Pictures]:
         return self.encoded.pictures if self.encoded is not None else self._visual
-
-    def _positions(self, chunk: Chunk, mask: Tensor | None) -> Int[Tensor, "b t"]:
-        """The ids the model would count for new tokens if its cache had the full length."""
-        b, t = chunk.shape
-        deltas = getattr(self.host.base, "rope_deltas", None)
-        ids = torch.arange(chunk.offset, chunk.offset + t, device=self.host.model.device).expand(b, t)
-        if deltas is not None:
-            if mask is not None:
-                ids = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -t:]
-            ids = ids + deltas.to(ids.device).repeat_interleave(b // len(deltas), 0)
-        return ids
 
     def _full_ids(self, chunk: Chunk, ids: Tensor | None, device: torch.device) -> Int[Tensor, "a b t"]:
         """Position ids per RoPE axis and sequence."""

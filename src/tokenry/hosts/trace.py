@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from jaxtyping import Bool
@@ -35,8 +34,11 @@ class ItemTrace:
 
     def reduction(self, layer: int = 0) -> Reduction | DenseReduction:
         """All steps up to and including those before `layer`, as one reduction of the delivered tokens."""
-        done = [r for at, r in self.steps if at <= layer]
-        return reduce(lambda a, b: a.compose(b), done, Reduction.identity(torch.tensor([self.n])))  # type: ignore[arg-type]
+        whole: Reduction | DenseReduction = Reduction.identity(torch.tensor([self.n]))
+        for at, step in self.steps:
+            if at <= layer:
+                whole = whole.compose(step)
+        return whole
 
     def kept_at(self, layer: int) -> Bool[Tensor, " n"]:
         """Which delivered tokens take part, alone or merged, in a decoder layer."""

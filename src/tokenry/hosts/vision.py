@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +120,7 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[dict[str, Picture
 
     def pack(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def traced(image_features: list[Tensor], *args: Any, **kwargs: Any) -> Any:
+        def traced(image_features: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
             packed.append(_trace_packing(original, image_features, args, kwargs))
             return original(image_features, *args, **kwargs)
 
@@ -287,7 +288,8 @@ class Encoded:
     @property
     def inputs(self) -> dict[str, Any]:
         """What to pass to ``model.generate`` or ``model``: everything but pixels, plus the encoded pictures."""
-        return self._inputs | {"mm_encoder_outputs": dict(self._outputs)}
+        # Copies, since `generate` repeats what it is given in place for every beam.
+        return self._inputs | {"mm_encoder_outputs": {k: copy(v) for k, v in self._outputs.items()}}
 
 
 def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int]) -> Encoded:

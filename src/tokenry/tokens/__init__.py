@@ -1,6 +1,10 @@
 """The few types that everything passes around."""
 
-from tokenry.tokens.budget import Budget, BudgetLike
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from tokenry.tokens.errors import (
     BudgetError,
     InputError,
@@ -9,8 +13,11 @@ from tokenry.tokens.errors import (
     UnknownNameError,
     UnsupportedError,
 )
-from tokenry.tokens.reduction import DenseReduction, Reduction, best, gather_rows, prefix_mask
-from tokenry.tokens.view import AttentionView, Depth, Needs, Positions, Stage, TokenView
+
+if TYPE_CHECKING:
+    from tokenry.tokens.budget import Budget, BudgetLike
+    from tokenry.tokens.reduction import DenseReduction, Reduction, best, gather_rows, prefix_mask
+    from tokenry.tokens.view import AttentionView, Depth, Needs, Positions, Stage, TokenView
 
 __all__ = [
     "AttentionView",
@@ -33,3 +40,28 @@ __all__ = [
     "gather_rows",
     "prefix_mask",
 ]
+
+# What needs torch is loaded on first use: whoever only wants the errors (the catalogue, `tokenry list`) does without.
+_HOME = {
+    "Budget": "budget",
+    "BudgetLike": "budget",
+    "DenseReduction": "reduction",
+    "Reduction": "reduction",
+    "best": "reduction",
+    "gather_rows": "reduction",
+    "prefix_mask": "reduction",
+    "AttentionView": "view",
+    "Depth": "view",
+    "Needs": "view",
+    "Positions": "view",
+    "Stage": "view",
+    "TokenView": "view",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tokenry.tokens' has no attribute {name!r}")
+    value = getattr(import_module(f"tokenry.tokens.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
