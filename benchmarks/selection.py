@@ -17,7 +17,7 @@ from tokenry.hosts.probes import ProbedAttention
 from tokenry.tokens import Depth, TokenView
 
 PICTURES, WIDTH, KEEP = 8, 1024, 64
-DEPTH = Depth(encoder=24, decoder=32)
+DEPTH = Depth(encoder=24, decoder=4)
 SIZES = (576, 2304, 9216)
 
 
@@ -35,7 +35,7 @@ def run(console: Console, rounds: int) -> None:
             )
 
     methods = {slug: _at(cls) for slug, cls in tk.methods().items()}
-    views = {slug: [_view(m, cut, VISUAL, PICTURES) for cut in m.cuts(DEPTH)] for slug, m in methods.items()}
+    views = {slug: _views(m) for slug, m in methods.items()}
     ways: dict[str, Any] = {"prefill": prefill}
     for slug, method in methods.items():
         ways[slug] = partial(_select, method, views[slug])
@@ -69,6 +69,15 @@ def _select(method: tk.Reducer, views: list[TokenView]) -> None:
         method.apply(view)
 
 
+def _views(method: tk.Reducer) -> list[TokenView]:
+    """What a method is shown at each of its cuts: at the later ones, what the earlier ones left."""
+    views, n = [], VISUAL
+    for cut in method.cuts(DEPTH):
+        views.append(_view(method, cut, n, PICTURES))
+        n = int(method.apply(views[-1]).count.max())
+    return views
+
+
 def _growth(method: tk.Reducer) -> dict[str, float]:
     """Seconds per picture at 576, 2,304 and 9,216 tokens, and the exponent of growth between the last two."""
     views = {n: _view(method, 0, n, 1) for n in SIZES}
@@ -94,6 +103,7 @@ def _view(method: tk.Reducer, cut: int, n: int, items: int) -> TokenView:
     return TokenView.of(
         torch.randn(items, n, WIDTH, generator=generator),
         grid=torch.tensor([1, side, side]).expand(items, 3),
+        entry=torch.full((items,), VISUAL if cut else n),
         layer=cut,
         depth=DEPTH,
         slot=slot,
