@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,9 +41,18 @@ class Trial:
         """Put the trial's questions under every arm."""
         return self.lab.ask(arms, self.questions, self.label)
 
-    def random(self, budget: BudgetLike) -> list[Chain]:
-        """Random selection on the way in, with each of the recipe's seeds."""
-        return [(RandomTokens(budget=budget, seed=seed),) for seed in self.settings["random_seeds"]]
+    def random(self, budget: BudgetLike, positions: str | None = None) -> list[Chain]:
+        """Random selection on the way in, with each of the recipe's seeds, under the recipe's position rule."""
+        rule = self.positions if positions is None else positions
+        return [
+            (RandomTokens(budget=budget, positions=rule, seed=seed),)
+            for seed in self.settings["random_seeds"]
+        ]
+
+    @property
+    def positions(self) -> str:
+        """The position rule that all arms share, so that a difference is one of selection."""
+        return str(self.settings.get("positions", "keep"))
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,7 @@ def to_values(slug: str, recipe: Recipe, lab: Lab, found: Findings, seconds: flo
         "arms": lab.scores(found.sheets, found.full),
         "accuracy by kind of question": _kinds(found.sheets),
         **found.details,
-        "notes": list(found.notes),
+        "notes": [*found.notes, *_about_positions(recipe)],
         "questions": f"{len(found.full.correct)} about {len(set(found.full.pictures))} held-out scenes",
         "settings": recipe.to_json()["settings"],
         "settings hash": digest(recipe.to_json()),
@@ -168,8 +178,20 @@ def write(values: Mapping[str, Any], path: Path) -> Reproduction:
     except OSError as error:
         raise InputError(f"The result cannot be written to {path}: {error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return Reproduction(path, values)
+
+
+def _about_positions(recipe: Recipe) -> list[str]:
+    if recipe.settings.get("positions") != "keep":
+        return []
+    return [
+        "All arms keep position ids, so that they differ in what they select only. The paper renumbers positions; the "
+        "embedded model was trained on full grids and reads places off position ids, so renumbering alone costs it "
+        "much, whatever is selected: see the arms 'renumbered'. This was chosen after a look at unfinished weights; no "
+        "criterion was changed."
+    ]
 
 
 def _without_nan(value: Any) -> Any:

@@ -13,14 +13,21 @@ from tokenry.reduce.random import RandomTokens
 
 def experiment(trial: Trial) -> Findings:
     """Max-min selection against random and [CLS] top-k; the least distance within what each keeps."""
-    arms: Arms = {"full": [()]}
+    keep, judged = trial.positions, trial.settings["judged_at"]
+    arms: Arms = {
+        "full": [()],
+        f"divprune {judged:.4g}, renumbered": [(DivPrune(budget=judged, positions="compact"),)],
+        f"random {judged:.4g}, renumbered": trial.random(judged, "compact"),
+    }
     for b in trial.settings["budgets"]:
-        arms[f"divprune {b:.4g}"] = [(DivPrune(budget=b), LeastDistance())]
-        arms[f"[CLS] {b:.4g}"] = [(FasterVLM(budget=b), LeastDistance())]
+        arms[f"divprune {b:.4g}"] = [(DivPrune(budget=b, positions=keep), LeastDistance())]
+        arms[f"[CLS] {b:.4g}"] = [(FasterVLM(budget=b, positions=keep), LeastDistance())]
         seeds = trial.settings["random_seeds"]
-        arms[f"random {b:.4g}"] = [(RandomTokens(budget=b, seed=s), LeastDistance()) for s in seeds]
+        arms[f"random {b:.4g}"] = [
+            (RandomTokens(budget=b, positions=keep, seed=s), LeastDistance()) for s in seeds
+        ]
     sheets = trial.ask(arms)
-    b = trial.settings["judged_at"]
+    b = judged
     ours, cls, random = (sheets[f"{name} {b:.4g}"] for name in ("divprune", "[CLS]", "random"))
     distance = {name: s.readings["least distance"] for name, s in sheets.items() if s.readings}
     by_chance = float(distance[f"random {b:.4g}"].mean())

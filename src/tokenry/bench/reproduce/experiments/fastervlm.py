@@ -13,11 +13,16 @@ from tokenry.reduce.fastv import FastV
 def experiment(trial: Trial) -> Findings:
     """[CLS] top-k against random, against itself reversed, and against FastV at the same tokens per layer."""
     budgets = trial.settings["budgets"]
-    arms: Arms = {"full": [()]}
+    keep, judged = trial.positions, trial.settings["judged_at"]
+    arms: Arms = {
+        "full": [()],
+        f"fastervlm {judged:.4g}, renumbered": [(FasterVLM(budget=judged, positions="compact"),)],
+        f"random {judged:.4g}, renumbered": trial.random(judged, "compact"),
+    }
     for b in budgets:
-        arms[f"fastervlm {b:.4g}"] = [(FasterVLM(budget=b),)]
+        arms[f"fastervlm {b:.4g}"] = [(FasterVLM(budget=b, positions=keep),)]
         arms[f"random {b:.4g}"] = trial.random(b)
-        arms[f"reverse [CLS] {b:.4g}"] = [(ReverseCls(budget=b),)]
+        arms[f"reverse [CLS] {b:.4g}"] = [(ReverseCls(budget=b, positions=keep),)]
         arms[f"fastv, K = 2, {b:.4g}"] = [(FastV(budget=b, layer=2),)]
     sheets = trial.ask(arms)
     full = sheets["full"]
@@ -28,7 +33,7 @@ def experiment(trial: Trial) -> Findings:
         method = trial.lab.fastv_at(flops, layer, n)
         same[b] = f"fastv, K = {layer}, at the FLOPs of {b:.4g}"
         sheets |= trial.ask({same[b]: [(method,)]})
-    b = trial.settings["judged_at"]
+    b = judged
     ours, random, reverse = (sheets[f"{name} {b:.4g}"] for name in ("fastervlm", "random", "reverse [CLS]"))
     figures = {
         "recall over chance": Figure.mean(ours, ours.objects).over(b),

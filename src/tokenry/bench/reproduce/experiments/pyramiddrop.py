@@ -13,11 +13,12 @@ from tokenry.reduce.pyramiddrop import PyramidDrop
 def experiment(trial: Trial) -> Findings:
     """The pyramid against FastV at the same FLOPs and a random pyramid; the time of a training step."""
     s = trial.settings
-    shape = {"budget": s["budget"], "layers": tuple(s["layers"])}
+    shape = {"budget": s["budget"], "layers": tuple(s["layers"]), "positions": trial.positions}
     method = PyramidDrop(**shape)
     arms: Arms = {
         "full": [()],
         "pyramiddrop": [(method,)],
+        "pyramiddrop, renumbered": [(PyramidDrop(**shape | {"positions": "compact"}),)],
         "random pyramid": [(RandomPyramid(**shape, seed=seed),) for seed in s["random_seeds"]],
     }
     sheets = trial.ask(arms)

@@ -17,15 +17,17 @@ from tokenry.reduce.recoverable_compression import RecoverableCompression
 def experiment(trial: Trial) -> Findings:
     """With and without recovery at the same number of tokens, on questions that name a less salient object."""
     k = trial.settings["tokens"]
-    method = RecoverableCompression(budget=k)
+    keep = trial.positions
+    method = RecoverableCompression(budget=k, positions=keep)
     arms: Arms = {
         "full": [()],
         f"with recovery, {k} tokens": [(Recovery(of=method), method)],
-        f"without recovery, {k} tokens": [(WithoutRecovery(budget=k),)],
-        f"[CLS] {k} tokens": [(FasterVLM(budget=k),)],
+        f"without recovery, {k} tokens": [(WithoutRecovery(budget=k, positions=keep),)],
+        f"with recovery, {k} tokens, renumbered": [(RecoverableCompression(budget=k),)],
+        f"[CLS] {k} tokens": [(FasterVLM(budget=k, positions=keep),)],
         f"random {k} tokens": trial.random(k),
-        "with recovery, number left to the method": [(RecoverableCompression(),)],
-        "without recovery, number left to the method": [(WithoutRecovery(),)],
+        "with recovery, number left to the method": [(RecoverableCompression(positions=keep),)],
+        "without recovery, number left to the method": [(WithoutRecovery(positions=keep),)],
     }
     sheets = trial.ask(arms)
     ours, without = sheets[f"with recovery, {k} tokens"], sheets[f"without recovery, {k} tokens"]

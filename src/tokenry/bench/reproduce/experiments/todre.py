@@ -20,21 +20,22 @@ _ALWAYS = 2.0
 
 def experiment(trial: Trial) -> Findings:
     """Stage 1 against [CLS], DivPrune and random; attention to the picture by layer; stage 2 forced at every depth."""
-    settings = trial.settings
+    settings, keep = trial.settings, trial.positions
     arms: Arms = {"full": [(AttentionToPicture(), AttentionToPicture(which="next"))]}
     for b in settings["budgets"]:
         # Stage 1 alone: stage 2 would need a layer to look at, and is judged by itself below.
-        arms[f"todre, max-sum, {b:.4g}"] = [(ToDRE(budget=b, check=None),)]
-        arms[f"todre, k-center, {b:.4g}"] = [(ToDRE(budget=b, check=None, rule="kcenter"),)]
-        arms[f"[CLS] {b:.4g}"] = [(FasterVLM(budget=b),)]
-        arms[f"divprune {b:.4g}"] = [(DivPrune(budget=b),)]
+        arms[f"todre, max-sum, {b:.4g}"] = [(ToDRE(budget=b, check=None, positions=keep),)]
+        arms[f"todre, k-center, {b:.4g}"] = [(ToDRE(budget=b, check=None, rule="kcenter", positions=keep),)]
+        arms[f"[CLS] {b:.4g}"] = [(FasterVLM(budget=b, positions=keep),)]
+        arms[f"divprune {b:.4g}"] = [(DivPrune(budget=b, positions=keep),)]
         arms[f"random {b:.4g}"] = trial.random(b)
+    large, small = settings["budgets"]
+    arms[f"todre, max-sum, {large:.4g}, renumbered"] = [(ToDRE(budget=large, check=None),)]
     for ran in settings["removal_after"]:
-        arms[_removed(ran)] = [(ToDRE(budget=_EVERYTHING, check=ran - 1, tau=_ALWAYS),)]
+        arms[_removed(ran)] = [(ToDRE(budget=_EVERYTHING, check=ran - 1, tau=_ALWAYS, positions=keep),)]
     sheets = trial.ask(arms)
     full = sheets["full"]
     attention = [full.readings[f"attention in layer {i}"] for i in range(full.counts.shape[1])]
-    large, small = settings["budgets"]
     ours, random = sheets[f"todre, max-sum, {large:.4g}"], sheets[f"random {large:.4g}"]
     figures = {
         "share of full at 25%": Figure.mean(ours, ours.correct).over(full.accuracy),

@@ -19,7 +19,9 @@ def experiment(trial: Trial) -> Findings:
     arms: Arms = {"full": [()]}
     for b in budgets:
         for start in (single, *ensembles):
-            arms[f"blocks {start}..-2, {b:.4g}"] = [(VtcCls(budget=b, start=start),)]
+            arms[f"blocks {start}..-2, {b:.4g}"] = [
+                (VtcCls(budget=b, start=start, positions=trial.positions),)
+            ]
         arms[f"random {b:.4g}"] = trial.random(b)
         arms[f"fastv {b:.4g}"] = [(FastV(budget=b, layer=trial.settings["fastv_layer"]),)]
     sheets = trial.ask(arms)
