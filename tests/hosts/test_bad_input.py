@@ -15,6 +15,7 @@ import tokenry as tk
 from tests.hosts.families import FAMILIES, Inputs, prompts, text
 from tests.hosts.test_families import logits_of, state_of
 from tokenry.hosts import encode
+from tokenry.hosts.host import Host
 from tokenry.reduce.aim import AIM
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
@@ -79,7 +80,7 @@ def test_a_model_without_visual_tokens() -> None:
 def test_not_a_transformers_model() -> None:
     for thing in (torch.nn.Linear(2, 2), "llava", None):
         with pytest.raises(InputError, match="Expected a transformers model, got"):
-            tk.reduced(thing, "random")  # type: ignore[arg-type]
+            Host.of(thing)
 
 
 def test_a_model_that_is_no_decoder() -> None:

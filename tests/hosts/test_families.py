@@ -231,12 +231,16 @@ def logits_of(model: Any, inputs: Inputs) -> torch.Tensor:
     return torch.stack(out.logits)
 
 
+_OF_GENERATE = {"rope_deltas", "_cache", "_previous_max_cache_length"}
+"""What `generate` itself leaves on a model."""
+
+
 def state_of(model: PreTrainedModel) -> list[Any]:
     """Everything a session might leave behind on the modules and the configurations."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     marks: list[Any] = []
     for name, module in model.named_modules():
-        marks.append((name, sorted(k for k in vars(module) if k != "rope_deltas")))
+        marks.append((name, sorted(vars(module).keys() - _OF_GENERATE)))
         marks.append([len(getattr(module, hook)) for hook in hooks])
         config = getattr(module, "config", None)
         if config is not None:

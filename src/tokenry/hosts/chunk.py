@@ -98,7 +98,7 @@ class Chunk:
     that gradient checkpointing, which runs layers again, meets the same tokens.
     """
 
-    def __init__(self, host: Host, cache: Cache | None, mask: Tensor | None, shape: tuple[int, int]) -> None:
+    def __init__(self, host: Host, cache: Cache | None, mask: Any, shape: tuple[int, int]) -> None:
         """Begin a call of `shape` = (sequences, tokens).
 
         Raises:
@@ -120,14 +120,14 @@ class Chunk:
         self.merges: dict[int, list[Callable[[Tensor], Tensor]]] = {}
         self._masks: dict[tuple[int, str], Tensor | None] = {}
 
-    def _padding(self, mask: Tensor | None) -> Bool[Tensor, "b t"] | None:
+    def _padding(self, mask: Any) -> Bool[Tensor, "b t"] | None:
         """The 2-D padding mask over everything seen so far, or None for all ones."""
         if mask is None:
             return None
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             raise UnsupportedError(
-                "Only 2-D padding masks (ones and zeros, batch x tokens) can be shortened; this call has a prepared "
-                "4-D mask, as `generate` makes for static caches. Use the default cache."
+                "Only 2-D padding masks (ones and zeros, batch x tokens) can be shortened; this call has masks "
+                "prepared per layer, as `generate` makes for static caches. Use the default cache."
             )
         if mask.shape[1] != self.memory.seen + self.shape[1]:
             raise InputError(

@@ -7,6 +7,7 @@ the full square that kernels are charged for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -76,8 +77,8 @@ def decoder_flops(host: Host, lengths: Int[Tensor, "rows layers"], logits: int =
 
 def encoder_flops(host: Host, tiles: int = 1) -> int | None:
     """FLOPs of the vision encoder and projector for square pictures of the configured size, or None if the encoder is
-    not a plain ViT (packed or windowed encoders cost what their input makes them cost)."""
-    config = getattr(host.tower, "config", None)
+    not a plain ViT with a projector of linear layers (packed or windowed encoders cost what their input makes them)."""
+    config: Any = getattr(host.tower, "config", None)
     size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     if not host.blocks or not isinstance(size, int) or not isinstance(patch, int):
         return None
@@ -87,8 +88,13 @@ def encoder_flops(host: Host, tiles: int = 1) -> int | None:
     flops = sum(2 * m.weight.numel() * patches for m in convolutions)
     for block in host.blocks:
         flops += linear_flops(block) * n + 4 * _attention_width(block) * n * n
-    projector = getattr(host.base, "multi_modal_projector", None)
-    return tiles * (flops + (linear_flops(projector) * patches if projector is not None else 0))
+    names = ("multi_modal_projector", "connector")
+    projector = next((m for n in names if (m := getattr(host.base, n, None)) is not None), None)
+    linear = [] if projector is None else [m for m in projector.modules() if isinstance(m, nn.Linear)]
+    if projector is None or not linear:
+        return None
+    # Projectors that fold several patches into one token are as many patches wide, and run on as many fewer.
+    return tiles * (flops + linear_flops(projector) * patches * config.hidden_size // linear[0].in_features)
 
 
 def kv_bytes(host: Host, lengths: Int[Tensor, "rows layers"]) -> int:
