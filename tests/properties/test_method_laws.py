@@ -202,6 +202,16 @@ def test_nothing_that_is_read_may_be_ignored_when_it_is_not_a_number(
         chosen.apply(replace(scene, poison=what).view(chosen))
 
 
+def test_a_decision_for_a_whole_sequence_is_not_made_from_nan_either() -> None:
+    """ToDRE's second stage compares attention with a threshold, and nothing compares with NaN."""
+    method = METHODS["todre"](tau=1.0)
+    cut = method.cuts(DEPTH)[-1]
+    scene = Scene((Sequence((picture((1, 3, 5)),), before=1, after=2, seed=5),), cut)
+    assert method.apply(scene.view(method)).width == 0
+    with pytest.raises(ReductionError, match="NaN"):
+        method.apply(replace(scene, poison="attention").view(method))
+
+
 @every_method
 @few
 @given(data=st.data())
