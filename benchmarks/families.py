@@ -40,10 +40,10 @@ def checked(family: Family) -> dict[str, Any]:
             for law in report.laws:
                 if law.holds is None:
                     refused[law.name] = law.detail
+                elif law.holds is False:
+                    broken.add(f"{attn}, {shape}: {law.name}: {law.detail}")
                 elif law.detail:
                     gaps.append(float(law.detail))
-                if law.holds is False:
-                    broken.add(f"{attn}, {shape}: {law.name}")
     return {
         "family": family.name,
         "model": family.model.__name__,

@@ -107,9 +107,23 @@ def test_stages_that_are_not_there() -> None:
         tk.reduced(built("qwen3.5"), "fastv", tokens=family.tokens)
 
 
+def test_kinds_of_attention_that_are_unknown() -> None:
+    """Chunks of attention have borders that would move; better no answer than a wrong one."""
+    model: Any = FAMILIES["llama"].build("sdpa")
+    model.model.config.layer_types = ["chunked_attention", "full_attention"] * 2
+    with pytest.raises(UnsupportedError, match="supports no stage: its decoder has chunked_attention layers"):
+        tk.reduced(model, "random", tokens=slice(8, 28))
+
+
 @pytest.mark.parametrize("family", ["llava-onevision", "gemma3", "qwen2-vl"])
 def test_a_tower_without_cls(family: str) -> None:
-    refused(family, nothing, UnsupportedError, r"no \[CLS\] token.*divprune", "fastervlm")
+    refused(
+        family, nothing, UnsupportedError, r"no vision encoder with a \[CLS\] token.*divprune", "fastervlm"
+    )
+
+
+def test_a_text_model_has_no_cls_either() -> None:
+    refused("llama", nothing, UnsupportedError, "no vision encoder", "fastervlm", tokens=slice(8, 28))
 
 
 def test_cls_of_folded_patches() -> None:
@@ -191,7 +205,7 @@ def test_caches_of_other_origin() -> None:
         inside = model(**inputs, use_cache=True).past_key_values
         model(input_ids=torch.tensor([[9], [9]]), past_key_values=inside)
 
-    refused("llava", other_batch, InputError, "holds 1 sequences, this call has 2")
+    refused("llava", other_batch, InputError, r"holds 1 sequence\(s\), this call has 2")
 
 
 def test_embeddings_alone() -> None:

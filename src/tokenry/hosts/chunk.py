@@ -53,7 +53,10 @@ class Memory:
             )
         for stage, columns in memory.columns.items():
             if len(columns) != batch:
-                raise InputError(f"The cache holds {len(columns)} sequences, this call has {batch}.")
+                raise InputError(
+                    f"The cache holds {len(columns)} sequence(s), this call has {batch}. Run the prompt for as many "
+                    "rows as are to be continued."
+                )
             held = keys_seen(cache, stage)
             if held > columns.shape[1]:
                 raise InputError(

@@ -18,6 +18,8 @@ _TOKEN_IDS = {
 }
 
 _MASKED = {"full_attention", "sliding_attention"}
+_STATEFUL = {"linear_attention", "mamba", "conv"}
+"""Layers that read their tokens in order into a state: a shorter sequence is all right, a change midway is not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,14 @@ class Host:
     def _window(self) -> int | None:
         window = getattr(self.text_config, "sliding_window", None)
         return window if getattr(self.text_config, "use_sliding_window", True) else None
+
+    @cached_property
+    def why_not(self) -> str | None:
+        """Why tokens cannot be dropped on the way into this decoder either, or None if they can."""
+        odd = set(self._layer_types) - _MASKED - _STATEFUL
+        if odd:
+            return f"its decoder has {', '.join(sorted(odd))} layers, which count their keys in ways unknown to tokenry"
+        return None
 
     @cached_property
     def why_no_layer_stage(self) -> str | None:

@@ -175,7 +175,8 @@ def _by_record(
     if not copies or copies * total != sum(counts) or len(counts) % copies:
         raise UnsupportedError(
             f"The sequences hold {sum(counts)} visual tokens where the encoder delivered {total}: a picture is spread "
-            "over several calls (chunked prefill), or its record is from another call."
+            "over several calls (chunked prefill), or its record is from another call. Give the whole prompt and all "
+            "its pictures in one call."
         )
     found, item = [], 0
     for first in range(0, len(counts), copies):

@@ -29,6 +29,7 @@ from tokenry.reduce import Reducer
 from tokenry.tokens import (
     AttentionView,
     DenseReduction,
+    Depth,
     InputError,
     Positions,
     Reduction,
@@ -560,6 +561,8 @@ def _plan(host: Host, methods: Sequence[Reducer], marked: bool) -> dict[int, lis
         raise UnsupportedError(
             f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."
         )
+    if host.why_not:
+        raise UnsupportedError(f"{host.name} supports no stage: {host.why_not}.")
     depth, first = host.depth, -1
     plan: dict[int, list[tuple[int, Reducer]]] = {}
     for number, method in enumerate(methods):
@@ -581,10 +584,19 @@ def _plan(host: Host, methods: Sequence[Reducer], marked: bool) -> dict[int, lis
             )
         first = cuts[0]
         for cut in cuts:
-            if method.needs(cut, depth).cls_layers and not host.has_cls:
+            if not host.has_cls and _reads_cls(method, cut, depth):
                 raise UnsupportedError(no_cls(host))
             plan.setdefault(cut, []).append((number, method))
     return dict(sorted(plan.items()))
+
+
+def _reads_cls(method: Reducer, cut: int, depth: Depth) -> bool:
+    try:
+        return bool(method.needs(cut, depth).cls_layers)
+    except TokenryError:
+        if depth.encoder:
+            raise
+        return True  # it asks for a block of an encoder that is not there
 
 
 def _of_items(items: Items, place: Int[Tensor, "b t"]) -> Int[Tensor, "items n"]:

@@ -52,7 +52,7 @@ class Pictures:
         if self.tile is None or self.cell is None or layer not in self.cls:
             raise UnsupportedError(
                 "This model folds or interpolates the encoder's patches before its language model sees them, so [CLS] "
-                "attention cannot be assigned to tokens. Methods that do without it: divprune, fastv, pyramiddrop."
+                "attention cannot be assigned to tokens. Methods that do without it: divprune, fastv, pyramiddrop, aim."
             )
         rows = self.cls[layer][
             self.first[item] + self.tile[item].clamp(min=0), :, self.cell[item].clamp(min=0)
@@ -68,7 +68,7 @@ def brings_pictures(inputs: Mapping[str, Any]) -> bool:
 def no_cls(host: Host) -> str:
     """What to tell a user whose encoder has no [CLS] token."""
     return (
-        f"{host.name}'s vision encoder has no [CLS] token, which this method reads. Methods that do without it: "
+        f"{host.name} has no vision encoder with a [CLS] token, which this method reads. Methods that do without it: "
         "divprune, fastv, pyramiddrop, aim."
     )
 
