@@ -36,6 +36,7 @@ class Family:
             (a picture and a video in a prompt).
         has_cls: whether [CLS] attention belongs to the tokens that its language model sees.
         layer: whether tokens can leave at a decoder layer.
+        peeks: whether the attention of a layer that has not run yet can be read.
         tokens: for a text model, the columns that may be dropped.
     """
 
@@ -46,6 +47,7 @@ class Family:
     shapes: tuple[str, ...] = ("one", "ragged", "two")
     has_cls: bool = False
     layer: bool = True
+    peeks: bool = True
     tokens: slice | None = None
 
     def build(self, attn: str = "sdpa") -> PreTrainedModel:
@@ -385,6 +387,22 @@ def _hybrid() -> Any:
     return hf.Qwen3_5TextConfig(**_TEXT, **linear, layer_types=types)
 
 
+def _opt() -> Any:
+    return hf.OPTConfig(
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        vocab_size=VOCAB,
+        pad_token_id=PAD,
+    )
+
+
+def _gpt_neox() -> Any:
+    return hf.GPTNeoXConfig(**_without("head_dim", "num_key_value_heads"))
+
+
 def _text_family(name: str, config: Callable[[], Any], model: type[Any], **options: Any) -> Family:
     return Family(name, config, model, _text_batch, shapes=("one", "ragged"), tokens=slice(8, 28), **options)
 
@@ -450,6 +468,11 @@ FAMILIES: dict[str, Family] = {
             hf.Gemma3ForCausalLM,
         ),
         _text_family("mistral", lambda: hf.MistralConfig(**_TEXT, sliding_window=12), hf.MistralForCausalLM),
+        _text_family(
+            "olmo2", lambda: hf.Olmo2Config(**_without("head_dim")), hf.Olmo2ForCausalLM, peeks=False
+        ),
+        _text_family("opt", _opt, hf.OPTForCausalLM, peeks=False),  # its head goes past its base model
+        _text_family("gpt-neox", _gpt_neox, hf.GPTNeoXForCausalLM, peeks=False),  # passes ids by position
         _text_family("qwen3.5", _hybrid, hf.Qwen3_5ForCausalLM, layer=False),
     )
 }

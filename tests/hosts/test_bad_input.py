@@ -131,6 +131,17 @@ def test_cls_of_folded_patches() -> None:
     refused("internvl", lambda m: m(**inputs), UnsupportedError, "folds or interpolates", "fastervlm")
 
 
+def test_the_language_model_on_its_own() -> None:
+    embedded = torch.randn(1, 5, 32)
+    inputs = batch("llava")
+
+    def past(model: Any) -> None:
+        model(**inputs)
+        model.model.language_model(inputs_embeds=embedded)
+
+    refused("llava", past, UnsupportedError, "called on its own.*Call the whole model")
+
+
 def test_static_caches_at_a_layer() -> None:
     from transformers import StaticCache
 

@@ -46,8 +46,9 @@ class Host:
         """
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
-        base = model.base_model
-        decoder = model.get_decoder()
+        base, decoder = model.base_model, model.get_decoder()
+        if not any(hasattr(base, f"get_{modality}_features") for modality in _TOKEN_IDS):
+            base = decoder  # some text models reach their decoder past their base model
         if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
             raise UnsupportedError(
                 f"{type(model).__name__} has no decoder with a list of layers (get_decoder() gives "
@@ -195,3 +196,10 @@ def blocks_of(tower: nn.Module) -> list[nn.Module]:
     stacks = [m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m)]
     named = [m for m in stacks if any(hasattr(m[0], a) for a in ("self_attn", "attention", "attn"))]
     return list(named[0]) if named else []
+
+
+def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call to a module by name."""
+    if not args:
+        return kwargs
+    return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs

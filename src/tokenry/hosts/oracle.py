@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from tokenry.hosts.host import Host
+from tokenry.hosts.host import Host, named_arguments
 from tokenry.hosts.trace import ItemTrace
 from tokenry.tokens import Positions
 
@@ -88,9 +88,11 @@ class _Oracle:
         return keep
 
     def before_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        kwargs = named_arguments(module, args, kwargs)
         hidden = kwargs.get("inputs_embeds")
         if hidden is None:
-            hidden = self.host.model.get_input_embeddings()(kwargs.pop("input_ids"))
+            hidden = self.host.model.get_input_embeddings()(kwargs["input_ids"])
+            kwargs = kwargs | {"input_ids": None}
         b, t, _ = hidden.shape
         self.prefill = t == self.visual.shape[1]
         copies = b // len(self.visual)

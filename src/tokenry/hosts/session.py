@@ -20,7 +20,7 @@ from tokenry.hosts import layout
 from tokenry.hosts._compat import StaticCache, watch_attention
 from tokenry.hosts.chunk import Chunk, Stage
 from tokenry.hosts.cost import Cost, session_cost
-from tokenry.hosts.host import Host
+from tokenry.hosts.host import Host, named_arguments
 from tokenry.hosts.items import Items
 from tokenry.hosts.probes import ProbedAttention
 from tokenry.hosts.trace import ItemTrace
@@ -214,9 +214,7 @@ class Session:
 
     def _before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open the books on this call: which of its tokens are visual, and what its cache holds."""
-        if args:
-            names = list(inspect.signature(module.forward).parameters)
-            kwargs = dict(zip(names, args, strict=False)) | kwargs
+        kwargs = named_arguments(module, args, kwargs)
         ids = kwargs.get("input_ids")
         like = ids if ids is not None else kwargs.get("inputs_embeds")
         if like is None:
@@ -246,8 +244,12 @@ class Session:
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Cut 0: shorten embeddings, positions and mask on the way into the language model."""
         chunk = self._chunk
-        if chunk is None:
-            return None
+        if chunk is None or chunk.stages:
+            raise UnsupportedError(
+                f"The language model of {self.host.name} was called on its own, past the module that is given "
+                "`input_ids`, so which of its tokens are visual is unknown. Call the whole model."
+            )
+        kwargs = named_arguments(module, args, kwargs)
         hidden = kwargs.get("inputs_embeds")
         if hidden is None:
             hidden = self.host.model.get_input_embeddings()(kwargs["input_ids"])
