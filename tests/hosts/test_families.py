@@ -191,7 +191,8 @@ def test_whole_budget_is_the_identity_and_removal_is_clean(name: str, attn: str)
     family, model = FAMILIES[name], built(name, attn)
     inputs = family.batch(model, family.shapes[-1])
     before, marks = logits_of(model, inputs), state_of(model)
-    for method in (RandomTokens(budget=1.0), Pool(budget=1.0), FastV(budget=1.0, layer=2)):
+    compact = RandomTokens(budget=1.0, positions="compact")
+    for method in (RandomTokens(budget=1.0), compact, Pool(budget=1.0), FastV(budget=1.0, layer=2)):
         with tk.reduced(model, method, tokens=family.tokens):
             assert state_of(model) != marks
             inside = logits_of(model, inputs)
@@ -294,7 +295,7 @@ def test_renumbering_a_picture_on_three_axes_is_what_the_model_would_count(name:
     for c in keep.nonzero()[:, 0].tolist():
         is_text = not bool(visual[c])
         if is_text and not previous:
-            shift = int(full[0, 0, c]) - (top + 1)
+            shift = max(shift, int(full[0, 0, c]) - (top + 1))
         ids.append(full[:, 0, c] - shift)
         top = max(top, int(ids[-1].max()))
         previous = is_text

@@ -164,7 +164,7 @@ def oracle_gap(
     """Largest logit difference between running reduced and the masked full sequence: prefill and `steps` tokens."""
     if host.why_no_layer_stage:
         raise UnsupportedError(
-            f"Masking a token out is not the same as never having had it: {host.why_no_layer_stage}."
+            f"No masked full sequence to compare with, since {host.why_no_layer_stage}; the identity at 100% is checked."
         )
     methods = [method] if isinstance(method, Reducer) else list(method)
     with Session(host.model, methods, tokens=tokens) as run:

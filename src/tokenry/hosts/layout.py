@@ -43,7 +43,8 @@ def compact(
 
     With ordinary RoPE (a = 1): 0, 1, 2, ... over each row's real tokens. With multi-axis RoPE a picture's tokens keep
     their places relative to each other, since the grid is what their ids say, and text goes on after the largest id
-    in use, as it does when the model numbers a shorter picture itself.
+    in use, as it does when the model numbers a shorter picture itself - but never further off than it was: Qwen2.5-VL
+    lets the time ids of a video run past the text that follows.
 
     Args:
         full: position ids of the whole sequence, per RoPE axis.
@@ -61,7 +62,7 @@ def compact(
         shift, top = 0, -1
         for is_visual, run in zip(kinds.tolist(), tokens.split(runs.tolist()), strict=True):
             if not is_visual:
-                shift = int(full[0, b, columns[b, run[0]]]) - (top + 1)
+                shift = max(shift, int(full[0, b, columns[b, run[0]]]) - (top + 1))
             out[:, b, run] = ids[:, b, run] - shift
             top = int(out[:, b, run].max())
     return out

@@ -180,7 +180,7 @@ class _Oracle:
             for c in keep[b].nonzero()[:, 0].tolist():
                 is_text = not bool(visual[b, c])
                 if is_text and not was_text:
-                    shift = int(self.ids[0, b, c]) - top - 1
+                    shift = max(shift, int(self.ids[0, b, c]) - top - 1)
                 was_text = is_text
                 out[:, b, c] = self.ids[:, b, c] - shift
                 top = int(out[:, b, c].max()) if is_text else max(top, int(out[:, b, c].max()))
