@@ -164,7 +164,8 @@ def oracle_gap(
     """Largest logit difference between running reduced and the masked full sequence: prefill and `steps` tokens."""
     if host.why_no_layer_stage:
         raise UnsupportedError(
-            f"No masked full sequence to compare with, since {host.why_no_layer_stage}; the identity at 100% is checked."
+            f"No masked full sequence to compare with, since {host.why_no_layer_stage}; only the identity at 100% is "
+            "checked."
         )
     methods = [method] if isinstance(method, Reducer) else list(method)
     with Session(host.model, methods, tokens=tokens) as run:
