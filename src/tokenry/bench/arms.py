@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenry.reduce import Reducer
 from tokenry.reduce.registry import read_methods
-from tokenry.tokens import Budget, BudgetLike, InputError, TokenryError
+from tokenry.tokens import Budget, BudgetLike, InputError, Positions
 
 FULL = "none"
 """Label of the model as it is, on all of its tokens."""
@@ -42,12 +42,17 @@ class Arm:
 
 
 def plan_arms(
-    methods: Sequence[str | Reducer] = (), budgets: Sequence[BudgetLike] = BUDGETS, *, seeds: int = 3
+    methods: Sequence[str | Reducer] = (),
+    budgets: Sequence[BudgetLike] = BUDGETS,
+    *,
+    seeds: int = 3,
+    positions: Positions | str | None = None,
 ) -> tuple[Arm, ...]:
     """Every method at every budget; `none`, `random` (with `seeds` repetitions) and `pool` always among them.
 
     A name may chain methods ("divprune+pyramiddrop"): each of them gets the budget. A configured `Reducer` is run at
-    the given budgets in place of its own.
+    the given budgets in place of its own. With `positions`, all methods follow that one rule for the ids of
+    the tokens that stay, in place of their papers'.
 
     Raises:
         InputError: no budgets, or fewer than one seed.
@@ -66,6 +71,8 @@ def plan_arms(
         for limit in limits:
             chain = tuple(replace(m, budget=limit) for m in _read(spec, limit))
             label = "+".join(_label(m) for m in chain)
+            if positions is not None:
+                chain = tuple(replace(m, positions=positions) for m in chain)
             for seed in range(seeds if any(_draws(m) for m in chain) else 1):
                 seeded = tuple(replace(m, seed=seed) if _draws(m) else m for m in chain)  # type: ignore[call-arg]
                 arms[label, str(limit), seed] = Arm(label, str(limit), seed, seeded)
@@ -75,12 +82,7 @@ def plan_arms(
 def _read(spec: str | Reducer, limit: Budget) -> tuple[Reducer, ...]:
     if isinstance(spec, str) and not spec.lstrip().startswith("{"):
         return read_methods(spec, budget=limit)
-    try:
-        return read_methods(spec)
-    except (ValueError, KeyError) as error:
-        if isinstance(error, TokenryError):
-            raise
-        raise InputError(f"Cannot read {spec!r} as a method's configuration: {error}.") from error
+    return read_methods(spec)
 
 
 def _draws(method: Reducer) -> bool:

@@ -26,7 +26,7 @@ from tokenry.bench.summary import Row, summarise
 from tokenry.data.examples import Example, exact_match
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer
-from tokenry.tokens import BudgetLike, InputError, TokenryError
+from tokenry.tokens import BudgetLike, InputError, Positions, TokenryError
 
 FILE_NAME = "results.jsonl"
 
@@ -77,6 +77,7 @@ def compare(
     scorer: Scorer = exact_match,
     max_new_tokens: int = 32,
     threads: int | None = None,
+    positions: Positions | str | None = None,
     pictures: int = 6,
     progress: bool = False,
 ) -> Comparison:
@@ -105,6 +106,8 @@ def compare(
         scorer: (prediction, reference) -> 0..1; exact match after normalisation by default.
         max_new_tokens: longest answer.
         threads: CPU threads; as they are by default.
+        positions: one rule for the position ids of the tokens that stay ("keep" or "compact"), for all methods; by
+            default each follows its paper. Where a model reads positions, the rule can matter more than the method.
         pictures: how many pictures with their overlays go into the results file.
         progress: whether to show a progress bar on stderr.
 
@@ -116,7 +119,7 @@ def compare(
             before the model is run. A method that the model does not support is not an error but a row that says so.
         KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
     """
-    arms = plan_arms(methods, budgets, seeds=seeds)
+    arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)
     examples = _choose(data, limit)
     path = Path(out) / FILE_NAME
     with ResultsWriter(path) as writer, environment.limit_threads(threads), _evaluating(model):
@@ -124,6 +127,7 @@ def compare(
             "data": data_name,
             "max_new_tokens": max_new_tokens,
             "scorer": _scorer_name(scorer),
+            "positions": "as in each paper" if positions is None else str(positions),
         }
         setting = digest(facts)
         done = _known(path, setting)

@@ -107,7 +107,7 @@ def _bounds(row: Row) -> tuple[float, float] | None:
     if row.change is None or row.score is None:
         return None
     full = row.score - row.change.mean
-    return full + row.change.low, full + row.change.high
+    return max(0.0, full + row.change.low), min(1.0, full + row.change.high)
 
 
 def _axes(rows: Sequence[Row], column: Column, width: float, height: float) -> _Axes:

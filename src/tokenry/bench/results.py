@@ -60,9 +60,6 @@ class Trace:
     group: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("grid", "life", "group"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, value if value is None else tuple(int(v) for v in value))
         if len(self.grid) != 3 or (self.group is not None and len(self.group) != len(self.life)):
             raise ValueError("a trace's parts disagree")
 
@@ -121,7 +118,6 @@ class Result:
     trace: Trace | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by_layer", tuple(int(n) for n in self.by_layer))
         for name in _NUMBERS:
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) or (value is None and name in _OPTIONAL)):
@@ -311,11 +307,20 @@ def _parse(raw: bytes) -> Line | None:
         cls = _KINDS[content.pop("kind")]
         if content.pop("format") != FORMAT or set(content) - {f.name for f in fields(cls)}:
             return None
-        if content.get("trace") is not None:
-            content["trace"] = Trace(**content["trace"])
-        return cls(**content)
+        return cls(**_as_tuples(content))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _as_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where a result has tuples of whole numbers, and an object where it has a trace."""
+    found = dict(content)
+    for name in ("by_layer", "grid", "life", "group"):
+        if isinstance(found.get(name), list):
+            found[name] = tuple(int(n) for n in found[name])
+    if isinstance(found.get("trace"), dict):
+        found["trace"] = Trace(**_as_tuples(found["trace"]))
+    return found
 
 
 def digest(*parts: Any) -> str:

@@ -55,10 +55,10 @@ def paired_interval(
     values = np.asarray(difference, dtype=np.float64)
     if len(values) == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
-    _, member = np.unique(
-        [str(c) for c in cluster] if cluster is not None else np.arange(len(values)), return_inverse=True
-    )
-    clusters = int(member.max()) + 1
+    numbers: dict[Hashable, int] = {}
+    names = range(len(values)) if cluster is None else cluster
+    member = np.array([numbers.setdefault(name, len(numbers)) for name in names])
+    clusters = len(numbers)
     tail = (1 - level) / 2
     if not values.any():
         bound = 1 - tail ** (1 / clusters)

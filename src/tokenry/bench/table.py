@@ -58,7 +58,7 @@ def footer(results: Results, rows: Sequence[Row]) -> str:
     return (
         f"{max((r.examples for r in rows), default=0)} questions ({facts['data']}); {facts['model']}, "
         f"{facts['dtype']}, {facts['attention']} attention, {facts['device']}, {facts['threads']} threads; "
-        f"{facts['machine']}, load {load}; "
+        f"{facts['machine']}, load {load}; position ids: {facts['positions']}; "
         f"{versions}. Score, agreement and recall in percent; intervals are paired with the full model."
     )
 

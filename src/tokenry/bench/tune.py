@@ -102,7 +102,7 @@ def tune(
     choice = choose(comparison.rows, allowed_drop=drop, by=by)
     found = None
     if choice.best is not None:
-        arms = plan_arms(names, budgets, seeds=1)
+        arms = plan_arms(names, budgets, seeds=1, positions=options.get("positions"))
         found = next(
             a.methods for a in arms if (a.method, a.budget) == (choice.best.method, choice.best.budget)
         )

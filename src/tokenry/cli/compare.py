@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenry.cli import options
-from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.options import Attention, Dtype, Rule
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +28,7 @@ def compare_methods(
     attn: options.AttentionOption = Attention.SDPA,
     device: options.DeviceOption = "cpu",
     threads: options.ThreadsOption = None,
+    positions: options.PositionsOption = Rule.PAPER,
     max_new_tokens: options.TokensOption = 32,
 ) -> None:
     """Compare methods at several budgets; none, random and pool always take part.
@@ -56,6 +57,7 @@ def compare_methods(
             data_name=questions.name,
             max_new_tokens=max_new_tokens,
             threads=threads,
+            positions=positions.positions,
             progress=True,
         )
     options.show(comparison, report=out)

@@ -28,6 +28,19 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Rule(StrEnum):
+    """Rules for position ids; `paper` leaves each method its own."""
+
+    PAPER = "paper"
+    KEEP = "keep"
+    COMPACT = "compact"
+
+    @property
+    def positions(self) -> str | None:
+        """As `compare` takes it."""
+        return None if self is Rule.PAPER else self.value
+
+
 class Attention(StrEnum):
     """Attention implementations."""
 
@@ -67,6 +80,12 @@ BudgetsOption: TypeAlias = Annotated[
     list[str],
     typer.Option(
         "--budgets", "-b", help="50%,25%,64 ...; or one schedule such as 0.25:50%,0.5:25%. Repeatable."
+    ),
+]
+PositionsOption: TypeAlias = Annotated[
+    Rule,
+    typer.Option(
+        "--positions", help="Position ids of kept tokens: one rule for all methods, or each paper's."
     ),
 ]
 TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]

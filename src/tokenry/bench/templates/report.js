@@ -40,7 +40,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const next = now === "none" || !now ? first : now === "ascending" ? "descending" : "ascending";
       headings.forEach((h) => h.querySelector("button") && h.setAttribute("aria-sort", h === heading ? next : "none"));
       const sign = next === "ascending" ? 1 : -1;
-      const value = (row) => row.cells[column].dataset.value ?? "";
+      const value = (row) => row.cells[column]?.dataset.value ?? "";
       const rows = [...table.tBodies[0].rows];
       rows.sort((a, b) => {
         const [x, y] = [value(a), value(b)];

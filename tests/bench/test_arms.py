@@ -1,0 +1,62 @@
+"""The plan of a comparison."""
+
+import pytest
+
+from tokenry.bench.arms import FULL, plan_arms
+from tokenry.reduce import method
+from tokenry.tokens import Budget, BudgetError, InputError, TokenryError, UnknownNameError
+
+
+def test_baselines_are_always_there() -> None:
+    arms = plan_arms([], ["25%"], seeds=3)
+    assert [(a.method, a.budget, a.seed) for a in arms] == [
+        (FULL, "", 0),
+        ("random", "25%", 0),
+        ("random", "25%", 1),
+        ("random", "25%", 2),
+        ("pool", "25%", 0),
+    ]
+
+
+def test_naming_a_baseline_does_not_double_it() -> None:
+    assert len(plan_arms(["none", "pool", "random", "divprune", "divprune"], ["50%"], seeds=1)) == 4
+
+
+def test_every_method_at_every_budget() -> None:
+    arms = plan_arms(["divprune", "fastv"], [64, "25%", 0.1], seeds=1)
+    assert [a.budget for a in arms if a.method == "fastv"] == ["64", "25%", "10%"]
+    assert arms[-1].methods[0].limit == Budget.of(0.1)
+
+
+def test_a_chain_is_one_arm() -> None:
+    arm = plan_arms(["divprune+pyramiddrop"], ["50%"], seeds=1)[-1]
+    assert arm.method == "divprune+pyramiddrop"
+    assert [m.slug for m in arm.methods] == ["divprune", "pyramiddrop"]
+
+
+def test_a_configured_method_keeps_its_settings_and_tells_them() -> None:
+    arm = plan_arms([method("fastv", layer=3, budget=7)], ["50%"], seeds=1)[-1]
+    assert (arm.method, arm.budget) == ("fastv(layer=3)", "50%")
+    assert arm.config[0]["layer"] == 3
+
+
+def test_a_json_configuration_is_read() -> None:
+    spec = '{"method": "fastv", "layer": 3, "budget": 0.5}'
+    assert plan_arms([spec], ["25%"], seeds=1)[-1].method == "fastv(layer=3)"
+
+
+@pytest.mark.parametrize("spec", ['{"method": ', "{}"])
+def test_an_unreadable_configuration_is_refused(spec: str) -> None:
+    with pytest.raises(TokenryError, match="configuration is JSON"):
+        plan_arms([spec], ["25%"])
+
+
+def test_bad_plans_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="divprune"):
+        plan_arms(["divprun"], ["25%"])
+    with pytest.raises(BudgetError):
+        plan_arms([], ["0%"])
+    with pytest.raises(InputError, match="no budget"):
+        plan_arms([], [])
+    with pytest.raises(InputError, match="one seed"):
+        plan_arms([], ["25%"], seeds=0)

@@ -1,0 +1,242 @@
+"""The report: built from the file alone, needs nothing else, and works in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.bench import browser, synthetic
+from tokenry.bench.report import Report, write_report
+from tokenry.bench.results import Picture, Result, ResultsWriter
+from tokenry.tokens import InputError
+
+WIDTHS = (1280, 390)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("report")
+    file = synthetic.write(folder / "results.jsonl", synthetic.lines())
+    return write_report(file, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    return report.page.read_text(encoding="utf-8")
+
+
+def test_everything_is_there(html: str) -> None:
+    for heading in (
+        "What accuracy costs",
+        "All figures",
+        "What was kept",
+        "Tokens in each layer",
+        "Answers that changed",
+    ):
+        assert heading in html
+    assert "not run: This model has no [CLS] token." in html
+    assert "a model &lt;with&gt; marks" in html
+    assert "2 threads" not in html
+    assert "1 thread," in html
+    assert "sdpa attention" in html
+
+
+def test_the_page_needs_nothing_but_itself(html: str) -> None:
+    loaded = re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']+)|url\(([^)]+)\)|@import""", html)
+    assert loaded == []
+    assert "<script src" not in html
+    assert len(html) < 3_000_000
+
+
+def test_pictures_are_complete_and_nothing_half_written_is_left(report: Report) -> None:
+    names = {p.name for p in report.pictures}
+    assert {"score-tokens-mean.png", "score-prefill-flops.png", "score-prefill-ms.png"} < names
+    assert sum(p.parent.name == "overlays" for p in report.pictures) == 2
+    for path in report.pictures:
+        with Image.open(path) as image:
+            image.load()
+    assert not list(report.page.parent.rglob("*.part"))
+
+
+def test_a_report_can_be_written_again_and_beside_its_file(tmp_path: Path) -> None:
+    synthetic.write(tmp_path / "results.jsonl", synthetic.lines(8))
+    first = write_report(tmp_path)
+    assert first.page == tmp_path / "report.html"
+    assert write_report(tmp_path / "results.jsonl").page.read_text() == first.page.read_text()
+
+
+def test_damaged_lines_are_counted_in_the_page(tmp_path: Path) -> None:
+    file = synthetic.write(tmp_path / "results.jsonl", synthetic.lines(8))
+    file.write_text(file.read_text() + "{torn\n")
+    found = write_report(file)
+    assert found.skipped == 1
+    assert "1 unreadable lines skipped" in found.page.read_text()
+
+
+def test_a_damaged_picture_costs_its_overlays_only(tmp_path: Path) -> None:
+    file = synthetic.write(tmp_path / "results.jsonl", synthetic.lines(8))
+    with ResultsWriter(file) as writer:
+        writer.append(Picture(synthetic.SETTING, "picture 0", "aGVsbG8="))
+    assert sum(p.parent.name == "overlays" for p in write_report(file).pictures) == 1
+
+
+def test_answers_are_escaped(tmp_path: Path) -> None:
+    content = [line for line in synthetic.lines(4) if not isinstance(line, Result)]
+    content += [
+        synthetic.result(item=0),
+        synthetic.result("fine", "50%", 0, 0.0, answer="<script>alert(1)</script>"),
+    ]
+    page = write_report(synthetic.write(tmp_path / "results.jsonl", content)).page.read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+
+
+def test_without_references_agreement_takes_the_scores_place(tmp_path: Path) -> None:
+    content = [synthetic.run(2)]
+    for i in range(2):
+        content += [synthetic.result(item=i, score=None), synthetic.result("fine", "50%", i, None)]  # type: ignore[list-item]
+    page = write_report(synthetic.write(tmp_path / "results.jsonl", list(content))).page.read_text()
+    assert "no reference answers" in page
+    assert "same answer as full" in page
+
+
+def test_nothing_measured_yet_is_told(tmp_path: Path) -> None:
+    file = synthetic.write(tmp_path / "results.jsonl", [synthetic.run(3)])
+    with pytest.raises(InputError, match="no results yet"):
+        write_report(file)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    file = synthetic.write(tmp_path / "results.jsonl", synthetic.lines(4))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="Choose another folder"):
+        write_report(file, tmp_path / "file")
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
+    program = browser.executable()
+    if program is None:
+        pytest.skip("NOT TESTED: the report in a browser. Install chromium (.ci/run does).")
+    with browser.chromium(program, tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dark", [False, True])
+def test_fits_the_window_silently_and_offline(
+    page: browser.Page, report: Report, width: int, dark: bool
+) -> None:
+    page.open(report.page, width, dark=dark)
+    assert page.evaluate("innerWidth") == width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.complaints == []
+    assert page.requests == [report.page.resolve().as_uri()]
+    # Every picture and chart has a size, so nothing is broken or collapsed.
+    shown = (
+        "[...document.querySelectorAll('main svg')]"
+        ".filter((s) => s.checkVisibility() && s.getAttribute('width') !== '0')"
+    )
+    assert page.evaluate(f"{shown}.length") > 20
+    assert page.evaluate(f"{shown}.every((s) => s.getBoundingClientRect().width > 5)")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_text_is_large_enough_and_contrasts(page: browser.Page, report: Report, width: int) -> None:
+    page.open(report.page, width)
+    chart = "[...document.querySelectorAll('.tradeoff text')].filter((t) => t.checkVisibility())"
+    assert page.evaluate(f"Math.min(...{chart}.map((t) => t.getBoundingClientRect().height))") >= 10
+    for dark in (False, True):
+        page.open(report.page, width, dark=dark)
+        colours = page.evaluate(
+            "['body', '.kicker', '.right', '.tile span'].map((s) => document.querySelector(s)).filter(Boolean)"
+            ".map((e) => getComputedStyle(e).color)"
+        )
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert all(contrast(colour, paper) >= 4.5 for colour in colours)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG contrast ratio of two CSS colours."""
+
+    def light(colour: str) -> float:
+        parts = [int(v) / 255 for v in re.findall(r"\d+", colour)[:3]]
+        linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+_COLUMN = (
+    "((name) => { const t = document.querySelector('#figures-table');"
+    " const i = [...t.tHead.rows[0].cells].findIndex((c) => c.textContent.trim() === name);"
+    " return [...t.tBodies[0].rows].map((r) => r.cells[i]?.dataset.value ?? ''); })"
+)
+_HEADING = (
+    "[...document.querySelectorAll('#figures-table thead th')].find((c) => c.textContent.trim() === '{}')"
+)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("column", "first"), [("score", -1), ("prefill ms", 1)])
+def test_a_table_sorts_by_mouse(page: browser.Page, report: Report, column: str, first: int) -> None:
+    page.open(report.page, 1280)
+    heading = _HEADING.format(column)
+    for sign, state in ((first, ""), (-first, "")):
+        page.evaluate(f"{heading}.querySelector('button').click()")
+        values = [float(v) for v in page.evaluate(f"{_COLUMN}('{column}')") if v]
+        assert values == sorted(values, reverse=sign < 0), state
+        expected = "ascending" if sign > 0 else "descending"
+        assert page.evaluate(f"{heading}.getAttribute('aria-sort')") == expected
+    # The arm that could not run has no figures, and stays last.
+    assert page.evaluate("document.querySelector('#figures-table tbody').lastElementChild.textContent").count(
+        "not run"
+    )
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("key", "code"), [("Enter", "Enter"), (" ", "Space")])
+def test_a_table_sorts_by_keyboard(page: browser.Page, report: Report, key: str, code: str) -> None:
+    page.open(report.page, 390)
+    page.evaluate(f"{_HEADING.format('method')}.querySelector('button').focus()")
+    page.press(key, code)
+    methods = page.evaluate(
+        "[...document.querySelectorAll('#figures-table tbody th')].map((c) => c.dataset.value)"
+    )
+    assert methods == sorted(methods)
+    assert len(set(methods)) > 3
+
+
+@pytest.mark.browser
+def test_choosing_a_cost_and_a_picture_shows_only_that(page: browser.Page, report: Report) -> None:
+    page.open(report.page, 1280)
+    for bar in range(page.evaluate("document.querySelectorAll('[data-switch]').length")):
+        shown = page.evaluate(
+            f"(() => {{ const b = [...document.querySelectorAll('[data-switch]')][{bar}].querySelectorAll('button');"
+            " b[b.length - 1].click(); return [...b].map((x) =>"
+            " document.getElementById(x.getAttribute('aria-controls')).checkVisibility()); })()"
+        )
+        assert shown == [False] * (len(shown) - 1) + [True]
+        assert len(shown) > 1
+
+
+@pytest.mark.browser
+def test_pressing_a_method_singles_it_out(page: browser.Page, report: Report) -> None:
+    page.open(report.page, 1280)
+    page.evaluate("document.querySelector('.legend button[data-method=fine]').click()")
+    clear = page.evaluate(
+        "[...new Set([...document.querySelectorAll('.tradeoff [data-series]:not(.dim)')].map((s) => s.dataset.series))]"
+    )
+    assert clear == ["fine"]
+    page.evaluate("document.querySelector('.legend button[data-method=fine]').click()")
+    assert page.evaluate("document.querySelectorAll('.dim').length") == 0

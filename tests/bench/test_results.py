@@ -1,0 +1,154 @@
+"""The results file: nothing that was measured gets lost, and nothing unreadable is fatal."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.bench import synthetic
+from tokenry.bench.results import Picture, Result, ResultsWriter, digest, read_results
+from tokenry.tokens import InputError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return synthetic.write(tmp_path / "results.jsonl", synthetic.lines(6))
+
+
+def test_reads_back_what_was_written(file: Path) -> None:
+    written = [line for line in synthetic.lines(6) if isinstance(line, Result)]
+    found = read_results(file)
+    assert list(found.results) == written
+    assert found.runs == (synthetic.run(6),) or found.runs[0].facts == synthetic.FACTS
+    assert found.refusals[0].method == "picky"
+    assert set(found.pictures) == {"picture 0", "picture 1"}
+    assert (found.skipped, found.other) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"not json at all",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"{}",
+        b'{"kind":"result","format":1}',
+        b'{"kind":"result","format":2,"setting":"5e77"}',
+        b'{"kind":"nothing known","format":1}',
+        b'{"kind":"result","format":1,"setting":',
+        b'"text"',
+        b"null",
+        b"NaN",
+    ],
+)
+def test_a_damaged_line_is_counted_and_the_good_ones_survive(file: Path, damage: bytes) -> None:
+    good = read_results(file)
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([damage, *lines[:3], damage, *lines[3:]]) + b"\n")
+    found = read_results(file)
+    assert found.results == good.results
+    assert found.skipped == 2
+
+
+def test_a_result_whose_figures_are_no_numbers_is_damaged(file: Path) -> None:
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    broken = next(line for line in lines if line["kind"] == "result")
+    for field, value in (("prefill_ms", "fast"), ("tokens", None), ("by_layer", 4), ("trace", {"grid": [1]})):
+        file.write_text(file.read_text() + json.dumps(broken | {"key": "new", field: value}) + "\n")
+    found = read_results(file)
+    assert found.skipped == 4
+    assert "new" not in found.keys
+
+
+def test_a_torn_last_line_does_not_spoil_the_next(file: Path) -> None:
+    """What a kill in the middle of a write leaves, and the run after it."""
+    whole = read_results(file).results
+    file.write_bytes(file.read_bytes()[:-25])
+    with ResultsWriter(file) as writer:
+        writer.append(synthetic.result(item=5, answer="after the crash"))
+    found = read_results(file)
+    assert found.skipped == 1
+    assert len(found.results) == len(whole) - 1  # the torn one
+    assert any(r.answer == "after the crash" for r in found.results)
+
+
+def test_a_later_line_with_the_same_key_replaces_the_earlier(file: Path) -> None:
+    before = len(read_results(file).results)
+    with ResultsWriter(file) as writer:
+        writer.append(synthetic.result(item=0, answer="again"))
+    found = read_results(file)
+    assert len(found.results) == before
+    assert found.results[0].answer == "again"
+
+
+def test_settings_are_kept_apart(file: Path) -> None:
+    """By default the last run's; the other results are counted, not mixed in."""
+    with ResultsWriter(file) as writer:
+        writer.append(synthetic.run(6, setting="other"))
+        writer.append(synthetic.result(item=0, setting="other", key="x"))
+    assert [r.setting for r in read_results(file).results] == ["other"]
+    assert read_results(file).other > 6
+    assert all(r.setting == synthetic.SETTING for r in read_results(file, synthetic.SETTING).results)
+
+
+def test_examples_that_the_last_run_did_not_ask_are_left_out(file: Path) -> None:
+    """A question that was edited is another question; its old results stay in the file, not in the report."""
+    with ResultsWriter(file) as writer:
+        writer.append(synthetic.run(2))
+    found = read_results(file)
+    assert {r.item for r in found.results} == {"item-0", "item-1"}
+    assert found.other > 0
+
+
+def test_a_refusal_gives_way_to_a_result(file: Path) -> None:
+    with ResultsWriter(file) as writer:
+        writer.append(synthetic.result("picky", "50%", 0))
+    assert not read_results(file).refusals
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage\n", b'{"kind":"result"}\n'])
+def test_a_file_without_a_run_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "r.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match="holds no comparison"):
+        read_results(tmp_path / "r.jsonl")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Cannot read .*nothing\.jsonl"):
+        read_results(tmp_path / "nothing.jsonl")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="Choose another folder"):
+        ResultsWriter(tmp_path / "file" / "results.jsonl")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this platform")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    link = tmp_path / "results.jsonl"
+    link.symlink_to("/dev/full")
+    with ResultsWriter(link) as writer, pytest.raises(InputError, match="No space left"):
+        writer.append(synthetic.run(1))
+
+
+def test_infinite_figures_are_not_written(tmp_path: Path) -> None:
+    """JSON has no infinity; a file that only Python can read is not JSON lines."""
+    with ResultsWriter(tmp_path / "r.jsonl") as writer, pytest.raises(ValueError, match="JSON"):
+        writer.append(synthetic.result(prefill_ms=float("inf")))
+    assert (tmp_path / "r.jsonl").read_bytes() == b""
+
+
+def test_digest_depends_on_values_not_on_their_order() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest("a", "b") != digest("ab")
+
+
+def test_a_picture_tells_its_type() -> None:
+    assert Picture("s", "p", "iVBORw0KGgo=").url.startswith("data:image/png;")
+    assert replace(Picture("s", "p", ""), data="/9j/4AAQ").url.startswith("data:image/jpeg;")

@@ -1,0 +1,137 @@
+"""The commands on a saved model: what they print, what they write, how they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tokenry.bench import measure
+from tokenry.cli.main import USER_ERROR, app
+from tokenry.cli.options import INTERRUPTED, split_budgets, split_methods
+from tokenry.data.examples import load_scenes
+
+FAST = ("--limit", "2", "--max-new-tokens", "2")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    load_scenes("test", 1)[0].image.save(path)
+    return path
+
+
+def tokenry(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def test_compare_prints_writes_and_continues(model_folder: Path, tmp_path: Path) -> None:
+    words = ("compare", model_folder, "-m", "divprune", "-b", "50%,25%", "-o", tmp_path, *FAST)
+    first = tokenry(*words)
+    assert first.exit_code == 0, first.output
+    for text in ("none", "random", "pool", "divprune", "prefill ms", "sdpa attention", "report.html"):
+        assert text in first.output
+    size = (tmp_path / "results.jsonl").stat().st_size
+    assert tokenry(*words).exit_code == 0
+    added = (tmp_path / "results.jsonl").read_bytes()[size:]
+    assert added.count(b'"kind":"result"') == 0
+    report = tokenry("report", tmp_path / "results.jsonl", "-o", tmp_path / "again")
+    assert report.exit_code == 0
+    assert (tmp_path / "again" / "report.html").is_file()
+
+
+def test_compare_on_a_folder_skips_what_cannot_be_used(
+    model_folder: Path, picture: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "scene.png").write_bytes(picture.read_bytes())
+    (data / "torn.png").write_bytes(picture.read_bytes()[:200])
+    (data / "stray.txt").write_text("nothing")
+    (data / "questions.jsonl").write_text(
+        '{"image": "scene.png", "question": "what is at the top?", "answer": "a cat"}\n'
+        '{"image": "torn.png", "question": "what is at the top?"}\nnot json\n'
+    )
+    found = tokenry("compare", model_folder, "--data", data, "-b", "25%", "-o", tmp_path / "out", *FAST)
+    assert found.exit_code == 0, found.output
+    assert "Skipped" in found.output
+    assert "1 questions (data)" in found.output
+
+
+def test_ctrl_c_says_how_to_go_on(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "answer", interrupt)
+    found = tokenry("compare", model_folder, "-b", "25%", "-o", tmp_path, *FAST)
+    assert found.exit_code == INTERRUPTED
+    assert "same command continues" in found.output
+
+
+def test_run_answers_and_draws(model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    found = tokenry(
+        "run", model_folder, picture, "what is at the top?", "-m", "fastervlm", "-b", "25%", "--compare-full",
+        "-o", tmp_path / "kept.png", "--max-new-tokens", "3",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "all tokens" in found.output
+    assert "prefill FLOPs" in found.output
+    assert (tmp_path / "kept.png").is_file()
+
+
+def test_tune_tells_when_nothing_qualifies(model_folder: Path, tmp_path: Path) -> None:
+    found = tokenry("tune", model_folder, "-m", "divprune", "-b", "50%", "-o", tmp_path, *FAST)
+    assert found.exit_code == 0, found.output
+    assert "Nothing compared loses" in found.output
+
+
+def test_check_holds(model_folder: Path) -> None:
+    found = tokenry("check", model_folder)
+    assert found.exit_code == 0, found.output
+    assert "Supported stages: input, layer" in found.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("compare", "embedded", "-m", "divprun"), "divprune"),
+        (("compare", "embedded", "-b", "150%"), "1.5"),
+        (("compare", "embedded", "--data", "no-such-folder"), "no-such-folder"),
+        (("compare", "embedded", "--limit", "0"), "nothing to compare"),
+        (("compare", "no-such-model", "--limit", "1"), "no-such-model"),
+        (("tune", "embedded", "--by", "speed"), "speed"),
+        (("run", "embedded", "no-such.png", "what?"), "no-such.png"),
+        (("run", "embedded", __file__, "what?"), "Cannot read the picture"),
+        (("report", "no-such.jsonl"), "no-such.jsonl"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(
+    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = tokenry(*words)
+    assert found.exit_code == USER_ERROR
+    assert found.output.startswith("error: ")
+    assert message in found.output
+    assert "Traceback" not in found.output
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    found = tokenry("compare", "no-such-model", "-o", tmp_path / "file")
+    assert found.exit_code == USER_ERROR
+    assert "Choose another folder" in found.output
+
+
+def test_lists_keep_configurations_and_schedules_whole() -> None:
+    assert split_methods(["a, b", '{"method": "a", "x": 1}', "c+d"]) == [
+        "a",
+        "b",
+        '{"method": "a", "x": 1}',
+        "c+d",
+    ]
+    assert split_methods(None) == []
+    assert split_budgets(["50%,64", "0.25:50%,0.5:25%"]) == ["50%", "64", "0.25:50%,0.5:25%"]
