@@ -135,3 +135,12 @@ def test_lists_keep_configurations_and_schedules_whole() -> None:
     ]
     assert split_methods(None) == []
     assert split_budgets(["50%,64", "0.25:50%,0.5:25%"]) == ["50%", "64", "0.25:50%,0.5:25%"]
+
+
+def test_the_demo_compares_every_method_on_the_embedded_model(tmp_path: Path) -> None:
+    found = tokenry("demo", "-o", tmp_path, "--questions", "1")
+    assert found.exit_code == 0, found.output
+    for method in ("none", "random", "pool", "fastv", "fastervlm", "divprune", "pyramiddrop", "aim"):
+        assert method in found.output
+    assert "position ids: keep" in found.output
+    assert (tmp_path / "report.html").is_file()

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run_demo(
-    out: options.OutOption = Path("tokenry-demo"),
+    out: options.OutOption = Path("demo-report"),
     questions: Annotated[int, typer.Option(help="Questions about held-out scenes.")] = 100,
 ) -> None:
     """Compare all methods on the embedded model and pictures, print the table, write a report."""

@@ -147,7 +147,7 @@ def _torch_dtype(dtype: Dtype) -> Any:
 def console() -> Console:
     """Standard output; as wide as a table needs where nobody looks at it on a screen."""
     found = Console()
-    return found if found.is_terminal else Console(width=200)
+    return found if found.is_terminal else Console(width=240)
 
 
 def show(comparison: Comparison, *, report: Path | None) -> None:
@@ -155,7 +155,7 @@ def show(comparison: Comparison, *, report: Path | None) -> None:
     from tokenry.bench import as_table, write_report
 
     out = console()
-    out.print(as_table(comparison.results, wide=out.width >= 170))
+    out.print(as_table(comparison.results, wide=out.width >= 210))
     written = write_report(comparison.path, report)
     out.print()
     if written.skipped:
