@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tokenry.bench.results import Trace
 from tokenry.data.examples import Example
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer, read_methods
-from tokenry.tokens import BudgetLike, InputError
+from tokenry.tokens import BudgetLike, InputError, Positions
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def ask(
     method: str | Reducer,
     budget: BudgetLike | None = None,
     *,
+    positions: Positions | str | None = None,
     compare_full: bool = False,
     max_new_tokens: int = 64,
 ) -> Single:
@@ -96,6 +97,7 @@ def ask(
         question: the text.
         method: a name, a chain of names, or a configured `Reducer`.
         budget: its budget, unless it is configured.
+        positions: rule for the position ids of the tokens that stay; the method's own by default.
         compare_full: whether to ask on all tokens too.
         max_new_tokens: longest answer.
 
@@ -103,6 +105,8 @@ def ask(
         TokenryError: an unknown method, a budget that means nothing, a model that does not support the method.
     """
     methods = read_methods(method, **({} if budget is None else {"budget": budget}))
+    if positions is not None:
+        methods = tuple(replace(m, positions=positions) for m in methods)
     prompt = Prompt.of(
         model, processor, Example("question", "picture", picture.convert("RGB"), question, None)
     )
