@@ -73,8 +73,8 @@ def test_ctrl_c_says_how_to_go_on(
 
 def test_run_answers_and_draws(model_folder: Path, picture: Path, tmp_path: Path) -> None:
     found = tokenry(
-        "run", model_folder, picture, "what is at the top?", "-m", "fastervlm", "-b", "25%", "--compare-full", "--positions", "keep",
-        "-o", tmp_path / "kept.png", "--max-new-tokens", "3",
+        "run", model_folder, picture, "what is at the top?", "-m", "fastervlm", "-b", "25%", "--compare-full",
+        "--positions", "keep", "-o", tmp_path / "kept.png", "--max-new-tokens", "3",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     assert "all tokens" in found.output
