@@ -127,7 +127,7 @@ def to_values(slug: str, recipe: Recipe, lab: Lab, found: Findings, seconds: flo
     facts = environment.facts(lab.model, lab.name)
     ours, baseline = (Figure.mean(s, s.correct) for s in (found.ours, found.baseline))
     q = recipe.questions
-    return {
+    values = {
         "system": slug,
         "verdict": verdict,
         "claim": recipe.claim,
@@ -146,7 +146,6 @@ def to_values(slug: str, recipe: Recipe, lab: Lab, found: Findings, seconds: flo
         },
         "arms": lab.scores(found.sheets, found.full),
         "accuracy by kind of question": _kinds(found.sheets),
-        **found.details,
         "notes": [*found.notes, *_about_positions(recipe)],
         "questions": f"{len(found.full.correct)} about {len(set(found.full.pictures))} held-out scenes",
         "settings": recipe.to_json()["settings"],
@@ -161,6 +160,11 @@ def to_values(slug: str, recipe: Recipe, lab: Lab, found: Findings, seconds: flo
             "all arms, had none been shared or kept": round(sum(s.seconds for s in found.sheets.values()), 1),
         },
     }
+    if clash := sorted(values.keys() & found.details.keys()):
+        raise InputError(f"The experiment of {slug} reports {', '.join(clash)}, a name every result has.")
+    at = list(values).index("notes")
+    items = list(values.items())
+    return dict(items[:at]) | dict(found.details) | dict(items[at:])
 
 
 def write(values: Mapping[str, Any], path: Path) -> Reproduction:

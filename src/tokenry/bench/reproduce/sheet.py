@@ -157,7 +157,8 @@ class Figure:
         return cls(interval.mean, interval.low, interval.high, by_seed)
 
     def over(self, by: float) -> Figure:
-        """This figure in units of another."""
+        """This figure in units of another; not a number where that is zero."""
+        by = by or float("nan")
         low, high = (None if b is None else b / by for b in (self.low, self.high))
         return Figure(self.value / by, low, high, tuple(v / by for v in self.by_seed))
 

@@ -52,11 +52,11 @@ def experiment(trial: Trial) -> Findings:
         figures,
         sheets,
         details={
-            "questions": {
-                "that name a less salient object": int(faint.sum()),
-                "of these, with recovered tokens": int(found.sum()),
-                "accuracy on them with recovery": round(float(ours.correct[faint].mean()), 4),
-                "accuracy on them without": round(float(without.correct[faint].mean()), 4),
+            "questions that name a less salient object": {
+                "number": int(faint.sum()),
+                "with recovered tokens": int(found.sum()),
+                "accuracy with recovery": round(float(ours.correct[faint].mean()), 4),
+                "accuracy without": round(float(without.correct[faint].mean()), 4),
                 "points by recovery, all questions": every.to_json(),
             },
             "tokens": {
