@@ -16,28 +16,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenry.hosts import layout
+from tokenry.hosts import layout, moving
 from tokenry.hosts._compat import StaticCache, watch_attention
 from tokenry.hosts.chunk import Chunk, Stage
 from tokenry.hosts.cost import Cost, session_cost
 from tokenry.hosts.host import Host, named_arguments
 from tokenry.hosts.items import Items
+from tokenry.hosts.plan import plan_methods
 from tokenry.hosts.probes import ProbedAttention
 from tokenry.hosts.trace import ItemTrace
-from tokenry.hosts.vision import Encoded, Pictures, brings_pictures, no_cls, watch_vision
+from tokenry.hosts.vision import Encoded, Pictures, brings_pictures, watch_vision
 from tokenry.reduce import Reducer
 from tokenry.tokens import (
     AttentionView,
-    DenseReduction,
-    Depth,
     InputError,
     Positions,
-    Reduction,
     ReductionError,
     TokenryError,
     UnsupportedError,
 )
-from tokenry.tokens import Stage as StageName
 
 _ATTACHED: WeakSet[PreTrainedModel] = WeakSet()
 _KWARG = "tokenry_chunk"
@@ -81,7 +78,7 @@ class Session:
         self.encoded = encoded
         self.tokens = tokens
         self.selection_s = 0.0
-        self._plan = _plan(self.host, self.methods, tokens is not None)
+        self._plan = plan_methods(self.host, self.methods, tokens is not None)
         self._chunk: Chunk | None = None
         self._last: Chunk | None = None
         self._heard: dict[int, tuple[Tensor, Tensor, float]] = {}
@@ -357,7 +354,7 @@ class Session:
             before = chunk.stages[firsts.index(i) - 1]
             for merge in chunk.merges.get(i, ()):
                 hidden = merge(hidden)
-            return _gather(chunk, before, chunk.stage_at(i), hidden)
+            return moving.gather(chunk, before, chunk.stage_at(i), hidden)
         before = chunk.stages[-1]
         if chunk.items is None:
             chunk.carry(i)
@@ -366,7 +363,7 @@ class Session:
         keep = torch.zeros(chunk.shape[0], width + 1, dtype=torch.bool, device=hidden.device)
         keep = keep.scatter(1, before.columns.masked_fill(before.columns < 0, width), True)[:, :width]
         hidden, keep, rule = self._apply(i, chunk, before.columns, hidden, keep, layer, kwargs)
-        return _gather(chunk, before, chunk.cut(i, keep, rule), hidden)
+        return moving.gather(chunk, before, chunk.cut(i, keep, rule), hidden)
 
     def _apply(
         self,
@@ -390,8 +387,8 @@ class Session:
             started = time.perf_counter()
             needs = method.needs(at, self.host.depth)
             attention = self._attention(needs.attention, at, chunk, hidden, layer, kwargs or {})
-            slot = _of_items(items, layout.places(columns, chunk.shape[1]))
-            features = _take_items(hidden, items, slot)
+            slot = moving.of_items(items, layout.places(columns, chunk.shape[1]))
+            features = moving.take_items(hidden, items, slot)
             view = items.view(
                 features,
                 slot,
@@ -399,7 +396,7 @@ class Session:
                 at,
                 self.host.depth,
                 attention,
-                _text_after(chunk, items, hidden) if needs.text else None,
+                moving.text_after(chunk, items, hidden) if needs.text else None,
             )
             reduction = method.apply(view)
             self.selection_s += time.perf_counter() - started
@@ -409,16 +406,16 @@ class Session:
                 )
             left = items.after(reduction)
             if not reduction.is_selection:
-                target = _of_items(left, layout.places(columns, chunk.shape[1]))
-                merge = partial(_merge, items=items, slot=slot, reduction=reduction, target=target)
+                target = moving.of_items(left, layout.places(columns, chunk.shape[1]))
+                merge = partial(moving.merge, items=items, slot=slot, reduction=reduction, target=target)
                 hidden = merge(hidden)
                 chunk.merges.setdefault(at, []).append(merge)
                 # Deepstack features are added to whole sequences, so they merge by column.
                 whole = partial(
-                    _merge, items=items, slot=items.columns, reduction=reduction, target=left.columns
+                    moving.merge, items=items, slot=items.columns, reduction=reduction, target=left.columns
                 )
                 chunk.deepstack = [whole(deep) for deep in chunk.deepstack]
-            keep = _mark(_mark(keep, items, False), left, True)
+            keep = moving.mark(moving.mark(keep, items, False), left, True)
             chunk.items = left
             chunk.steps.append((at, reduction))
             if method.positions == Positions.COMPACT:
@@ -547,116 +544,3 @@ class Session:
 
 _WANTED: Any = object()
 """Marks a layer whose attention is run for its queries and keys only."""
-
-
-def _plan(host: Host, methods: Sequence[Reducer], marked: bool) -> dict[int, list[tuple[int, Reducer]]]:
-    """Which methods act before which decoder layer."""
-    if not methods:
-        raise TokenryError("No method given; name at least one, for example 'fastervlm'.")
-    if not host.token_ids and not marked:
-        raise UnsupportedError(
-            f"{host.name} has no visual tokens (no image_token_id in its configuration). For a text model, say which "
-            "tokens may go: tk.reduced(model, method, tokens=slice(5, 69))."
-        )
-    kernel = str(host.text_config._attn_implementation)
-    if not any(name in kernel for name in ("sdpa", "eager", "flash")):
-        raise UnsupportedError(
-            f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."
-        )
-    if host.why_not:
-        raise UnsupportedError(f"{host.name} supports no stage: {host.why_not}.")
-    depth, first = host.depth, -1
-    plan: dict[int, list[tuple[int, Reducer]]] = {}
-    for number, method in enumerate(methods):
-        if method.stage in (StageName.ENCODER, StageName.CACHE):
-            raise UnsupportedError(
-                f"{method.slug} acts at stage {method.stage}; supported here: input, layer."
-            )
-        cuts = method.cuts(depth)
-        if any(cut > 0 for cut in cuts) and host.why_no_layer_stage:
-            raise UnsupportedError(f"{host.name} supports stage input only: {host.why_no_layer_stage}.")
-        if not cuts or list(cuts) != sorted(set(cuts)) or not 0 <= cuts[0] <= cuts[-1] < depth.decoder:
-            raise TokenryError(
-                f"{method.slug} wants to act before layers {cuts} of a decoder with {depth.decoder}."
-            )
-        if cuts[0] < first:
-            raise TokenryError(
-                f"{method.slug} acts before layer {cuts[0]}, but is listed after {methods[number - 1].slug}, which "
-                f"begins at layer {first}. List methods in the order in which they act."
-            )
-        first = cuts[0]
-        for cut in cuts:
-            if not host.has_cls and _reads_cls(method, cut, depth):
-                raise UnsupportedError(no_cls(host))
-            plan.setdefault(cut, []).append((number, method))
-    return dict(sorted(plan.items()))
-
-
-def _reads_cls(method: Reducer, cut: int, depth: Depth) -> bool:
-    try:
-        return bool(method.needs(cut, depth).cls_layers)
-    except TokenryError:
-        if depth.encoder:
-            raise
-        return True  # it asks for a block of an encoder that is not there
-
-
-def _of_items(items: Items, place: Int[Tensor, "b t"]) -> Int[Tensor, "items n"]:
-    """Where the items' tokens stand in a layout, given where every column stands."""
-    slot = place[items.row[:, None], items.columns.clamp(min=0)]
-    return slot.masked_fill(items.columns < 0, -1)
-
-
-def _flat(items: Items, slot: Int[Tensor, "items n"], width: int) -> Int[Tensor, "items n"]:
-    return items.row[:, None] * width + slot.clamp(min=0)
-
-
-def _take_items(
-    hidden: Float[Tensor, "b m d"], items: Items, slot: Int[Tensor, "items n"]
-) -> Float[Tensor, "items n d"]:
-    """The items' tokens out of the sequences; padding is zero."""
-    taken = hidden.flatten(0, 1)[_flat(items, slot, hidden.shape[1])]
-    return taken.masked_fill((slot < 0)[..., None], 0)
-
-
-def _merge(
-    hidden: Float[Tensor, "b m d"],
-    *,
-    items: Items,
-    slot: Int[Tensor, "items n"],
-    reduction: Reduction | DenseReduction,
-    target: Int[Tensor, "items k"],
-) -> Float[Tensor, "b m d"]:
-    """Write a reduction's outputs to the places of their anchors."""
-    outputs = reduction.apply(_take_items(hidden, items, slot))
-    real = target >= 0
-    places = _flat(items, target, hidden.shape[1])[real]
-    return hidden.flatten(0, 1).index_copy(0, places, outputs[real]).view_as(hidden)
-
-
-def _mark(keep: Bool[Tensor, "b t"], items: Items, value: bool) -> Bool[Tensor, "b t"]:
-    real = items.columns >= 0
-    rows = items.row[:, None].expand_as(items.columns)
-    return keep.index_put((rows[real], items.columns[real]), torch.tensor(value, device=keep.device))
-
-
-def _gather(
-    chunk: Chunk, before: Stage, stage: Stage, hidden: Float[Tensor, "b m d"]
-) -> Float[Tensor, "b k d"]:
-    """The hidden states of a stage out of those of the stage before."""
-    taken = layout.take(hidden, chunk.places(before, stage.columns))
-    return taken.masked_fill((stage.columns < 0)[..., None], 0)
-
-
-def _text_after(
-    chunk: Chunk, items: Items, hidden: Float[Tensor, "b t d"]
-) -> tuple[Float[Tensor, "items l d"], Int[Tensor, " items"]]:
-    """Embeddings of the text that follows each item's picture in its sequence."""
-    last = items.columns.amax(1)
-    columns = torch.arange(chunk.shape[1], device=hidden.device)
-    text = ~chunk.visual
-    if chunk.padding_mask is not None:
-        text = text & chunk.padding_mask[:, chunk.offset :]
-    after = text[items.row] & (columns > last[:, None])
-    chosen = Reduction.from_mask(after)
-    return chosen.apply(hidden[items.row]), chosen.count
