@@ -29,7 +29,7 @@ from tokenry.bench.results import Result, Trace, digest
 from tokenry.data.examples import Example, region_mask
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
-from tokenry.tokens import InputError, Reduction
+from tokenry.tokens import Reduction
 
 Scorer = Callable[[str, str], float | bool]
 """(prediction, reference) -> 0..1."""
@@ -58,18 +58,7 @@ class Prompt:
         Raises:
             InputError: the processor knows neither a chat template nor an image token.
         """
-        if getattr(processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": example.question}]
-            text = processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
-            )
-        elif (token := getattr(processor, "image_token", None)) is not None:
-            text = f"{token}\n{example.question}"
-        else:
-            raise InputError(
-                f"{type(processor).__name__} has neither a chat template nor an image token, so there is no telling "
-                "how this model wants a question about a picture put."
-            )
+        text = hosts.question_text(processor, example.question)
         batch = processor(images=example.image, text=text, return_tensors="pt").to(model.device)
         inputs = {
             name: value.to(model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.tokens import (
+    HALF,
     Budget,
     BudgetLike,
     Depth,
@@ -166,7 +167,7 @@ def layer_at(share: int | float, depth: int) -> int:
     Raises:
         TokenryError: the layer does not exist.
     """
-    layer = int(share * depth + 0.5) if isinstance(share, float) else share
+    layer = int(share * depth + HALF) if isinstance(share, float) else share
     layer = layer + depth if layer < 0 else layer
     if not 0 <= layer < depth:
         raise TokenryError(f"Layer {share!r} does not exist in a stack of {depth} layers.")

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.reduce.base import Scorer, layer_at
-from tokenry.tokens import BudgetLike, Depth, Needs, Positions, Stage, TokenryError, TokenView
+from tokenry.tokens import HALF, BudgetLike, Depth, Needs, Positions, Stage, TokenryError, TokenView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class PyramidDrop(Scorer):
             else torch.full_like(start, self.limit.share)
         )
         # A share's decay must not be bent by the rounding of the last count: hence `rate`, not last / start.
-        wanted = torch.floor(start * rate ** ((cuts.index(view.layer) + 1) / len(cuts)) + 0.5).to(last.dtype)
+        wanted = torch.floor(start * rate ** ((cuts.index(view.layer) + 1) / len(cuts)) + HALF).to(last.dtype)
         return wanted.maximum(last).minimum(view.length)
 
     def score(self, view: TokenView) -> Float[Tensor, "items n"]:

@@ -13,6 +13,7 @@ from tokenry.reduce.base import Reducer, layer_at
 from tokenry.reduce.diverse import Rule, chosen, greedy_diverse
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import (
+    HALF,
     BudgetLike,
     Depth,
     Needs,
@@ -83,7 +84,7 @@ class ToDRE(Reducer):
         if self.check is None or self.tau <= 0 or self.limit.share == 1:
             return (0,)
         share = isinstance(self.check, float)
-        checked = int(self.check * depth.decoder + 0.5) if share else layer_at(self.check, depth.decoder)
+        checked = int(self.check * depth.decoder + HALF) if share else layer_at(self.check, depth.decoder)
         return (0, checked + 1) if checked + 1 < depth.decoder else (0,)
 
     def needs(self, layer: int, depth: Depth) -> Needs:

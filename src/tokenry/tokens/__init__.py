@@ -15,11 +15,12 @@ from tokenry.tokens.errors import (
 )
 
 if TYPE_CHECKING:
-    from tokenry.tokens.budget import Budget, BudgetLike
+    from tokenry.tokens.budget import HALF, Budget, BudgetLike
     from tokenry.tokens.reduction import DenseReduction, Reduction, best, gather_rows, prefix_mask
     from tokenry.tokens.view import AttentionView, Depth, Needs, Positions, Stage, TokenView
 
 __all__ = [
+    "HALF",
     "AttentionView",
     "Budget",
     "BudgetError",
@@ -43,6 +44,7 @@ __all__ = [
 
 # What needs torch is loaded on first use: whoever only wants the errors (the catalogue, `tokenry list`) does without.
 _HOME = {
+    "HALF": "budget",
     "Budget": "budget",
     "BudgetLike": "budget",
     "DenseReduction": "reduction",

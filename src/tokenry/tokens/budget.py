@@ -16,7 +16,7 @@ from tokenry.tokens.errors import BudgetError
 
 BudgetLike: TypeAlias = "Budget | int | float | str | Mapping[float, int | float]"
 
-_HALF = 0.5 + 1e-9
+HALF = 0.5 + 1e-9
 """What rounding half up adds before it floors. 29 % of 50 is 14.5, but 0.29 * 50 is 14.499999999999998 in float64: a
 product within 1e-9 of a half counts as the half it was meant to be."""
 
@@ -143,7 +143,7 @@ class Budget:
             return self.bounds[1].resolve(n)
         if self.count is not None:
             return n.clamp(max=min(self.count, torch.iinfo(n.dtype).max))
-        wanted = torch.floor(n.double() * float(self.share or 0) + _HALF).to(n.dtype)
+        wanted = torch.floor(n.double() * float(self.share or 0) + HALF).to(n.dtype)
         return wanted.clamp(min=1).minimum(n)
 
     def minimum(self, n: Int[Tensor, " items"]) -> Int[Tensor, " items"]:
@@ -163,7 +163,7 @@ class Budget:
         if self.schedule is None:
             raise BudgetError(f"{self} is not a schedule over layers.")
         steps = tuple(
-            (math.floor(layer * depth + _HALF) if isinstance(layer, float) else layer, step)
+            (math.floor(layer * depth + HALF) if isinstance(layer, float) else layer, step)
             for layer, step in self.schedule
         )
         layers = [layer for layer, _ in steps]
