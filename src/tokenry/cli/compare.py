@@ -40,8 +40,7 @@ def compare_methods(
 
     names, limits = options.split_methods(methods), options.split_budgets(budgets)
     plan_arms(names, limits, seeds=seeds)  # a misspelt name is told before the model is loaded
-    questions = bench.load_data(data, limit)
-    _tell_skipped(questions.skipped)
+    questions = options.questions(data, limit)
     options.check_writable(out)
     loaded, processor = options.load(model, dtype, attn, device)
     with options.resumable(out):
@@ -61,8 +60,3 @@ def compare_methods(
             progress=True,
         )
     options.show(comparison, report=out)
-
-
-def _tell_skipped(skipped: tuple[str, ...]) -> None:
-    if skipped:
-        typer.echo(f"Skipped {len(skipped)} things that cannot be used, such as: {skipped[0]}", err=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from tokenry.bench import Comparison
+    from tokenry.bench.data import Data
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -89,6 +90,19 @@ PositionsOption: TypeAlias = Annotated[
     ),
 ]
 TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]
+
+
+def questions(data: str, limit: int | None) -> Data:
+    """The questions of a data set; says how many things in a folder could not be used."""
+    from tokenry import bench
+
+    loaded = bench.load_data(data, limit)
+    if loaded.skipped:
+        typer.echo(
+            f"Skipped {len(loaded.skipped)} things that cannot be used, such as: {loaded.skipped[0]}",
+            err=True,
+        )
+    return loaded
 
 
 def split_methods(values: Sequence[str] | None) -> list[str]:

@@ -46,7 +46,7 @@ def tune_methods(
     names, limits = options.split_methods(methods), options.split_budgets(budgets)
     plan_arms(names, limits)
     cost_column(by)
-    questions = bench.load_data(data, limit)
+    questions = options.questions(data, limit)
     options.check_writable(out)
     loaded, processor = options.load(model, dtype, attn, device)
     with options.resumable(out):
