@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tokenry.tokens import DenseReduction, Reduction
+from tokenry.tokens import DenseReduction, InputError, Reduction, UnsupportedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +66,20 @@ class ItemTrace:
             image: the picture, or the frame of the video, as the encoder saw it.
             layer: which decoder layer's tokens to show.
             frame: which frame of a video it is.
+
+        Raises:
+            UnsupportedError: the tokens form no grid (tiles with newlines between rows), so they have no place on it.
+            InputError: there is no such frame.
         """
         canvas = image.convert("RGB").copy()
-        _, h, w = self.grid
-        if self.grid[1] == 1 and self.n > 1:
-            return canvas  # tokens that form no grid have no place on the picture
+        frames, h, w = self.grid
+        if (h, w) == (1, self.n) and self.n > 1:
+            raise UnsupportedError(
+                f"The {self.n} tokens of this item form no grid, so they cannot be drawn on its picture. "
+                "`kept_at` lists which of them stayed."
+            )
+        if not 0 <= frame < frames:
+            raise InputError(f"Frame {frame} does not exist; this item has {frames}.")
         group = self.reduction(layer).to_dense()[0].abs()
         owner = torch.where(group.sum(0) > 0, group.argmax(0), -1).view(-1, h, w)[frame].tolist()
         shade = Image.new("L", canvas.size, 0)
