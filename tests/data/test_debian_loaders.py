@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenry.data import debian
+from tokenry.data import debian, packages
 from tokenry.data.debian import PackageUnavailableError, cache_folder, fetch
 from tokenry.data.fashion_mnist import CLASSES, load_fashion_mnist, read_idx
 from tokenry.data.stamps import load_stamps, read_captions
@@ -66,7 +66,7 @@ class FakeApt:
 def apt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeApt]:
     def install(**settings: object) -> FakeApt:
         fake = FakeApt(**settings)  # type: ignore[arg-type]
-        monkeypatch.setattr(debian.subprocess, "run", fake.run)
+        monkeypatch.setattr(packages.subprocess, "run", fake.run)
         monkeypatch.setattr(debian.shutil, "which", lambda tool: f"/usr/bin/{tool}")
         return fake
 
