@@ -1,0 +1,66 @@
+"""The kinds of vocabulary that can be trained, by name. A new kind is one file and one entry here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from tokenry.text.training import train_bpe
+from tokenry.tokens.errors import UnknownNameError
+
+Trainer = Callable[..., PreTrainedTokenizerFast]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of vocabulary.
+
+    Attributes:
+        name: as `train` and the command line take it.
+        summary: one line.
+        train: function of (texts, size, **options).
+        normalizes: Unicode normal form that decoding gives back; None: the text itself.
+    """
+
+    name: str
+    summary: str
+    train: Trainer
+    normalizes: str | None = None
+
+
+_KINDS: Mapping[str, Kind] = MappingProxyType(
+    {kind.name: kind for kind in (Kind("bpe", "Byte-level BPE with GPT-2's word boundaries", train_bpe),)}
+)
+
+
+def kinds() -> Mapping[str, Kind]:
+    """All kinds by name."""
+    return _KINDS
+
+
+def train(kind: str, texts: Iterable[str], size: int, **options: Any) -> PreTrainedTokenizerFast:
+    """Train a vocabulary of a kind: ``train("bpe", texts, 16_000)``.
+
+    Args:
+        kind: a name of `kinds`.
+        texts: documents.
+        size: entries of the vocabulary.
+        **options: of the kind's own trainer.
+
+    Returns:
+        A tokenizer that `save_tokenizer` writes and `AutoTokenizer` loads.
+
+    Raises:
+        UnknownNameError: no such kind.
+        InputError: texts or options that the kind cannot be trained with.
+    """
+    if kind not in _KINDS:
+        near = difflib.get_close_matches(kind, _KINDS, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(_KINDS)}."
+        raise UnknownNameError(f"There is no kind of vocabulary {kind!r}. {hint}")
+    return _KINDS[kind].train(texts, size, **options)
