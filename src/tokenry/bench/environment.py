@@ -23,16 +23,9 @@ _SAMPLE = 1024
 _PACKAGES = ("tokens", "reduce", "hosts")
 
 
-def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
-    """Model and circumstances as JSON values."""
+def circumstances() -> dict[str, Any]:
+    """Machine and versions as JSON values."""
     return {
-        "model": name or model.name_or_path or type(model).__name__,
-        "class": type(model).__name__,
-        "fingerprint": fingerprint(model),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": str(getattr(model.config.get_text_config(), "_attn_implementation", None) or "unknown"),
-        "device": _device_name(model.device),
         "machine": _machine(),
         "threads": torch.get_num_threads(),
         "code": code_version(),
@@ -43,6 +36,19 @@ def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
             "tokenry": metadata.version("tokenry"),
         },
     }
+
+
+def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
+    """Model and circumstances as JSON values."""
+    return {
+        "model": name or model.name_or_path or type(model).__name__,
+        "class": type(model).__name__,
+        "fingerprint": fingerprint(model),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": str(getattr(model.config.get_text_config(), "_attn_implementation", None) or "unknown"),
+        "device": _device_name(model.device),
+    } | circumstances()
 
 
 def fingerprint(model: PreTrainedModel) -> str:

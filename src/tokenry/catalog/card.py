@@ -46,7 +46,8 @@ class Card:
         url: Where to find a paper that is not on arXiv.
         venue: Where it was published, such as "ICLR 2025".
         year: Year of the first version of the paper.
-        room: Room of the house that holds it, one of `ROOMS`.
+        room: Field it belongs to, one of `ROOMS`; its code is where `entry_point` says (a language model of the room
+            "text" lives in `models`).
         stage: For reducers, where it acts, one of `STAGES`; a method that acts at several places names the deepest.
         kind: What sort of thing it is, one of `KINDS`.
         trained: True if the paper's method needs training; False if it works on a model as it is.
@@ -125,8 +126,9 @@ class Card:
 
     @property
     def tests(self) -> str:
-        """Path of its tests, from the repository's root."""
-        return f"tests/{self.room}/test_{self.slug.replace('-', '_')}.py"
+        """Path of its tests, from the repository's root: tests mirror where the code lies."""
+        room = self.room if self.entry_point is None else self.entry_point.split(".")[1]
+        return f"tests/{room}/test_{self.slug.replace('-', '_')}.py"
 
     @property
     def reproduction(self) -> str:

@@ -1,7 +1,8 @@
-"""`tokenry reproduce`: does a paper's claim hold on the embedded model?"""
+"""`tokenry reproduce`: does a paper's claim hold, on a small scale?"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,12 +39,15 @@ def reproduce_systems(
         str, typer.Option(help="'embedded', or a folder with another training of it.")
     ] = "embedded",
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what earlier runs have answered.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Run studies in seconds, to see that they run; needs --out.")
+    ] = False,
     threads: options.ThreadsOption = None,
 ) -> None:
     """Run small-scale reproductions, at most ten minutes each, and write their results.
 
-    Answers are kept in a cache as they come (TOKENRY_CACHE, ~/.cache/tokenry); the same command continues where it was
-    interrupted.
+    Answers and checkpoints are kept in a cache as they come (TOKENRY_CACHE, ~/.cache/tokenry); the same command
+    continues where it was interrupted.
     """
     from tokenry.bench import environment, reproduce
     from tokenry.data.debian import cache_folder
@@ -53,21 +57,29 @@ def reproduce_systems(
         raise InputError(f"Name systems, or give --all. There are {', '.join(reproduce.systems())}.")
     chosen = reproduce.systems() if every else tuple(systems or ())
     plans = [reproduce.find(slug, recipes=recipes, out=out) for slug in chosen]  # mistakes before any work
-    loaded, processor = options.load(model, Dtype.AUTO, Attention.SDPA, "cpu")
+    if rehearse:
+        if out is None:
+            raise InputError("A rehearsal measures nothing: say with --out where its results go instead.")
+        plans = [replace(plan, recipe=plan.recipe.rehearsal()) for plan in plans]
+    asking = [plan for plan in plans if plan.recipe.questions is not None]
+    studies = [plan for plan in plans if plan.recipe.questions is None]
     cache = cache_folder() / "reproduce"
     console = options.console()
     try:
-        with (
-            environment.limit_threads(threads),
-            reproduce.open_lab(
-                loaded, processor, name=options.display_name(model), cache=cache, fresh=fresh, progress=True
-            ) as lab,
-        ):
-            for plan in plans:
-                _show(console, reproduce.reproduce(plan, lab))
+        with environment.limit_threads(threads):
+            if asking:
+                loaded, processor = options.load(model, Dtype.AUTO, Attention.SDPA, "cpu")
+                name = options.display_name(model)
+                with reproduce.open_lab(
+                    loaded, processor, name=name, cache=cache, fresh=fresh, progress=True
+                ) as lab:
+                    for plan in asking:
+                        _show(console, reproduce.reproduce(plan, lab))
+            for plan in studies:
+                _show(console, reproduce.reproduce(plan, cache=cache / "studies", fresh=fresh))
     except KeyboardInterrupt:
         typer.echo(
-            f"\nInterrupted. Answers so far are in {cache}; the same command continues there.", err=True
+            f"\nInterrupted. What was done so far is in {cache}; the same command continues there.", err=True
         )
         raise typer.Exit(options.INTERRUPTED) from None
 
@@ -90,5 +102,9 @@ def _show(console: Console, done: Reproduction) -> None:
         )
     console.print(table)
     for name in ("ours", "baseline", "full"):
-        console.print(Text(f"{values[name]['what']}: {100 * values[name]['accuracy']:.1f} %"))
+        if (arm := values.get(name)) is not None:
+            measured = f"{100 * arm['accuracy']:.1f} %" if "accuracy" in arm else f"{arm['value']:.4g}"
+            console.print(Text(f"{arm['what']}: {measured}"))
+    if "metric" in values:
+        console.print(Text(f"({values['metric']})"))
     typer.echo(f"Result: {done.path}\n")

@@ -16,9 +16,9 @@ from tokenry.tokens.errors import InputError
 class ByteTrie:
     """Token ids sorted by their bytes, and the tree of their prefixes.
 
-    A node stands for a byte prefix that some token has. It is a number; what belongs to it lies in arrays, about 13 bytes
-    a node, without Python objects. Nodes are numbered breadth first, so that the children of a node are consecutive and
-    sorted by byte. Make one with `ByteTrie.build`.
+    A node stands for a byte prefix that some token has. It is a number; what belongs to it lies in arrays, about 13
+    bytes a node, without Python objects. Nodes are numbered breadth first, so that the children of a node are
+    consecutive and sorted by byte. Make one with `ByteTrie.build`.
 
     Attributes:
         order: token ids sorted by bytes, ties by id.

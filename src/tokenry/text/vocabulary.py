@@ -39,7 +39,7 @@ def byte_alphabet() -> tuple[str, ...]:
 
 
 _ALPHABET = byte_alphabet()
-_TO_SURFACE = {byte: char for byte, char in enumerate(_ALPHABET)}  # for str.translate of Latin-1
+_TO_SURFACE = dict(enumerate(_ALPHABET))  # for str.translate of Latin-1
 _TO_BYTE = {char: byte for byte, char in enumerate(_ALPHABET)}
 
 
@@ -47,10 +47,10 @@ _TO_BYTE = {char: byte for byte, char in enumerate(_ALPHABET)}
 class ByteVocab:
     """The byte strings of a tokenizer's tokens, and encoding from and to bytes.
 
-    This is the tokenizer without what depends on the occasion: no special tokens are added or recognised in the text, no
-    space is put in front, and Unicode normalisation is left off (except for WordPiece, whose pieces are lower-cased or
-    stripped of accents to begin with). For the byte-level and SentencePiece kinds, decoding what was encoded therefore
-    gives the same bytes; `encode` is what the tokenizer itself gives for text that normalisation leaves alone.
+    This is the tokenizer without what depends on the occasion: no special tokens are added or recognised in the text,
+    no space is put in front, and Unicode normalisation is left off (except for WordPiece, whose pieces are lower-cased
+    or stripped of accents to begin with). For the byte-level and SentencePiece kinds, decoding what was encoded
+    therefore gives the same bytes; `encode` is what the tokenizer itself gives for text that normalisation leaves alone.
 
     Make one with `ByteVocab.from_tokenizer`.
 

@@ -1,12 +1,16 @@
-"""Small-scale reproductions: does a paper's claim hold, in direction and size, on the embedded model?
+"""Small-scale reproductions: does a paper's claim hold, in direction and size?
 
-An experiment is a module of `experiments` named after its system, with a function ``experiment(trial) -> Findings``;
-its settings and criteria are a recipe (``recipes/reproduce/SLUG.yaml``). Nothing else has to change to add one.
+An experiment is a module of `experiments` named after its system; its settings and criteria are a recipe
+(``recipes/reproduce/SLUG.yaml``). Where the recipe has `questions`, they are put to the embedded model, and the module
+has a function ``experiment(trial) -> Findings``; otherwise it is a study with models of its own, and has
+``experiment(study) -> Outcome``. Nothing else has to change to add one.
 """
 
 from __future__ import annotations
 
 import pkgutil
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +23,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel
 
-from tokenry.bench.reproduce import experiments, findings
-from tokenry.bench.reproduce.findings import Findings, Reproduction, Trial
+from tokenry.bench.reproduce import experiments, findings, study, verdict
+from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Lab
 from tokenry.bench.reproduce.recipe import Criterion, Questions, Recipe, recipe_folder
+from tokenry.bench.reproduce.study import Outcome, Study
+from tokenry.bench.reproduce.verdict import Reproduction
+from tokenry.bench.results import digest
 from tokenry.catalog import card, results
 from tokenry.tokens import InputError
 
@@ -30,10 +37,12 @@ __all__ = [
     "Criterion",
     "Findings",
     "Lab",
+    "Outcome",
     "Plan",
     "Questions",
     "Recipe",
     "Reproduction",
+    "Study",
     "Trial",
     "find",
     "open_lab",
@@ -114,24 +123,62 @@ def open_lab(
         yield Lab(model, processor, name, cache, bar)
 
 
-def reproduce(plan: Plan | str, lab: Lab) -> Reproduction:
+def reproduce(
+    plan: Plan | str,
+    lab: Lab | None = None,
+    *,
+    cache: Path | None = None,
+    fresh: bool = False,
+    console: Console | None = None,
+) -> Reproduction:
     """Run one system's reproduction and write its result file.
 
-    Arms that the lab's cache already holds are not run again; an interrupted reproduction goes on where it stopped. A
-    result file is written whole, at the end, or not at all.
+    What the cache already holds (answers of the lab, checkpoints of a study) is not run again; an interrupted
+    reproduction goes on where it stopped. A result file is written whole, at the end, or not at all.
 
     Args:
         plan: what `find` gave, or the name of a system.
-        lab: the model, and what it has already answered. Share one between reproductions.
+        lab: the embedded model, and what it has already answered; needed by plans with questions. Share one between
+            reproductions.
+        cache: folder in which a study keeps its checkpoints; None keeps none.
+        fresh: forget a study's earlier checkpoints.
+        console: where a study shows progress.
 
     Raises:
-        TokenryError: see `find`; or a folder that cannot be written.
+        TokenryError: see `find`; a plan with questions and no lab; or a folder that cannot be written.
     """
     if isinstance(plan, str):
         plan = find(plan)
-    module = import_module(f"{experiments.__name__}.{plan.slug.replace('-', '_')}")
+    recipe = plan.recipe
     started = time.perf_counter()
-    trial = Trial(lab, plan.recipe.questions, plan.recipe.settings, plan.slug)
-    found: Findings = module.experiment(trial)
-    seconds = time.perf_counter() - started
-    return findings.write(findings.to_values(plan.slug, plan.recipe, lab, found, seconds), plan.path)
+    if recipe.questions is not None:
+        if lab is None:
+            raise InputError(
+                f"The reproduction of {plan.slug} asks the embedded model: hand in a lab (`open_lab`)."
+            )
+        trial = Trial(lab, recipe.questions, recipe.settings, plan.slug)
+        found: Findings = _experiment(plan.slug)(trial)
+        values = findings.to_values(plan.slug, recipe, trial, found, time.perf_counter() - started)
+    else:
+        with _study_folder(plan, cache, fresh) as folder:
+            outcome = _experiment(plan.slug)(Study(recipe.settings, recipe.seeds, folder, console))
+        values = study.to_values(plan.slug, recipe, outcome, time.perf_counter() - started)
+    return verdict.write(values, plan.path)
+
+
+def _experiment(slug: str) -> Any:
+    return import_module(f"{experiments.__name__}.{slug.replace('-', '_')}").experiment
+
+
+@contextmanager
+def _study_folder(plan: Plan, cache: Path | None, fresh: bool) -> Iterator[Path]:
+    """A folder that belongs to these settings alone."""
+    if cache is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+        return
+    folder = cache / f"{plan.slug}-{digest(plan.recipe.to_json())[:12]}"
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder

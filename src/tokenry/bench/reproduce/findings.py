@@ -1,21 +1,18 @@
-"""What an experiment found, how it is judged, and the file it ends up in."""
+"""What an experiment on the embedded model is given, and what it found."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from tokenry.bench import environment
+from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.reproduce.lab import Arms, Chain, Lab
-from tokenry.bench.reproduce.recipe import Criterion, Questions, Recipe
-from tokenry.bench.reproduce.sheet import Figure, Sheet
+from tokenry.bench.reproduce.recipe import Questions, Recipe
+from tokenry.bench.reproduce.sheet import Sheet, mean_over
+from tokenry.bench.reproduce.verdict import judge
 from tokenry.bench.results import digest
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import BudgetLike, InputError
@@ -79,54 +76,12 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    """A finished reproduction.
-
-    Attributes:
-        path: the file it was written to.
-        values: its content.
-    """
-
-    path: Path
-    values: Mapping[str, Any]
-
-    @property
-    def verdict(self) -> str:
-        """ "shown", "partly" or "not shown"."""
-        return str(self.values["verdict"])
-
-
-def judge(criteria: tuple[Criterion, ...], figures: Mapping[str, Figure]) -> tuple[str, dict[str, Any]]:
-    """The verdict: `shown` if every criterion holds, `partly` if a decisive one does, else `not shown`.
-
-    Returns:
-        The verdict, and for each criterion what it says, its bound, the figure, and whether it holds.
-
-    Raises:
-        InputError: a criterion about a figure that the experiment does not measure.
-    """
-    if missing := [c.name for c in criteria if c.name not in figures]:
-        raise InputError(
-            f"The recipe has a criterion about {missing[0]!r}; measured were {', '.join(figures)}."
-        )
-    held = {c.name: c.holds(figures[c.name].value) for c in criteria}
-    judged = {
-        c.means: {"holds": held[c.name], c.kind.replace("_", " "): c.bound, "decisive": c.decisive}
-        | figures[c.name].to_json()
-        for c in criteria
-    }
-    if all(held.values()):
-        return "shown", judged
-    return ("partly" if any(held[c.name] for c in criteria if c.decisive) else "not shown"), judged
-
-
-def to_values(slug: str, recipe: Recipe, lab: Lab, found: Findings, seconds: float) -> dict[str, Any]:
+def to_values(slug: str, recipe: Recipe, trial: Trial, found: Findings, seconds: float) -> dict[str, Any]:
     """The content of a result file."""
-    verdict, judged = judge(recipe.criteria, found.figures)
+    lab, q = trial.lab, trial.questions
+    verdict, judged = judge(recipe.criteria, found.figures, "by set of questions")
     facts = environment.facts(lab.model, lab.name)
-    ours, baseline = (Figure.mean(s, s.correct) for s in (found.ours, found.baseline))
-    q = recipe.questions
+    ours, baseline = (mean_over(s, s.correct) for s in (found.ours, found.baseline))
     values = {
         "system": slug,
         "verdict": verdict,
@@ -167,26 +122,6 @@ def to_values(slug: str, recipe: Recipe, lab: Lab, found: Findings, seconds: flo
     return dict(items[:at]) | dict(found.details) | dict(items[at:])
 
 
-def write(values: Mapping[str, Any], path: Path) -> Reproduction:
-    """Write a result, whole or not at all.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_without_nan(values), indent=1, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"The result cannot be written to {path}: {error}.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return Reproduction(path, values)
-
-
 def _about_positions(recipe: Recipe) -> list[str]:
     if recipe.settings.get("positions") != "keep":
         return []
@@ -196,15 +131,6 @@ def _about_positions(recipe: Recipe) -> list[str]:
         "much, whatever is selected: see the arms 'renumbered'. This was chosen after a look at unfinished weights; no "
         "criterion was changed."
     ]
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what was not measured is null."""
-    if isinstance(value, Mapping):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _kinds(sheets: Mapping[str, Sheet]) -> dict[str, list[Any]]:

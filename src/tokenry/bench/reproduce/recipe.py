@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -87,15 +87,19 @@ class Recipe:
 
     Attributes:
         claim: the paper's claim, in our words.
-        questions: what is asked.
         settings: the experiment's own.
         criteria: what must hold.
+        seeds: one set of questions, or one training, each.
+        questions: what the embedded model is asked; None for a study, which has models of its own.
+        smoke: settings of a study under which all of it runs in seconds; what it finds then means nothing.
     """
 
     claim: str
-    questions: Questions
     settings: Mapping[str, Any]
     criteria: tuple[Criterion, ...]
+    seeds: tuple[int, ...]
+    questions: Questions | None = None
+    smoke: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -106,29 +110,46 @@ class Recipe:
         """
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            asked = dict(content["questions"])
+            asked = dict(content["questions"]) if "questions" in content else None
+            seeds = tuple((content if asked is None else asked).pop("seeds"))
             recipe = cls(
                 claim=str(content["claim"]).strip(),
-                questions=Questions(tuple(asked.pop("seeds")), **asked),
                 settings=content["settings"],
                 criteria=tuple(Criterion.read(name, values) for name, values in content["criteria"].items()),
+                seeds=seeds,
+                questions=None if asked is None else Questions(seeds, **asked),
+                smoke=content.get("smoke", {}),
             )
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is not a recipe of a reproduction: {type(error).__name__}: {error}"
             ) from error
+        if not recipe.seeds:
+            raise InputError(f"{path}: a reproduction needs at least one seed.")
+        if strange := sorted(set(recipe.smoke) - set(recipe.settings)):
+            raise InputError(f"{path}: smoke overrides {strange[0]!r}, which is no setting of this recipe.")
         if not any(c.decisive for c in recipe.criteria):
             raise InputError(f"{path}: at least one criterion must be decisive.")
         return recipe
 
+    def rehearsal(self) -> Self:
+        """The same study with its `smoke` settings and one seed: all of its code in seconds, findings without meaning.
+
+        Raises:
+            InputError: a recipe with questions: its lab takes any model, so a tiny one makes the rehearsal.
+        """
+        if self.questions is not None:
+            raise InputError("Only studies can be rehearsed; put fewer questions to a small model instead.")
+        return replace(self, settings={**self.settings, **self.smoke}, seeds=self.seeds[:1])
+
     def to_json(self) -> dict[str, Any]:
         """Everything that determines what is measured and how it is judged, as JSON values."""
-        return {
-            "questions": {
-                "seeds": list(self.questions.seeds),
-                "pictures": self.questions.pictures,
-                "per_picture": self.questions.per_picture,
-            },
+        asked: dict[str, Any] = {"seeds": list(self.seeds)}
+        if (q := self.questions) is not None:
+            asked = {
+                "questions": {"seeds": list(q.seeds), "pictures": q.pictures, "per_picture": q.per_picture}
+            }
+        return asked | {
             "settings": _json(self.settings),
             "criteria": {c.name: [c.kind, c.bound, c.decisive] for c in self.criteria},
         }

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.stats import paired_interval
 
 
@@ -118,71 +119,34 @@ _LISTS = ("kinds", "pictures", "answers")
 _READING = "reading: "
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A measured figure.
+def mean_over(
+    sheet: Sheet,
+    values: Float[np.ndarray, " q"],
+    where: Bool[np.ndarray, " q"] | None = None,
+    *,
+    scale: float = 1.0,
+) -> Figure:
+    """The mean of a value per question, over the questions for which it exists.
 
-    Attributes:
-        value: over all questions.
-        low, high: bounds of its 95 % bootstrap interval over pictures; None where none was computed.
-        by_seed: for each set of questions alone.
+    Args:
+        sheet: whose questions they are.
+        values: one per question; NaN = none.
+        where: only these questions.
+        scale: 100 gives points.
     """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    by_seed: tuple[float, ...] = ()
-
-    @classmethod
-    def mean(
-        cls,
-        sheet: Sheet,
-        values: Float[np.ndarray, " q"],
-        where: Bool[np.ndarray, " q"] | None = None,
-        *,
-        scale: float = 1.0,
-    ) -> Self:
-        """The mean of a value per question, over the questions for which it exists.
-
-        Args:
-            sheet: whose questions they are.
-            values: one per question; NaN = none.
-            where: only these questions.
-            scale: 100 gives points.
-        """
-        chosen = np.isfinite(values) if where is None else np.isfinite(values) & where
-        values, seeds = values[chosen] * scale, sheet.seeds[chosen]
-        interval = paired_interval(values, [p for p, c in zip(sheet.pictures, chosen, strict=True) if c])
-        by_seed = tuple(_mean(values[seeds == seed]) for seed in sorted(set(sheet.seeds.tolist())))
-        return cls(interval.mean, interval.low, interval.high, by_seed)
-
-    def over(self, by: float) -> Figure:
-        """This figure in units of another; not a number where that is zero."""
-        by = by or float("nan")
-        low, high = (None if b is None else b / by for b in (self.low, self.high))
-        return Figure(self.value / by, low, high, tuple(v / by for v in self.by_seed))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values, rounded to what they are good for."""
-        found: dict[str, Any] = {"value": _round(self.value)}
-        if self.low is not None and self.high is not None:
-            found["interval"] = [_round(self.low), _round(self.high)]
-        if self.by_seed:
-            found["by set of questions"] = [_round(v) for v in self.by_seed]
-        return found
+    chosen = np.isfinite(values) if where is None else np.isfinite(values) & where
+    values, seeds = values[chosen] * scale, sheet.seeds[chosen]
+    interval = paired_interval(values, [p for p, c in zip(sheet.pictures, chosen, strict=True) if c])
+    by_seed = tuple(_mean(values[seeds == seed]) for seed in sorted(set(sheet.seeds.tolist())))
+    return Figure(interval.mean, interval.low, interval.high, by_seed)
 
 
 def points(
     better: Sheet, worse: Sheet, what: str = "correct", where: Bool[np.ndarray, " q"] | None = None
 ) -> Figure:
     """How many points one sheet is above another, question by question."""
-    return Figure.mean(better, getattr(better, what) - getattr(worse, what), where, scale=100)
+    return mean_over(better, getattr(better, what) - getattr(worse, what), where, scale=100)
 
 
 def _mean(values: Float[np.ndarray, " n"]) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _round(value: float) -> float | None:
-    """Four significant digits; JSON has no NaN."""
-    return float(f"{value:.4g}") if np.isfinite(value) else None

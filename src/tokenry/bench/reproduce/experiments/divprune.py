@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenry.bench.reproduce.controls import LeastDistance
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import Figure, points
+from tokenry.bench.reproduce.sheet import mean_over, points
 from tokenry.reduce.divprune import DivPrune
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.random import RandomTokens
@@ -34,7 +34,7 @@ def experiment(trial: Trial) -> Findings:
     figures = {
         "points over random": points(ours, random),
         "points over cls": points(ours, cls),
-        "distance over random": Figure.mean(ours, distance[f"divprune {b:.4g}"]).over(by_chance),
+        "distance over random": mean_over(ours, distance[f"divprune {b:.4g}"]).over(by_chance),
     }
     return Findings(
         (f"DivPrune at {b:.4g} of the tokens", f"random selection at {b:.4g}"),

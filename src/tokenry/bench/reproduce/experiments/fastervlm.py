@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenry.bench.reproduce.controls import ReverseCls
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import Figure, points
+from tokenry.bench.reproduce.sheet import mean_over, points
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
 
@@ -36,10 +36,10 @@ def experiment(trial: Trial) -> Findings:
     b = judged
     ours, random, reverse = (sheets[f"{name} {b:.4g}"] for name in ("fastervlm", "random", "reverse [CLS]"))
     figures = {
-        "recall over chance": Figure.mean(ours, ours.objects).over(b),
+        "recall over chance": mean_over(ours, ours.objects).over(b),
         "points over random": points(ours, random),
         "points of reverse under random": points(random, reverse),
-        "share of full": Figure.mean(ours, ours.correct).over(full.accuracy),
+        "share of full": mean_over(ours, ours.correct).over(full.accuracy),
     }
     figures |= {
         f"points over fastv at {b:.0%}": points(sheets[f"fastervlm {b:.4g}"], sheets[same[b]]) for b in same

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tokenry.bench.reproduce.controls import RandomPyramid
+from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import Figure, points
+from tokenry.bench.reproduce.sheet import points
 from tokenry.bench.reproduce.training import step_times
 from tokenry.reduce.pyramiddrop import PyramidDrop
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from tokenry.bench.reproduce.controls import Recovery, WithoutRecovery
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import Figure, points
+from tokenry.bench.reproduce.sheet import mean_over, points
 from tokenry.data.examples import Example, region_mask
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.recoverable_compression import RecoverableCompression
@@ -41,7 +41,7 @@ def experiment(trial: Trial) -> Findings:
     by_chance = float(chance[found].mean()) if found.any() else float("nan")
     figures = {
         "points by recovery": points(ours, without, where=faint),
-        "overlap over chance": Figure.mean(ours, overlap, found).over(by_chance),
+        "overlap over chance": mean_over(ours, overlap, found).over(by_chance),
     }
     every = points(ours, without)
     return Findings(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tokenry.bench.reproduce.controls import AttentionToPicture
+from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import Figure, Sheet, points
+from tokenry.bench.reproduce.sheet import Sheet, mean_over, points
 from tokenry.reduce.divprune import DivPrune
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.todre import ToDRE
@@ -38,7 +39,7 @@ def experiment(trial: Trial) -> Findings:
     attention = [full.readings[f"attention in layer {i}"] for i in range(full.counts.shape[1])]
     ours, random = sheets[f"todre, max-sum, {large:.4g}"], sheets[f"random {large:.4g}"]
     figures = {
-        "share of full at 25%": Figure.mean(ours, ours.correct).over(full.accuracy),
+        "share of full at 25%": mean_over(ours, ours.correct).over(full.accuracy),
         "points over random at 10%": points(
             sheets[f"todre, max-sum, {small:.4g}"], sheets[f"random {small:.4g}"]
         ),

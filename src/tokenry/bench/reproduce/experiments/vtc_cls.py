@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import Figure, Sheet, points
+from tokenry.bench.reproduce.sheet import Sheet, mean_over, points
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.vtc_cls import VtcCls
 
@@ -31,7 +31,7 @@ def experiment(trial: Trial) -> Findings:
     fastv = Sheet.mean([sheets[f"fastv {b:.4g}"] for b in budgets])
     figures = {
         "points of recall over one block": points(several, one, "objects"),
-        "recall over chance": Figure.mean(several, several.objects).over(float(np.mean(budgets))),
+        "recall over chance": mean_over(several, several.objects).over(float(np.mean(budgets))),
         "points over random": points(several, random),
         "points over fastv": points(several, fastv),
     }
@@ -56,5 +56,5 @@ def experiment(trial: Trial) -> Findings:
 
 def _spread(sheet: Sheet, values: np.ndarray) -> float:
     """Standard deviation between sets of questions, in points."""
-    by_seed = Figure.mean(sheet, values, scale=100).by_seed
+    by_seed = mean_over(sheet, values, scale=100).by_seed
     return round(statistics.stdev(by_seed), 2) if len(by_seed) > 1 else float("nan")
