@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenry import text as text
     from tokenry.bench import compare as compare
     from tokenry.bench import tune as tune
     from tokenry.hosts import check as check
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tokenry.reduce import Scorer as Scorer
     from tokenry.reduce import method as method
     from tokenry.reduce import methods as methods
+    from tokenry.text.transplant import transplant as transplant
     from tokenry.tokens import Budget as Budget
     from tokenry.tokens import DenseReduction as DenseReduction
     from tokenry.tokens import Positions as Positions
@@ -40,6 +42,7 @@ _HOME = {
     "compare": "bench",
     "tune": "bench",
     "load_embedded": "models",
+    "transplant": "text.transplant",
     "method": "reduce",
     "methods": "reduce",
     "Reducer": "reduce",
@@ -52,10 +55,14 @@ _HOME = {
     "TokenryError": "tokens",
 }
 
-__all__ = sorted([*_HOME, "__version__"])
+_ROOMS = ("text",)
+
+__all__ = sorted([*_HOME, *_ROOMS, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"tokenry.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'tokenry' has no attribute {name!r}")
     value = getattr(import_module(f"tokenry.{_HOME[name]}"), name)
@@ -64,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_HOME, *_ROOMS])

@@ -50,7 +50,8 @@ class ByteVocab:
     This is the tokenizer without what depends on the occasion: no special tokens are added or recognised in the text,
     no space is put in front, and Unicode normalisation is left off (except for WordPiece, whose pieces are lower-cased
     or stripped of accents to begin with). For the byte-level and SentencePiece kinds, decoding what was encoded
-    therefore gives the same bytes; `encode` is what the tokenizer itself gives for text that normalisation leaves alone.
+    therefore gives the same bytes; `encode` is what the tokenizer itself gives for text that normalisation leaves as
+    it is.
 
     Make one with `ByteVocab.from_tokenizer`.
 
