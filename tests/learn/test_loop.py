@@ -1,51 +1,23 @@
 """The training loop: it learns, it resumes bit for bit, it refuses checkpoints of something else."""
 
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tokenry.learn.loop import (
-    Batch,
-    Figures,
-    LoopSettings,
-    Objective,
-    latest_checkpoint,
-    load_checkpoint,
-    train,
-)
-from tokenry.tokens.errors import TokenryError
+from tests.learn.regression import QUIET, Regression, batches, settings
+from tokenry.learn.loop import Batch, latest_checkpoint, load_checkpoint, share, train
+from tokenry.tokens.errors import InputError, TokenryError
 
-QUIET = Console(quiet=True)
-
-
-class Regression(Objective):
-    """Fits a random linear map; ``frozen`` must not move when its factor is 0."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Linear(width, 16), nn.GELU(), nn.Linear(16, 2))
-        self.frozen = nn.Linear(2, 2)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
-        loss = (self.frozen(self.body(batch["x"])) - batch["y"]).square().mean()
-        return loss, {"error": loss.detach().sqrt()}
-
-
-def batches(step: int) -> Batch:
-    generator = torch.Generator().manual_seed(step)
-    x = torch.randn(16, 8, generator=generator)
-    return {"x": x, "y": x[:, :2] * 2}
-
-
-def settings(**changes: object) -> LoopSettings:
-    return LoopSettings(
-        **({"steps": 30, "lr": 1e-2, "warmup": 3, "checkpoint_every": 10, "precision": "no"} | changes)
-    )
+ROOT = Path(__file__).parents[2]
 
 
 def weights(objective: nn.Module) -> dict[str, Tensor]:
@@ -106,12 +78,12 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_factor_zero_freezes_and_the_longest_prefix_wins(tmp_path: Path) -> None:
     before = weights(Regression())
-    scale = {"frozen": 0.0, "body": 0.0, "body.2": 1.0}
+    scale = {"frozen": 0.0, "body": 0.0, "body.3": 1.0}
     after = weights(
         train(Regression(), batches, settings(lr_scale=scale), tmp_path, workers=0, console=QUIET)
     )
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"body.2.weight", "body.2.bias"}
+    assert moved == {"body.3.weight", "body.3.bias"}
 
 
 def test_rate_warms_up_and_decays() -> None:
@@ -145,3 +117,117 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_bad_settings_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(TokenryError):
         settings(**changes)
+
+
+def test_a_resumed_run_draws_the_same_dropout_and_leaves_the_generator_alone(tmp_path: Path) -> None:
+    def run(folder: str, stop: int | None = None) -> dict[str, Tensor]:
+        model = Regression(dropout=0.5)
+        before = torch.get_rng_state()
+        train(model, batches, settings(), tmp_path / folder, workers=0, stop_after=stop, console=QUIET)
+        assert torch.equal(before, torch.get_rng_state())
+        return weights(model)
+
+    whole = run("whole")
+    run("parts", stop=13)
+    torch.manual_seed(1234)
+    resumed = run("parts")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_second_training_may_have_another_precision(tmp_path: Path) -> None:
+    for precision in ("no", "bf16", "no"):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        train(Regression(), batches, settings(steps=2, precision=precision), folder, workers=0, console=QUIET)
+        assert latest_checkpoint(folder) is not None
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: writing fails in the same place, half way."""
+    train(Regression(), batches, settings(), tmp_path, workers=0, stop_after=10, console=QUIET)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
+    try:
+        with pytest.raises(TokenryError, match=r"could not be written .*make room"):
+            train(Regression(), batches, settings(), tmp_path, workers=0, stop_after=20, console=QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "step-0000010"]
+    train(Regression(), batches, settings(), tmp_path, workers=0, console=QUIET)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-0000020", "step-0000030"]
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from tests.learn.regression import QUIET, Regression, batches, settings
+from tokenry.learn.loop import train
+
+def slowly(step):
+    time.sleep(0.005)
+    return batches(step)
+
+train(Regression(), slowly, settings(steps=100000), Path(sys.argv[1]), workers=0, console=QUIET,
+      on_checkpoint=lambda step: print(step, flush=True))
+"""
+
+
+def test_control_c_leaves_the_last_checkpoint_usable(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        for _ in range(3):
+            run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    step = load_checkpoint(found, Regression())
+    assert step >= 20
+    train(Regression(), batches, settings(steps=step + 10), tmp_path, workers=0, console=QUIET)
+    assert load_checkpoint(tmp_path / f"step-{step + 10:07d}", Regression()) == step + 10
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a module in two processes, as `accelerate launch` does on two devices, here on the CPU through gloo."""
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    options = ["--main_process_port", "0", "--mixed_precision", "no", "--num_machines", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *launcher, *options, "-m", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    train(Regression(), batches, settings(), tmp_path / "one", workers=0, console=QUIET)
+    for stop in ("13", "30"):  # the second launch resumes
+        done = launch("tests.learn.regression", str(tmp_path / "two"), stop)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["checkpoint 20", "checkpoint 30"]  # once: from the main process
+    name = "step-0000030/model.safetensors"
+    one, two = load_file(tmp_path / "one" / name), load_file(tmp_path / "two" / name)
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+    logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("one", "two")]
+    assert len(logs[0]) == 3
+    for a, b in zip(logs[0], [line for line in logs[1] if '"step": 13' not in line], strict=True):
+        assert json.loads(a) == pytest.approx(json.loads(b), rel=1e-3, abs=1e-4)
+
+
+def test_processes_share_the_rows_of_a_batch() -> None:
+    rows: Batch = {"x": torch.arange(6), "scale": torch.tensor(2.0)}
+    shared = share(rows, process=1, processes=3)
+    assert shared["x"].tolist() == [2, 3]
+    assert shared["scale"] == 2
+    with pytest.raises(InputError, match="multiple of 3"):
+        share({"x": torch.arange(7)}, process=0, processes=3)

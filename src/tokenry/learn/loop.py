@@ -3,7 +3,13 @@
 The loop owns what is the same everywhere: mixed precision and devices (accelerate), the learning-rate schedule,
 gradient clipping, progress, and checkpoints. An objective is a module whose ``forward(batch)`` returns the loss and the
 figures to show; its data are a function of the step, so a run that was killed continues exactly where its last
-checkpoint left it: on one device the final weights are bitwise those of an uninterrupted run.
+checkpoint left it: on one device the final weights are bitwise those of an uninterrupted run. torch's own generator is
+seeded from the step, so this holds with dropout and with objectives that sample.
+
+The same call trains on several devices under ``accelerate launch`` (or ``torchrun``): every process makes the batch of
+the step, takes its share of the rows, and the gradients are averaged. For a loss that is a mean over rows this is the
+step that one process would have made; a loss whose denominator is counted (masked tokens, say) is averaged over the
+processes' own counts, and in-batch negatives are those of the process.
 """
 
 import json
@@ -11,12 +17,16 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,11 +36,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from tokenry.tokens.errors import TokenryError
+from tokenry.tokens.errors import InputError, TokenryError
 
 _REPORT_EVERY = 20  # steps
 
@@ -40,6 +51,10 @@ Figures = dict[str, Tensor]
 
 class Objective(nn.Module):
     """A trainable module that turns a batch into a loss.
+
+    The first dimension of every tensor of a batch counts its rows, so that several processes can share them; tensors
+    without dimensions go to all. What is drawn at random in ``forward`` comes from torch's generator, which the loop
+    seeds.
 
     Tensors that are needed for training only (a contrast head, say) are ordinary submodules: they are checkpointed with
     the rest.
@@ -62,6 +77,7 @@ class LoopSettings:
         clip: largest gradient norm.
         precision: accelerate's mixed precision, "bf16" or "no".
         checkpoint_every: steps between checkpoints; the last step always gets one.
+        seed: of dropout and of whatever else an objective draws.
     """
 
     steps: int
@@ -74,6 +90,7 @@ class LoopSettings:
     clip: float = 1.0
     precision: str = "bf16"
     checkpoint_every: int = 200
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.checkpoint_every < 1:
@@ -128,23 +145,33 @@ def _optimizer(objective: Objective, settings: LoopSettings) -> torch.optim.Adam
 def save_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Path:
     """Write weights, optimiser state and step count into ``folder/step-N``; complete or not there at all.
 
-    The two newest checkpoints are kept.
+    Weights that are tied are written once. The two newest checkpoints are kept.
+
+    Raises:
+        TokenryError: if the checkpoint cannot be written (a full disk); those before it are untouched.
     """
     target = folder / f"step-{step:07d}"
     temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in objective.state_dict().items()}, temporary / "model.safetensors")
     state = optimizer.state_dict()["state"]
     tensors = {
         f"{index}.{key}": torch.as_tensor(value)
         for index, entry in state.items()
         for key, value in entry.items()
     }
-    save_file(tensors, temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step}))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_model(objective, str(temporary / "model.safetensors"))
+        save_file(tensors, temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step}))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise TokenryError(
+            f"the checkpoint {target} could not be written ({error}): make room and run again, "
+            "the run goes on from the checkpoint before"
+        ) from error
     for old in sorted(folder.glob("step-*"))[:-2]:
         shutil.rmtree(old)
     return target
@@ -163,7 +190,7 @@ def load_checkpoint(path: Path, objective: nn.Module, optimizer: torch.optim.Opt
         TokenryError: if the checkpoint belongs to a differently shaped model or optimiser.
     """
     try:
-        objective.load_state_dict(load_file(path / "model.safetensors"))
+        load_model(objective, path / "model.safetensors")
         if optimizer is not None:
             state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in load_file(path / "optimizer.safetensors").items():
@@ -177,6 +204,64 @@ def load_checkpoint(path: Path, objective: nn.Module, optimizer: torch.optim.Opt
             f"the checkpoint {path} does not fit this recipe ({error}): remove it or choose another output folder"
         ) from error
     return int(json.loads((path / "state.json").read_text())["step"])
+
+
+# --------------------------------------------------------------------------------------------------- processes
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """An accelerator for this process, also for the second training of a process with another precision."""
+    shared = AcceleratorState._shared_state
+    if shared and shared.get("_mixed_precision") != precision:
+        AcceleratorState._reset_state()  # accelerate fixes the precision of a process at its first use
+    # Without this, processes that a launcher started on a machine without accelerator would each train alone.
+    launched_on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    # Objectives may leave parameters unused (a pooler, a head of a later stage): DDP has to be told.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(mixed_precision=precision, cpu=launched_on_cpu, kwargs_handlers=[unused])
+
+
+def share(batch: Batch, process: int, processes: int) -> Batch:
+    """The rows of a batch that one of several processes trains on.
+
+    Raises:
+        InputError: if the rows cannot be shared evenly.
+    """
+    for name, tensor in batch.items():
+        if tensor.ndim and tensor.shape[0] % processes:
+            raise InputError(
+                f"{processes} processes cannot share the {tensor.shape[0]} rows of {name!r} evenly: "
+                f"choose a batch size that is a multiple of {processes}"
+            )
+    return {k: tensor.chunk(processes)[process] if tensor.ndim else tensor for k, tensor in batch.items()}
+
+
+def _on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    """Do something in the main process while the others wait; if it fails, it fails in all of them."""
+    failure: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    if accelerator.num_processes > 1:
+        said = broadcast_object_list([None if failure is None else str(failure)])[0]
+        if said is not None and failure is None:
+            raise TokenryError(f"the main process stopped: {said}")
+    if failure is not None:
+        raise failure
+
+
+def _seeded(accelerator: Accelerator) -> AbstractContextManager[None]:
+    """Inside, torch's generators may be seeded; afterwards they are as before."""
+    cuda = accelerator.device.type == "cuda"
+    return torch.random.fork_rng(devices=[accelerator.device] if cuda else [])
+
+
+def _seed(settings: LoopSettings, step: int, accelerator: Accelerator) -> None:
+    """Seed torch from the step and the process, so that a resumed run draws what an uninterrupted one does."""
+    words = (settings.seed, step, accelerator.process_index)
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
 
 
 # -------------------------------------------------------------------------------------------------------- loop
@@ -198,43 +283,49 @@ def train(
 
     Args:
         objective: the module to train, in place.
-        batches: step -> batch; must be deterministic and, with ``workers``, picklable.
+        batches: step -> batch of all processes; must be deterministic and, with ``workers``, picklable.
         settings: schedule and optimiser.
-        folder: where checkpoints and ``log.jsonl`` go; an existing run there is continued.
+        folder: where checkpoints and ``log.jsonl`` go; an existing run there is continued. All processes see it.
         title: shown beside the progress bar.
         workers: processes that prepare batches; 0 prepares them in this one.
-        on_checkpoint: called with the step after each checkpoint (to evaluate, to export).
+        on_checkpoint: called with the step after each checkpoint (to evaluate, to export), in the main process.
         stop_after: stop, checkpointed, after this step: a later call goes on.
         console: where progress is shown.
 
     Returns:
         The trained objective, on the device accelerate chose.
+
+    Raises:
+        TokenryError: if the loss is not finite, if a checkpoint cannot be written, or if the one found does not fit.
+        InputError: if the processes cannot share the rows of a batch.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=settings.precision)
+    accelerator = _accelerator(settings.precision)
+    _on_main(accelerator, lambda: folder.mkdir(parents=True, exist_ok=True))
     optimizer = _optimizer(objective, settings)
     start, path = 0, latest_checkpoint(folder)
+    accelerator.wait_for_everyone()  # nobody looks for the checkpoint that another is already writing
     if path is not None:
         start = load_checkpoint(path, objective, optimizer)
     end = settings.steps if stop_after is None else min(stop_after, settings.steps)
     model, prepared = accelerator.prepare(objective, optimizer)
-    loader: Iterator[Any] = iter(
-        DataLoader(
-            StepBatches(batches, settings.steps),
-            batch_size=None,
-            sampler=range(start, end),
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-        )
+    loader = DataLoader(
+        StepBatches(batches, settings.steps),
+        batch_size=None,
+        sampler=range(start, end),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
     )
     model.train()
-    with _progress(console) as bar:
+    with _progress(console, shown=accelerator.is_main_process) as bar, _seeded(accelerator):
+        made: Iterator[Batch] = iter(loader)
         task = bar.add_task(title, total=settings.steps, completed=start, figures="")
         for step in range(start, end):
             rate = settings.rate(step)
             for group in prepared.param_groups:
                 group["lr"] = settings.lr * group["factor"] * rate
-            batch = {key: value.to(accelerator.device) for key, value in next(loader).items()}
+            rows = share(next(made), accelerator.process_index, accelerator.num_processes)
+            batch = {key: value.to(accelerator.device) for key, value in rows.items()}
+            _seed(settings, step, accelerator)
             loss, figures = model(batch)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), settings.clip)
@@ -243,30 +334,40 @@ def train(
             done = step + 1
             due = done % settings.checkpoint_every == 0 or done == end
             if due or done % _REPORT_EVERY == 0:
-                shown = {"loss": loss.item()} | {key: value.item() for key, value in figures.items()}
+                shown = _means(accelerator, {"loss": loss} | figures)
                 if not math.isfinite(shown["loss"]):  # before anything is saved
                     raise TokenryError(
                         f"the loss became {shown['loss']} at step {done}: lower the learning rate"
                     )
-                _log(folder, done, shown)
+                if accelerator.is_main_process:
+                    _log(folder, done, shown)
                 bar.update(task, completed=done, figures="  ".join(f"{k} {v:.3f}" for k, v in shown.items()))
             if due:
-                save_checkpoint(folder, accelerator.unwrap_model(model), optimizer, done)
+                inner = accelerator.unwrap_model(model)
+                _on_main(accelerator, partial(save_checkpoint, folder, inner, optimizer, done))
                 if on_checkpoint is not None:
                     model.eval()
-                    on_checkpoint(done)
+                    _on_main(accelerator, partial(on_checkpoint, done))
                     model.train()
     return objective
 
 
+def _means(accelerator: Accelerator, figures: Mapping[str, Tensor]) -> dict[str, float]:
+    """Figures of a step, averaged over the processes."""
+    values = torch.stack([figure.detach().float() for figure in figures.values()])
+    return dict(zip(figures, accelerator.reduce(values, "mean").tolist(), strict=True))
+
+
 def _log(folder: Path, step: int, figures: Mapping[str, float]) -> None:
-    with (folder / "log.jsonl").open("a") as log:
-        log.write(
-            json.dumps({"step": step} | {name: round(value, 5) for name, value in figures.items()}) + "\n"
-        )
+    line = json.dumps({"step": step} | {name: round(value, 5) for name, value in figures.items()})
+    try:
+        with (folder / "log.jsonl").open("a") as log:
+            log.write(line + "\n")
+    except OSError as error:
+        raise TokenryError(f"{folder / 'log.jsonl'} could not be written ({error}): make room") from error
 
 
-def _progress(console: Console | None) -> Progress:
+def _progress(console: Console | None, *, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -276,4 +377,5 @@ def _progress(console: Console | None) -> Progress:
         TextColumn("{task.fields[figures]}"),
         console=console,
         refresh_per_second=2,
+        disable=not shown,
     )
