@@ -5,8 +5,8 @@ Four ways of cutting:
 
 * ``"unicode"``: the rule of HAT (arXiv 2501.10322, appendix C): word boundaries of UAX 29, cut again at punctuation and
   between a lower-case and an upper-case letter; then one space before and the punctuation behind stay with their word.
-  The published splitter finds words of Chinese, Japanese or Thai with a dictionary; this one follows UAX 29 alone, which cuts
-  these scripts into characters. It also cuts at the few signs that UAX 29 keeps inside a word depending on what
+  The published splitter finds words of Chinese, Japanese or Thai with a dictionary; this one has UAX 29 alone, which
+  cuts them into characters. It also cuts at the few signs that UAX 29 keeps inside a word depending on what
   comes after them (U+2044, the fraction slash, for example), because only then is the cut stable (below).
 * ``"whitespace"``: cut after runs of whitespace, which stay with the word before (the other rule of HAT).
 * ``"punctuation"``: words and single punctuation signs as BERT's basic tokenizer finds them, whitespace kept in front.
@@ -93,8 +93,8 @@ class WordSplitter:
             words = [word.encode("utf-8", "surrogateescape") for word in _pattern(self.kind).findall(text)]
         except UnicodeEncodeError as error:
             raise InputError(
-                f"the text has a lone surrogate at character {error.start} of the word {error.object!r}: decode it with "
-                'errors="replace", or hand in its bytes'
+                f"the text has half a surrogate pair at character {error.start} of the word {error.object!r}: "
+                'decode it with errors="replace", or hand in its bytes'
             ) from error
         if self.max_bytes is None:
             return words
