@@ -12,7 +12,7 @@ from tokenry.data import code_tasks
 from tokenry.data.code_tasks import Function, docstring_mismatch, exception_type, functions, variable_misuse
 
 SOURCES = [Path(textwrap.__file__), Path(ast.__file__), Path(textwrap.__file__).with_name("shutil.py")]
-REAL = [f for path in SOURCES for f in functions(path.read_text(encoding="utf-8"), path.name)]
+REAL = [f for path in SOURCES for f in functions(path.read_text(encoding="utf-8"), path.name)][::2]
 
 CODE = '''
 class Box:
@@ -33,7 +33,7 @@ def test_functions_are_taken_out_of_a_file() -> None:
     assert GROW.code.startswith("def grow(self, width, é):\n    total = width + é")
     assert functions("def broken(:") == ()
     assert functions(CODE, lines=(20, 40)) == ()
-    assert len(REAL) > 100
+    assert len(REAL) > 50
 
 
 def changed(before: str, after: str) -> int:
@@ -62,7 +62,7 @@ def test_a_bug_is_one_place_and_parses(name: str) -> None:
             assert changed(function.code, bugged.code) == 1
         assert task(function, 1) == bugged
         made += 1
-    assert made > 30
+    assert made > 12
 
 
 def test_swapping_exchanges_two_sides() -> None:
@@ -91,7 +91,7 @@ def names_at(code: str, places: tuple[tuple[int, int], ...]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_places_of_a_misuse(seed: int) -> None:
     made = 0
     for function in [GROW, *REAL]:
@@ -112,7 +112,7 @@ def test_places_of_a_misuse(seed: int) -> None:
         lines = found.code.split("\n")
         lines[line - 1] = lines[line - 1][:column] + right + lines[line - 1][column + len(wrong) :]
         assert "\n".join(lines) == function.code
-    assert made > 40
+    assert made > 20
 
 
 def test_a_clean_function_has_variables_and_no_place() -> None:
