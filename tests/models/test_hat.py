@@ -222,6 +222,6 @@ def test_bad_input_is_refused(model: HatForCausalLM) -> None:
         model.generate("a", do_sample=True, temperature=0.0)
     torch.manual_seed(0)
     bare = HatForCausalLM(HatConfig(16, 1, 1, local_hidden_size=16, bos_word=False))
-    with pytest.raises(InputError, match="no start word"):
+    with pytest.raises(InputError, match="no word that starts"):
         bare.generate(["one two", "one"])
     assert bare.generate("one two", max_new_tokens=2)[0].words[0].startswith(b" two")

@@ -6,19 +6,19 @@ small causal decoder writes the next word's bytes from the backbone's vector. Al
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from tokenry.models.ragged import RaggedWords, by_length, pad_words, word_lengths
+from tokenry.models.writing import UnitIds, WordWriting
 from tokenry.text.words import WordSplitter
 from tokenry.tokens.errors import InputError
 
@@ -131,24 +131,7 @@ class HatOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class HatText:
-    """One text that was written.
-
-    Attributes:
-        text: the new text without the prompt; bytes that are no UTF-8 became U+FFFD.
-        words: its words, the first being the prompt's last one, finished; without [S].
-        log_prob: log-probability of all bytes and word ends of those words that the model chose or was forced to write.
-        stopped: whether it ended with [S] and not for its length.
-    """
-
-    text: str
-    words: tuple[bytes, ...]
-    log_prob: float
-    stopped: bool
-
-
-class HatForCausalLM(PreTrainedModel):
+class HatForCausalLM(WordWriting, PreTrainedModel):
     """Hierarchical autoregressive transformer, arXiv 2501.10322.
 
     Text becomes a tensor of bytes by `words`; `generate` takes and gives text. The splitting rule is that of the
@@ -161,6 +144,7 @@ class HatForCausalLM(PreTrainedModel):
     main_input_name = "words"
     _supports_sdpa = True
     _no_split_modules: ClassVar[list[str]] = ["LlamaDecoderLayer"]
+    unit_ids = UnitIds(pad=PAD, end=WORD, stop=STOP)
 
     def __init__(self, config: HatConfig) -> None:
         super().__init__(config)
@@ -186,8 +170,8 @@ class HatForCausalLM(PreTrainedModel):
             texts: at least one.
             end: close each text with [S].
         """
-        split, stop = self.config.word_splitter().split, [bytes([STOP])]
-        documents = [stop * self.config.bos_word + split(text) + stop * end for text in texts]
+        split = self.config.word_splitter().split
+        documents = [self.opening + split(text) + [bytes([STOP])] * end for text in texts]
         return pad_words(documents, PAD).to(self.device)
 
     # --------------------------------------------------------------------------------------------------- network
@@ -206,14 +190,14 @@ class HatForCausalLM(PreTrainedModel):
     def predict(
         self,
         vectors: Float[Tensor, "batch new local"],
-        mask: Tensor,
+        mask: Bool[Tensor, "batch all"],
         cache: DynamicCache | None = None,
     ) -> Float[Tensor, "batch new local"]:
         """The decoder's first input for the word after each word.
 
         Args:
             vectors: of the words that the cache does not have.
-            mask: ``[batch, all]``, which words are no padding, those in the cache first.
+            mask: which words are no padding, those in the cache first.
             cache: of the backbone; grows.
         """
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -vectors.shape[1] :]
@@ -278,54 +262,26 @@ class HatForCausalLM(PreTrainedModel):
             loss=loss, n_targets=n_targets, logits=None if logits is None else logits.view(shape)
         )
 
-    # ------------------------------------------------------------------------------------------------ generation
+    # ---------------------------------------------------------------------------------- what `WordWriting` asks for
 
-    def generate(
-        self,
-        texts: str | Sequence[str],
-        *,
-        max_new_tokens: int = 256,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        seed: int = 0,
-    ) -> list[HatText]:
-        """Continue texts.
+    def new_cache(self) -> DynamicCache:
+        """An empty cache of the backbone."""
+        return DynamicCache(config=self.backbone.config)
 
-        The last word of a prompt is never taken for finished: the decoder starts with its bytes as a forced prefix.
+    def read(
+        self, words: Int[Tensor, "batch new length"], mask: Bool[Tensor, "batch all"], cache: DynamicCache
+    ) -> Float[Tensor, "batch 1 local"]:
+        """The decoder's first input for the word after these, which the cache does not have yet."""
+        return self.predict(self.encode(words), mask, cache)[:, -1:]
 
-        Args:
-            texts: prompts; an empty one starts a text if the model has a start word.
-            max_new_tokens: most new bytes of each text.
-            do_sample: draw bytes instead of taking the likeliest.
-            temperature: of drawing.
-            seed: of drawing.
+    def embed_unit(self, units: Int[Tensor, " batch"], place: int) -> Float[Tensor, "batch 1 local"]:
+        """The decoder's input for a byte, wherever in the word it is."""
+        return self.decoder.embed_tokens(units)[:, None]
 
-        Raises:
-            InputError: if there is nothing to start from, or a setting makes no sense.
-        """
-        prompts = [texts] if isinstance(texts, str) else list(texts)
-        writer = _Writer(self, prompts, max_new_tokens, do_sample, temperature, seed)
-        for _ in writer.run():
-            pass
-        return writer.results()
-
-    def stream(
-        self,
-        text: str,
-        *,
-        max_new_tokens: int = 256,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        seed: int = 0,
-    ) -> Iterator[str]:
-        """Continue one text and hand out every word as soon as it is written; arguments as for `generate`."""
-        writer = _Writer(self, [text], max_new_tokens, do_sample, temperature, seed)
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for new in writer.run():
-            if piece := decoder.decode(new[0]):
-                yield piece
-        if rest := decoder.decode(b"", final=True):
-            yield rest
+    @property
+    def opening(self) -> list[bytes]:
+        """Words before the first of a text."""
+        return [bytes([STOP])] * self.config.bos_word
 
 
 def _targets(target: Tensor, labels: Tensor) -> Tensor:
@@ -337,130 +293,3 @@ def _targets(target: Tensor, labels: Tensor) -> Tensor:
     ends = (lengths > 0) & (last != -100) & (target[:, 0] != STOP)
     place = F.one_hot(lengths, out.shape[1]).bool() & ends[:, None]
     return out.masked_fill(place, WORD)
-
-
-class _Writer:
-    """The state of one call of `generate`: a word of every text per turn.
-
-    Texts with fewer words have padding in front; the backbone's cache grows by one place a turn, the decoder starts a
-    new one.
-    """
-
-    def __init__(
-        self,
-        model: HatForCausalLM,
-        prompts: list[str],
-        max_new_tokens: int,
-        do_sample: bool,
-        temperature: float,
-        seed: int,
-    ) -> None:
-        if not prompts:
-            raise InputError("there is no text to continue: hand in at least one (it may be empty)")
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens counts new bytes and must be at least 1, got {max_new_tokens}")
-        if do_sample and temperature <= 0:
-            raise InputError(
-                f"temperature must be above 0, got {temperature}; for the likeliest bytes do not sample"
-            )
-        cut = [model.config.word_splitter().split(prompt) for prompt in prompts]
-        # the last word may go on: it is forced on the decoder, and not yet read by the backbone
-        self.forced = [words[-1] if words else b"" for words in cut]
-        self.read = [[bytes([STOP])] * model.config.bos_word + words[:-1] for words in cut]
-        if not all(self.read):
-            raise InputError(
-                "this model has no start word: a prompt must have a complete word before its last one"
-            )
-        self.model = model
-        self.temperature = temperature if do_sample else None
-        self.generator = torch.Generator(model.device).manual_seed(seed)
-        self.written: list[list[bytes]] = [[] for _ in prompts]
-        self.left = [max_new_tokens + len(forced) for forced in self.forced]
-        self.log_prob = torch.zeros(len(prompts), dtype=torch.float64)
-        self.stopped = [False for _ in prompts]
-
-    def run(self) -> Iterator[list[bytes]]:
-        """Write a word of every text per turn and yield what is new of each."""
-        cache = DynamicCache(config=self.model.backbone.config)
-        words = pad_words(self.read, PAD, left=True)
-        mask = word_lengths(words, PAD) > 0
-        forced = self.forced
-        while True:
-            new = self._word(self._predict(words, mask, cache), forced)
-            yield [word[len(prefix) :] for word, prefix in zip(new, forced, strict=True)]
-            if not any(self._open(row) for row in range(len(new))):
-                return
-            forced = [b""] * len(new)
-            # a text that is finished goes on with [S], which nobody reads
-            words = pad_words([[word or bytes([STOP])] for word in new], PAD)
-            mask = F.pad(mask, (0, 1), value=True)
-
-    @torch.no_grad()
-    def _predict(self, words: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """What the decoder starts from after these words, which the backbone's cache does not have yet."""
-        device = self.model.device
-        return self.model.predict(self.model.encode(words.to(device)), mask.to(device), cache)[:, -1]
-
-    def _open(self, row: int) -> bool:
-        return not self.stopped[row] and self.left[row] > 0
-
-    @torch.no_grad()
-    def _word(self, start: Tensor, forced: list[bytes]) -> list[bytes]:
-        """The next word of every text; empty where the text has ended."""
-        model = self.model
-        cache = DynamicCache(config=model.decoder.config)
-        words = [bytearray() for _ in forced]
-        going = [self._open(row) for row in range(len(forced))]
-        inputs = start[:, None]
-        while any(going):
-            hidden = model.decoder(
-                inputs_embeds=inputs, past_key_values=cache, use_cache=True
-            ).last_hidden_state
-            log_probs = model.head(hidden[:, -1]).float().log_softmax(-1)
-            chosen = self._choose(log_probs, words).tolist()
-            for row, word in enumerate(words):
-                if not going[row]:
-                    continue
-                byte = forced[row][len(word)] if len(word) < len(forced[row]) else chosen[row]
-                self.log_prob[row] += float(log_probs[row, byte])
-                if byte == WORD:
-                    going[row] = False
-                elif byte == STOP:
-                    self.stopped[row], going[row] = True, False
-                else:
-                    word.append(byte)
-                    self.left[row] -= 1
-                    going[row] = self.left[row] > 0
-                chosen[row] = byte
-            inputs = model.decoder.embed_tokens(torch.tensor(chosen, device=start.device))[:, None].to(
-                start.dtype
-            )
-        for row, word in enumerate(words):
-            if word:
-                self.written[row].append(bytes(word))
-        return [bytes(word) for word in words]
-
-    def _choose(self, log_probs: Tensor, words: list[bytearray]) -> Tensor:
-        """A byte for every text: [S] only instead of a word, an end only behind one, nothing else at the limit."""
-        lengths = torch.tensor([len(word) for word in words], device=log_probs.device)[:, None]
-        byte = torch.arange(256, device=log_probs.device)
-        allowed = (byte != PAD) & torch.where(lengths == 0, byte != WORD, byte != STOP)
-        allowed &= (lengths < self.model.config.max_word_bytes) | (byte == WORD)
-        scores = log_probs.masked_fill(~allowed, -torch.inf)
-        if self.temperature is None:
-            return scores.argmax(-1)
-        return torch.multinomial((scores / self.temperature).softmax(-1), 1, generator=self.generator)[:, 0]
-
-    def results(self) -> list[HatText]:
-        """What was written."""
-        return [
-            HatText(
-                text=b"".join(words)[len(forced) :].decode("utf-8", "replace"),
-                words=tuple(words),
-                log_prob=float(log_prob),
-                stopped=stopped,
-            )
-            for words, forced, log_prob, stopped in zip(
-                self.written, self.forced, self.log_prob, self.stopped, strict=True
-            )
-        ]

@@ -98,7 +98,7 @@ class WordSplitter:
             ) from error
         if self.max_bytes is None:
             return words
-        return [piece for word in words for piece in _pieces(word, self.max_bytes)]
+        return [piece for word in words for piece in pieces(word, self.max_bytes)]
 
     @staticmethod
     def join(words: Iterable[bytes]) -> bytes:
@@ -106,14 +106,14 @@ class WordSplitter:
         return b"".join(words)
 
 
-def _pieces(word: bytes, longest: int) -> list[bytes]:
+def pieces(word: bytes, longest: int) -> list[bytes]:
     """A word in pieces of at most so many bytes, none of them ending inside a character if that can be helped."""
-    pieces = []
+    found = []
     while len(word) > longest:
         cut = longest
         while cut and word[cut] & 0xC0 == 0x80:  # 0b10xxxxxx goes on with a character
             cut -= 1
         cut = cut or longest  # one character longer than the limit
-        pieces.append(word[:cut])
+        found.append(word[:cut])
         word = word[cut:]
-    return [*pieces, word]
+    return [*found, word]
