@@ -163,7 +163,8 @@ class Lib:
             longer one, instead of passing its probation.
         max_chunk_length: longest chunk in characters; None: no limit.
         article: sentences between two updates.
-        passes: readings of the corpus, its articles in a new order each time.
+        passes: readings of the corpus, its articles in a new order each time. More than one rewards what was memorised
+            from the very same text, which costs compression of other text.
         seed: of the order and of what is memorised.
     """
 
@@ -174,7 +175,7 @@ class Lib:
     inspect_context: bool = True
     max_chunk_length: int | None = None
     article: int = 200
-    passes: int = 4
+    passes: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
