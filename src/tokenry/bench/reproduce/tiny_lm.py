@@ -1,0 +1,106 @@
+"""A small language model of English documentation, trained once and shared by the reproductions that need one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tokenry.bench.results import digest
+from tokenry.data.corpora import Corpus, load_corpus
+from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
+from tokenry.learn.loop import LoopSettings, train
+from tokenry.text.training import save_tokenizer, train_bpe
+
+CORPORA = ("debian-docs", "manpages/en")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinySettings:
+    """What a tiny language model is made of; equal settings share one training.
+
+    Attributes:
+        vocab: tokens of its byte-level BPE vocabulary.
+        layers, width, heads: of the Llama.
+        steps, batch, length, lr: of its training, in sequences of `length` tokens.
+        limit: bytes of each corpus, for short tests; None takes all.
+        seed: of weights and batches.
+    """
+
+    vocab: int = 4096
+    layers: int = 4
+    width: int = 192
+    heads: int = 4
+    steps: int = 500
+    batch: int = 32
+    length: int = 128
+    lr: float = 3e-3
+    limit: int | None = None
+    seed: int = 0
+
+
+@cache
+def tiny_lm_texts(limit: int | None = None) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Corpus, ...]]:
+    """Documents to train on, documents held out from tokenizer and model alike, and the corpora they come from."""
+    corpora = tuple(load_corpus(name, limit=limit) for name in CORPORA)
+    parts = [corpus.split(held_out=0.1, seed=0) for corpus in corpora]
+    seen, held_out = ([text for part in side for text in part.documents] for side in zip(*parts, strict=True))
+    return tuple(seen), tuple(held_out), corpora
+
+
+def tiny_lm(
+    cache: Path, *, console: Console | None = None, **settings: int | float | None
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A causal language model of Debian documentation and manual pages, from the cache where it was trained before.
+
+    Args:
+        cache: folder in which models lie by a digest of their settings; an interrupted training continues there.
+        console: where training shows its progress.
+        **settings: fields of `TinySettings`.
+
+    Returns:
+        The model, in evaluation mode and float32, and its tokenizer.
+    """
+    chosen = TinySettings(**settings)  # type: ignore[arg-type]
+    folder = cache / f"tiny-lm-{digest(asdict(chosen))}"
+    if not (folder / "model").is_dir():
+        _train(chosen, folder, console)
+    model = LlamaForCausalLM.from_pretrained(folder / "model").eval()
+    return model, AutoTokenizer.from_pretrained(folder / "model")
+
+
+def _train(chosen: TinySettings, folder: Path, console: Console | None) -> None:
+    """Train tokenizer and model, and put both into ``folder/model``, complete or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts, _, _ = tiny_lm_texts(chosen.limit)
+    tokenizer = train_bpe(texts, chosen.vocab)
+    model = small_llama(
+        len(tokenizer),
+        layers=chosen.layers,
+        width=chosen.width,
+        heads=chosen.heads,
+        context=max(512, chosen.length),
+        eos_token_id=tokenizer.eos_token_id,
+        seed=chosen.seed,
+    )
+    train(
+        CausalLanguageModel(model),
+        TokenBatches(pack(tokenizer, texts), chosen.length, chosen.batch, chosen.seed),
+        LoopSettings(steps=chosen.steps, lr=chosen.lr, warmup=min(50, chosen.steps), seed=chosen.seed),
+        folder / "training",
+        title=f"tiny language model, {chosen.vocab} tokens",
+        workers=0,
+        console=console,
+    )
+    temporary = folder / ".model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    save_tokenizer(tokenizer, temporary)
+    (folder / "settings.json").write_text(json.dumps(asdict(chosen), indent=1) + "\n")
+    os.replace(temporary, folder / "model")
