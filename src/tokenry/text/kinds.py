@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from tokenry.text.kl3m import train_characters, train_domain
+from tokenry.text.lib import train_lib
+from tokenry.text.supertokens import train_supertokens
 from tokenry.text.training import train_bpe
-from tokenry.tokens.errors import UnknownNameError
+from tokenry.tokens.errors import InputError, UnknownNameError
 
 Trainer = Callable[..., PreTrainedTokenizerFast]
 
@@ -32,9 +36,25 @@ class Kind:
     train: Trainer
     normalizes: str | None = None
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What the trainer takes by name."""
+        return tuple(
+            n for n, p in signature(self.train).parameters.items() if p.kind is Parameter.KEYWORD_ONLY
+        )
+
 
 _KINDS: Mapping[str, Kind] = MappingProxyType(
-    {kind.name: kind for kind in (Kind("bpe", "Byte-level BPE with GPT-2's word boundaries", train_bpe),)}
+    {
+        kind.name: kind
+        for kind in (
+            Kind("bpe", "Byte-level BPE with GPT-2's word boundaries", train_bpe),
+            Kind("supertoken", "BPE whose last merges go over word boundaries", train_supertokens),
+            Kind("lib", "A ranked lexicon of parts of words, words and phrases (LiB)", train_lib),
+            Kind("kl3m-domain", "BPE with tokens for a domain's fixed strings", train_domain, "NFKC"),
+            Kind("kl3m-char", "BPE with tokens of at most 3 or 4 bytes", train_characters, "NFKC"),
+        )
+    }
 )
 
 
@@ -63,4 +83,9 @@ def train(kind: str, texts: Iterable[str], size: int, **options: Any) -> PreTrai
         near = difflib.get_close_matches(kind, _KINDS, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(_KINDS)}."
         raise UnknownNameError(f"There is no kind of vocabulary {kind!r}. {hint}")
-    return _KINDS[kind].train(texts, size, **options)
+    chosen = _KINDS[kind]
+    try:
+        signature(chosen.train).bind(texts, size, **options)
+    except TypeError as error:
+        raise InputError(f"{error}; options of {kind} are {', '.join(chosen.options)}.") from None
+    return chosen.train(texts, size, **options)
