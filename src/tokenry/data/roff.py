@@ -64,6 +64,7 @@ _ONE_FONT: Final = frozenset({"B", "I", "SM", "SB", "R"})
 _TWO_FONTS: Final = frozenset({"BI", "IB", "BR", "RB", "IR", "RI"})
 _PARAGRAPH: Final = frozenset({"PP", "P", "LP", "HP", "sp", "bp"})
 _LINE_BREAK: Final = frozenset({"br", "RS", "RE", "in", "ti", "ce"})
+_NOTHING: Final = "."  # a control line without a macro: unlike an empty line, it does not end a paragraph
 _MDOC: Final = frozenset({"Dd", "Dt", "Sh"})
 
 
@@ -154,7 +155,8 @@ class _Reader:
                     for skipped in lines:
                         if skipped.startswith(end):
                             break
-                    self._paragraph()
+                    if name in ("TS", "EQ"):
+                        self._paragraph()
                 else:
                     self._macro(name, rest)
             else:
@@ -175,13 +177,13 @@ class _Reader:
                 self._else = not true
             if rest.startswith("\\{"):
                 if not true:
-                    return None if "\\}" not in rest else ""
-                line = rest[2:].lstrip("\\").strip()
+                    return None if "\\}" not in rest else _NOTHING
+                line = rest[2:].lstrip("\\").strip() or _NOTHING
                 continue
             if not true:
-                return ""
+                return _NOTHING
             line = rest
-        return re.sub(r"^[.']?\s*\\}\s*$", "", line) if "\\}" in line else line
+        return _NOTHING if re.fullmatch(r"[.']?\s*\\}\s*", line) else line
 
     @staticmethod
     def _skip_block(lines: Iterator[str]) -> None:
