@@ -90,6 +90,7 @@ class ZettTraining:
             clip=0.1,
             precision=self.precision,
             checkpoint_every=self.checkpoint_every,
+            seed=self.seed,
         )
 
 
@@ -183,8 +184,9 @@ class SampledBatches:
 
         Returns:
             ``input_ids`` and ``labels`` int64 [batch, length] (labels are the next token; -100 counts for nothing),
-            ``attention_mask``, ``surface`` int64 [v, p], ``copied`` int64 [v]: the source id whose rows a special token
-            keeps, else -1, and ``language``.
+            ``attention_mask``; ``surface`` int64 [batch, v, p] and ``copied`` int64 [batch, v] (the source id whose rows
+            a special token keeps, else -1): the same vocabulary for every row, as views without copies, so that several
+            processes can share the rows; ``language``.
         """
         settings, language = self._settings, self.language(step)
         words: Counter[str] = Counter()
@@ -208,8 +210,8 @@ class SampledBatches:
             "input_ids": ids[:, :-1].clamp(min=0),
             "attention_mask": (ids[:, :-1] >= 0).long(),
             "labels": ids[:, 1:].contiguous(),
-            "surface": surface,
-            "copied": copied,
+            "surface": surface.expand(len(rows), -1, -1),
+            "copied": copied.expand(len(rows), -1),
             "language": torch.tensor(language),
         }
 
@@ -301,10 +303,11 @@ class TransferObjective(Objective):
         """Cross-entropy of the next token under the sampled tokenizer, and the weighted lexical loss."""
         model = self._model[0].to(self.source.device)
         language = int(batch["language"]) if self.hypernet.config.languages else None
-        rows = self.hypernet(batch["surface"], self.source, language)
-        lexical = lexical_loss(rows, batch["surface"], self.source)
+        surface, copied = batch["surface"][0], batch["copied"][0]
+        rows = self.hypernet(surface, self.source, language)
+        lexical = lexical_loss(rows, surface, self.source)
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        swapped = _keep_special(rows, self.source, batch["copied"])
+        swapped = _keep_special(rows, self.source, copied)
         likelihood = _cross_entropy(run_with_rows(model, swapped, **inputs).logits, batch["labels"])
         return likelihood + self.lexical_weight * lexical, {
             "nats": likelihood.detach(),
@@ -368,14 +371,6 @@ class NShotObjective(Objective):
         }
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
-        embeddings = {id(model.get_input_embeddings().weight)}
-        if (head := model.get_output_embeddings()) is not None:
-            embeddings.add(id(head.weight))
-        self._unused = {
-            f"model.{name}"
-            for name, value in model.named_parameters(remove_duplicate=False)
-            if id(value) in embeddings
-        }
 
     def rows(self) -> HypernetOutput:
         """The rows of the target vocabulary as they now stand."""
@@ -391,18 +386,6 @@ class NShotObjective(Objective):
         if rows.output_embeddings is not None:
             drift = (drift + F.mse_loss(rows.output_embeddings, self.first_out)) / 2
         return likelihood + self.weight * drift, {"nats": likelihood.detach(), "drift": drift.detach()}
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Without the model's own embeddings, which do not change and which a tied model holds twice."""
-        state: dict[str, Any] = super().state_dict(*args, **kwargs)
-        return {name: value for name, value in state.items() if name not in self._unused}
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """The counterpart of `state_dict`; what it leaves out stays as it is."""
-        own = {name: value for name, value in super().state_dict().items() if name in self._unused}
-        return super().load_state_dict({**state_dict, **own}, strict=strict, assign=assign)
 
 
 # ----------------------------------------------------------------------------------------------------- runs

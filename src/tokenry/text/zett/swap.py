@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
@@ -32,12 +35,27 @@ def run_with_rows(model: PreTrainedModel, rows: HypernetOutput, **inputs: Any) -
     if head is not None and getattr(head, "bias", None) is not None:
         zeros = rows.input_embeddings.new_zeros(len(rows.input_embeddings))
         replaced[_name(model, head.bias)] = zeros if rows.bias is None else rows.bias
-    padding = embedding.padding_idx
-    try:
-        embedding.padding_idx = (
-            None  # it may lie outside the new vocabulary, and only ever matters to gradients
-        )
+    with _without_padding(embedding):
         return functional_call(model, replaced, kwargs=inputs, tie_weights=True)
+
+
+def embed(
+    model: PreTrainedModel, rows: Float[Tensor, "v d"], index: Int[Tensor, "b t"]
+) -> Float[Tensor, "b t d"]:
+    """What the model's input embedding would give for these rows, with whatever it does besides looking them up."""
+    embedding = model.get_input_embeddings()
+    with _without_padding(embedding):
+        out: Tensor = functional_call(embedding, {"weight": rows}, (index,))
+        return out
+
+
+@contextmanager
+def _without_padding(embedding: nn.Embedding) -> Iterator[None]:
+    """A padding id may lie outside other vocabularies, and only ever matters to gradients."""
+    padding = embedding.padding_idx
+    embedding.padding_idx = None
+    try:
+        yield
     finally:
         embedding.padding_idx = padding
 
