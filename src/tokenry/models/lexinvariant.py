@@ -94,6 +94,8 @@ class LexinvariantConfig(LlamaConfig):
     Attributes:
         random_share: p, the share of the vocabulary redrawn for each sequence: 1 lexinvariant, 0.2 the paper's
             regulariser, 0 an ordinary model.
+        initializer_range: standard deviation of new weights; 0 means 1/sqrt(d), as in T5. With the usual 0.02 the
+            random vectors, whose components have variance 1, drown what the layers add to them.
         seed: of the draw where a call outside of training gives none.
         start_id: the id of the learnt start vector. It lies outside of the vocabulary (``vocab_size`` by
             default), which is why it is not ``bos_token_id``: it is never predicted and never redrawn.
@@ -109,6 +111,7 @@ class LexinvariantConfig(LlamaConfig):
     max_position_embeddings: int = 512
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    initializer_range: float = 0.0
     random_share: float = 1.0
     seed: int = 0
     start_id: int = -1
@@ -116,6 +119,8 @@ class LexinvariantConfig(LlamaConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.start_id < 0:
             self.start_id = self.vocab_size
+        if self.initializer_range == 0:
+            self.initializer_range = self.hidden_size**-0.5
         super().__post_init__(**kwargs)
 
 
