@@ -1,0 +1,1 @@
+"""From many tokens to one vector: representations that texts are searched and compared with."""
