@@ -1,0 +1,113 @@
+"""`tokenry vocab`: train vocabularies and compare them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokenry.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the application."""
+    vocab = typer.Typer(no_args_is_help=True, help="Train vocabularies, and compare them on text.")
+    vocab.command("train")(train_vocabulary)
+    vocab.command("compare")(compare)
+    app.add_typer(vocab, name="vocab")
+
+
+_Limit = Annotated[
+    int | None, typer.Option("--limit", help="Bytes of each named corpus to use.", show_default="all")
+]
+
+
+def train_vocabulary(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders, or names of corpora (bible, debian-docs, manpages/de ...)."),
+    ],
+    size: Annotated[int, typer.Option(help="Entries, special tokens included.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tokenizer.")],
+    kind: Annotated[str, typer.Option(help="bpe, supertoken, lib, kl3m-domain or kl3m-char.")] = "bpe",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="An option of the kind, the value as JSON. Repeatable."
+        ),
+    ] = None,
+    limit: _Limit = None,
+) -> None:
+    """Train a vocabulary and save it as a folder that AutoTokenizer loads."""
+    from tokenry.bench.vocab import count_tokens
+    from tokenry.data.sources import gather
+    from tokenry.text.kinds import train
+    from tokenry.text.training import save_tokenizer
+
+    settings = _settings(setting or [])
+    options.check_writable(out.parent)  # before the work; the folder itself appears when it is whole
+    texts = [document for one in gather(corpus, limit=limit) for document in one.documents]
+    tokenizer = train(kind, texts, size, **{"progress": True, **settings})
+    save_tokenizer(tokenizer, out)
+    held = count_tokens(tokenizer, texts)
+    typer.echo(
+        f"{len(tokenizer):,} entries, {held.bytes_per_token:.2f} bytes per token of the text it was trained on"
+    )
+    typer.echo(f'Saved; load it with AutoTokenizer.from_pretrained("{out}")')
+
+
+def compare(
+    vocabularies: Annotated[
+        list[Path],
+        typer.Argument(metavar="A B ...", help="Tokenizer folders, model folders, tokenizer.json files."),
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", "-t", help="A file, a folder, or the name of a corpus. Repeatable."),
+    ] = None,
+    limit: _Limit = 1_000_000,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot here, .svg or .png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare vocabularies on the same text: bytes per token, tokens per word, speed, languages."""
+    from tokenry.bench.vocab import compare_vocabularies, read_vocabulary, save_plot, vocabulary_tables
+    from tokenry.data.sources import gather
+
+    paths = list(dict.fromkeys(vocabularies))
+    named = dict(zip(_names(paths), map(read_vocabulary, paths), strict=True))
+    comparison = compare_vocabularies(named, gather(text or [], limit=limit))
+    if as_json:
+        typer.echo(json.dumps(comparison.to_json(), indent=1))
+    else:
+        options.console().print(vocabulary_tables(comparison))
+    if plot is not None:
+        save_plot(comparison, plot)
+        typer.echo(f"Plot: {plot}", err=True)
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    """ "name=value" as keyword arguments; what is no JSON is text.
+
+    Raises:
+        InputError: no "=".
+    """
+    from tokenry.tokens import InputError
+
+    found: dict[str, Any] = {}
+    for one in given:
+        name, sign, value = one.partition("=")
+        if not sign or not name:
+            raise InputError(f"--set takes NAME=VALUE, such as min_frequency=5, not {one!r}.")
+        try:
+            found[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.replace("-", "_")] = value
+    return found
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Short names where they differ, whole paths where not."""
+    short = [path.resolve().name for path in paths]
+    return short if len(set(short)) == len(short) else list(map(str, paths))
