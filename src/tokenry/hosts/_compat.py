@@ -13,11 +13,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, StaticCache
+from transformers.cache_utils import Cache, DynamicLayer, StaticCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-__all__ = ["Cache", "StaticCache", "is_flash", "key_columns", "keys_seen", "watch_attention"]
+from tokenry.tokens import UnsupportedError
+
+__all__ = ["Cache", "StaticCache", "is_flash", "key_columns", "keys_seen", "plain_layers", "watch_attention"]
 
 Listener = Callable[[Tensor, Tensor, Tensor | None, float], None]
 """Called with a layer's query [b h q d] and key [b kv t d] after RoPE, its mask and its logit scale."""
@@ -89,6 +91,27 @@ def _attention_function(base: str, module: nn.Module) -> Callable[..., Any]:
 def keys_seen(cache: Cache | None, layer: int) -> int:
     """Tokens that a cache layer has been given so far."""
     return 0 if cache is None else int(cache.get_seq_length(layer))
+
+
+def plain_layers(cache: Cache | None) -> list[DynamicLayer]:
+    """The layers of a cache that holds every token it was given and nothing else: tokens can be taken out again.
+
+    Raises:
+        UnsupportedError: sliding windows, fixed sizes, quantised or recurrent states.
+    """
+    layers = list(getattr(cache, "layers", ()))
+    strange = next((layer for layer in layers if type(layer) is not DynamicLayer), None)
+    if strange is not None or not layers:
+        kind = (
+            type(cache).__name__
+            if strange is None
+            else f"{type(cache).__name__} with {type(strange).__name__}"
+        )
+        raise UnsupportedError(
+            f"Guesses that are not accepted must leave the cache again, and a {kind} cannot give tokens back. Use a "
+            "model with full attention in every layer, and the default DynamicCache."
+        )
+    return layers
 
 
 def key_columns(cache: Cache | None, layer: int, queries: int, columns: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class Accepted:
     token: int
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A way of accepting guesses."""
 

@@ -1,0 +1,321 @@
+"""Decoding with draft trees: one forward pass judges many guesses, and what is accepted stays in the cache.
+
+The engine behind `tokenry.generate`. A pass gets the root and the guesses of every row as one block, with a mask that
+lets each node see the cached text and its own ancestors, and position ids by depth. The accepted path's keys and
+values are then moved to where the text ends; the others are cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import GenerateDecoderOnlyOutput
+
+from tokenry.hosts._compat import is_flash, plain_layers
+from tokenry.predict.lm.acceptance import Greedy, Rule, SampleAndMatch
+from tokenry.predict.lm.proposer import Proposer, Verified
+from tokenry.predict.lm.sizing import Sizing
+from tokenry.predict.lm.tree import Draft
+from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
+
+
+@dataclass
+class DecodingStats:
+    """What decoding took.
+
+    Attributes:
+        tokens: written, over all rows.
+        forwards: passes after the one over the prompt.
+        nodes: judged, over all passes and rows, roots included.
+        steps: rows over all passes: what a row wrote in one pass counts once.
+        interrupted: whether it was stopped with Ctrl-C.
+    """
+
+    tokens: int = 0
+    forwards: int = 0
+    nodes: int = 0
+    steps: int = 0
+    interrupted: bool = False
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens written per row and pass; 1 without drafts."""
+        return (self.tokens - self._first) / self.steps if self.steps else float("nan")
+
+    _first: int = field(default=0, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Speculation:
+    """A way of decoding: ``model.generate(**inputs, custom_generate=speculation)``.
+
+    Attributes:
+        proposer: makes the guesses.
+        sizing: how many of them a pass judges.
+        rule: which of them are kept; None for greedy or sampled decoding without loss, as `do_sample` says.
+        stats: of the last call.
+    """
+
+    proposer: Proposer
+    sizing: Sizing
+    rule: Rule | None = None
+    stats: DecodingStats = field(default_factory=DecodingStats)
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Int[Tensor, "b s"],
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        stream_to: Any = None,
+        **model_kwargs: Any,
+    ) -> Int[Tensor, "b t"] | GenerateDecoderOnlyOutput:
+        """What `generate` calls; the arguments are those of transformers' own decoding loops.
+
+        Its `streamer` is not among them: transformers 5.23 does not hand it on. ``model.generate(...,
+        custom_generate=speculation, stream_to=streamer)`` streams.
+        """
+        self.stats.__init__()  # type: ignore[misc]
+        run = _Run(self, model, input_ids, logits_processor, stopping_criteria, generation_config, stream_to)
+        return run.decode(model_kwargs)
+
+
+class _Run:
+    """One call of `generate`."""
+
+    def __init__(
+        self,
+        how: Speculation,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        processors: LogitsProcessorList,
+        stopping: StoppingCriteriaList,
+        config: GenerationConfig,
+        streamer: Any,
+    ) -> None:
+        self.how, self.model, self.processors, self.stopping = how, model, processors, stopping
+        self.config, self.streamer = config, streamer
+        self.rule = how.rule or (SampleAndMatch() if config.do_sample else Greedy())
+        self._refuse(input_ids)
+        self.prompt = input_ids
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.written: list[list[int]] = [[] for _ in input_ids]
+        self.done = [False for _ in input_ids]
+
+    def _refuse(self, input_ids: Tensor) -> None:
+        config, model = self.config, self.model
+        if config.num_beams > 1:
+            raise UnsupportedError(
+                f"Draft trees decode one text a row; num_beams={config.num_beams} does not fit."
+            )
+        if model.config.is_encoder_decoder:
+            raise UnsupportedError(
+                f"{type(model).__name__} has an encoder; draft trees need a decoder-only model."
+            )
+        if is_flash(model.config.get_text_config()):
+            raise UnsupportedError(
+                "Flash attention takes no tree masks; load the model with attn_implementation='sdpa' (or 'eager')."
+            )
+        asked = [name for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+                 if getattr(config, name)]  # fmt: skip
+        if asked and config.return_dict_in_generate:
+            raise UnsupportedError(f"{asked[0]} is not kept while guesses are judged; leave it off.")
+        if not input_ids.shape[1]:
+            raise InputError("The prompt is empty: give at least one token, such as the model's start token.")
+        if self.streamer is not None and input_ids.shape[0] > 1:
+            raise InputError("A streamer shows one text; hand in one prompt, or leave the streamer off.")
+
+    # ---------------------------------------------------------------------------------------------------- the loop
+
+    @torch.no_grad()
+    def decode(self, kwargs: dict[str, Any]) -> Tensor | GenerateDecoderOnlyOutput:
+        try:
+            if self.streamer is not None:
+                self.streamer.put(self.prompt.cpu())
+            self._begin(kwargs)
+            while not all(self.done):
+                self._step()
+        except KeyboardInterrupt:
+            self.how.stats.interrupted = True
+        if self.streamer is not None:
+            self.streamer.end()
+        return self._output()
+
+    def _begin(self, kwargs: dict[str, Any]) -> None:
+        """The pass over the prompt, as the model itself prepares it, and the first token."""
+        model = self.model
+        mask = kwargs.get("attention_mask")
+        self.alive = (torch.ones_like(self.prompt) if mask is None else mask).bool()
+        rows = [row[keep].tolist() for row, keep in zip(self.prompt, self.alive, strict=True)]
+        self.how.proposer.begin(rows)
+        output = model._prefill(self.prompt, self.config, kwargs)
+        self.cache = output.past_key_values
+        plain_layers(self.cache)  # before anything is written to it: refuses what cannot be cut
+        self.alive = self.alive[:, -self.cache.get_seq_length() :]
+        # Where the next token stands is the model's own business: multi-axis positions go on after the picture's.
+        kwargs = model._update_model_kwargs_for_generation(output, kwargs)
+        one = torch.cat([self.prompt, self.prompt[:, -1:]], 1)
+        following = model.prepare_inputs_for_generation(one, next_sequence_length=1, **kwargs)
+        positions = following.get("position_ids")
+        self.positions = self.alive.sum(1)[:, None] if positions is None else positions[..., -1:]
+        self._check(output.logits)
+        for row in range(len(rows)):
+            scores = self._scores(row, output.logits[row, -1:], Draft.of(rows[row][-1], []), rooted=False)
+            first = self.rule.walk(Draft.of(rows[row][-1], []), scores)
+            self._write(row, [first.token])
+        self.how.stats._first = len(rows)
+        self.texts = [prompt + new for prompt, new in zip(rows, self.written, strict=True)]
+
+    def _step(self) -> None:
+        how = self.how
+        limit = how.sizing.nodes()
+        drafts = [
+            Draft.of(text[-1], []) if done else self._checked(how.proposer.propose(row, text, limit))
+            for row, (text, done) in enumerate(zip(self.texts, self.done, strict=True))
+        ]
+        logits = self._forward(drafts)
+        self._check(logits)
+        how.stats.forwards += 1
+        paths: list[tuple[int, ...]] = []
+        for row, draft in enumerate(drafts):
+            if self.done[row]:
+                paths.append(())
+                continue
+            own = logits[row, : draft.tree.n]
+            accepted = self.rule.walk(draft, self._scores(row, own, draft))
+            new = [int(draft.tokens[node]) for node in accepted.path[1:]] + [accepted.token]
+            how.proposer.learn(row, Verified(draft, own, accepted))
+            how.sizing.learn(draft.tree.n - 1, accepted.path)
+            how.stats.nodes += draft.tree.n
+            how.stats.steps += 1
+            written = self._write(row, new)
+            self.texts[row].extend(new[:written])
+            paths.append(accepted.path)
+        self._compact(paths, max(draft.tree.n for draft in drafts))
+
+    def _write(self, row: int, tokens: Sequence[int]) -> int:
+        """Take over tokens one by one until a stopping criterion holds; how many were."""
+        for count, token in enumerate(tokens, 1):
+            self.written[row].append(token)
+            self.how.stats.tokens += 1
+            if self.streamer is not None:
+                self.streamer.put(torch.tensor([token]))
+            ids = self._ids(row)
+            if bool(self.stopping(ids, cast(Any, None)).any()):
+                self.done[row] = True
+                return count
+        return len(tokens)
+
+    def _ids(self, row: int, more: Sequence[int] = ()) -> Int[Tensor, "1 t"]:
+        """A row as transformers' criteria and processors want it: padded prompt and what follows."""
+        new = torch.tensor([[*self.written[row], *more]], dtype=self.prompt.dtype, device=self.prompt.device)
+        return torch.cat([self.prompt[row : row + 1], new], 1)
+
+    def _scores(
+        self, row: int, logits: Float[Tensor, "n v"], draft: Draft, rooted: bool = True
+    ) -> Callable[[list[int]], Float[Tensor, " v"]]:
+        """Processed logits at the end of a path of nodes."""
+
+        def scores(path: list[int]) -> Tensor:
+            raw = logits[path[-1]].to(torch.float32, copy=True)
+            if not self.processors:
+                return raw
+            before = [int(draft.tokens[node]) for node in path[1:]] if rooted else []
+            # Some processors know which row of the batch they see, so they see as many, of which this is one.
+            rows = len(self.prompt)
+            ids = self._ids(row, before).expand(rows, -1)
+            return self.processors(cast(Any, ids), cast(Any, raw.repeat(rows, 1)))[row]
+
+        return scores
+
+    # ------------------------------------------------------------------------------------------------ one forward
+
+    def _forward(self, drafts: Sequence[Draft]) -> Float[Tensor, "b n v"]:
+        device, dtype = self.prompt.device, self.model.dtype
+        n = max(draft.tree.n for draft in drafts)
+        tokens = np.zeros((len(drafts), n), np.int64)
+        depth = np.zeros((len(drafts), n), np.int64)
+        sees = np.zeros((len(drafts), n, n), bool)
+        sees[:, range(n), range(n)] = True  # padding sees itself, or its softmax would have nothing to sum
+        for row, draft in enumerate(drafts):
+            m = draft.tree.n
+            tokens[row, :m], depth[row, :m], sees[row, :m, :m] = (
+                draft.tokens,
+                draft.tree.depth,
+                draft.tree.ancestors,
+            )
+        visible = torch.cat(
+            [self.alive[:, None].expand(-1, n, -1), torch.from_numpy(sees).to(device)], dim=-1
+        )
+        # An additive mask is right for every kernel; eager attention adds a boolean one as 0 and 1.
+        mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(
+            ~visible, torch.finfo(dtype).min
+        )
+        output = self.model(
+            input_ids=torch.from_numpy(tokens).to(device),
+            attention_mask=mask[:, None],
+            position_ids=self.positions + torch.from_numpy(depth).to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        return output.logits
+
+    def _compact(self, paths: Sequence[tuple[int, ...]], n: int) -> None:
+        """Keep the accepted nodes' keys and values, right behind the text, and cut off the others."""
+        longest = max(map(len, paths))
+        slots = np.zeros((len(paths), longest), np.int64)
+        real = np.zeros((len(paths), longest), bool)
+        for row, path in enumerate(paths):
+            slots[row, : len(path)], real[row, : len(path)] = path, True
+        held = self.alive.shape[1]
+        index = torch.from_numpy(slots).to(self.prompt.device)
+        straight = bool((slots == np.arange(longest)).all())  # the prefix already lies where it should
+        for layer in plain_layers(self.cache):
+            for name in ("keys", "values"):
+                whole = getattr(layer, name)
+                if not straight:
+                    tail = whole[:, :, held : held + n]
+                    where = index[:, None, :, None].expand(-1, whole.shape[1], -1, whole.shape[3])
+                    whole[:, :, held : held + longest] = tail.gather(2, where)
+                setattr(layer, name, whole[:, :, : held + longest])
+        alive = torch.from_numpy(real).to(self.prompt.device)
+        self.alive = torch.cat([self.alive, alive], 1)
+        self.positions = self.positions + alive.sum(1)[:, None]
+
+    # ----------------------------------------------------------------------------------------------------- checks
+
+    def _checked(self, draft: Draft) -> Draft:
+        if not ((draft.tokens >= 0) & (draft.tokens < self.vocabulary)).all():
+            raise TokenryError(
+                f"{type(self.how.proposer).__name__} proposed token "
+                f"{int(max(draft.tokens.min(), draft.tokens.max(), key=abs))}, outside the vocabulary of "
+                f"{self.vocabulary}; it was made for another model."
+            )
+        return draft
+
+    def _check(self, logits: Tensor) -> None:
+        if not bool(torch.isfinite(logits.sum())) and bool(torch.isnan(logits).any()):
+            raise TokenryError(
+                f"{type(self.model).__name__} gave logits that are not numbers after {len(self.written[0])} tokens; "
+                f"its weights or its precision ({self.model.dtype}) are to blame, not the drafts."
+            )
+
+    def _output(self) -> Tensor | GenerateDecoderOnlyOutput:
+        pad = self.config.pad_token_id
+        pad = 0 if pad is None else int(pad)
+        longest = max(map(len, self.written))
+        new = [[*tokens, *[pad] * (longest - len(tokens))] for tokens in self.written]
+        tail = torch.tensor(new, dtype=self.prompt.dtype, device=self.prompt.device)
+        ids = torch.cat([self.prompt, tail.reshape(len(new), longest)], 1)
+        if self.config.return_dict_in_generate:
+            return GenerateDecoderOnlyOutput(sequences=cast(Any, ids), past_key_values=self.cache)
+        return ids

@@ -1,0 +1,54 @@
+"""What drafts text: the interface of every way of guessing ahead, and what it is told about how it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenry.predict.lm.acceptance import Accepted
+from tokenry.predict.lm.tree import Draft
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """One forward pass over a draft, and what became of it.
+
+    Attributes:
+        draft: what was judged.
+        logits: at every node, as the model gave them.
+        accepted: the path that was kept, and the token behind it.
+    """
+
+    draft: Draft
+    logits: Float[Tensor, "n v"]
+    accepted: Accepted
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """Guesses ahead for the rows of a batch.
+
+    A proposer may keep what it has learned from one text to the next; `begin` says that new texts start.
+    """
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
+        """New texts: the prompts, one a row, without padding."""
+        ...
+
+    def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
+        """Guess how a text goes on.
+
+        Args:
+            row: which text.
+            text: prompt and everything written so far; its last token is the draft's root.
+            limit: most nodes beside the root; nodes that promise more come first, and parents before their children.
+        """
+        ...
+
+    def learn(self, row: int, verified: Verified) -> None:
+        """See what the model made of a draft."""
+        ...
