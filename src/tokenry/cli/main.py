@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tokenry.cli import catalog, check, compare, demo, report, reproduce, run, tune
+from tokenry.cli import catalog, check, compare, demo, report, reproduce, run, tune, vocab
 from tokenry.tokens.errors import TokenryError
 
 _COMMANDS = (
@@ -26,6 +26,7 @@ _COMMANDS = (
     tune,
     report,
     check,
+    vocab,
     reproduce,
 )  # a new command module is one entry here
 
@@ -51,7 +52,7 @@ app = typer.Typer(
     name="tokenry",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Run the vision-language model you already have on fewer visual tokens, and see what that costs.",
+    help="Everything that happens to a token: run the models you have on fewer or on better ones, and see what it costs.",
 )
 
 
