@@ -52,7 +52,7 @@ app = typer.Typer(
     name="tokenry",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Everything that happens to a token: run the models you have on fewer or on better ones, and see what it costs.",
+    help="Everything that happens to a token: run the models you have on fewer or better ones, and see what it costs.",
 )
 
 
