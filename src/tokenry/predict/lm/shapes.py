@@ -1,0 +1,128 @@
+"""What of a token's characters a pre-tokenizer can tell apart."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+
+from tokenry.text.vocabulary import ByteVocab
+from tokenry.tokens.errors import UnsupportedError
+
+#: Letters that a rule for contractions ('s 't 're 've 'm 'll 'd) may name.
+_NAMED = frozenset("sdmtlverSDMTLVER")
+#: What such rules are written with; anything else in a pattern could tell characters apart that `shape` does not.
+_CONSTRUCTS = re.compile(
+    r"\\p\{(?:L|N|M|Lu|Ll|Lt|Lm|Lo)\}|\\[srnSt]|\(\?!\\S\)|\(\?i:|\(\?:|\{\d(?:,\d*)?\}"
+    r"|[()\[\]|?+*^/' ]|[sdmtlverSDMTLVER]|[\r\n]"
+)
+
+
+def check_splitting(vocab: ByteVocab) -> None:
+    """Refuse pre-tokenizers of which it is not known what they look at.
+
+    Raises:
+        UnsupportedError: another pre-tokenizer than ByteLevel, Digits, or Split with a pattern of GPT-2's kind (classes
+            of characters, contractions, look-ahead for white space).
+    """
+    spec = json.loads(vocab.tokenizer.backend_tokenizer.to_str())
+    for part in _parts(spec["pre_tokenizer"]):
+        if part["type"] in ("ByteLevel", "Digits"):
+            continue
+        pattern = part.get("pattern", {})
+        text = pattern.get("Regex", re.escape(pattern.get("String", "#")))
+        if part["type"] != "Split" or _CONSTRUCTS.sub("", text):
+            raise UnsupportedError(
+                f"Exact byte probabilities know pre-tokenizers that split by classes of characters as GPT-2's does; "
+                f"this one ({part['type']} {text if pattern else ''}) may look at something else."
+            )
+    if any(not entry["special"] for entry in spec["added_tokens"] or ()):
+        raise UnsupportedError(
+            "This tokenizer has added tokens that are plain text; they are cut out before pre-tokenization, which "
+            "exact byte probabilities do not support."
+        )
+
+
+def _parts(component: dict[str, object] | None) -> Iterator[dict[str, object]]:
+    if component is None:
+        return
+    nested = component.get("pretokenizers")
+    if isinstance(nested, list):
+        for part in nested:
+            yield from _parts(part)
+    else:
+        yield component
+
+
+@lru_cache(maxsize=65536)
+def character_class(char: str) -> str:
+    """White space, digits' kinds, letters' cases, apostrophe and slash are told apart; other symbols are one class."""
+    if char.isspace() or unicodedata.category(char) in ("Zs", "Zl", "Zp"):
+        return char
+    category = unicodedata.category(char)
+    if category[0] in "LN":
+        return category
+    if category[0] == "M":
+        return "M"
+    return char if char in "'/" else "P"
+
+
+def shape(text: bytes, armed: int = 0) -> tuple[str, ...]:
+    """A text's characters as classes, runs of letters and of symbols cut to two.
+
+    Two texts of one shape are split alike, whatever stands before them: letters count singly only where they could
+    belong to a contraction, within two characters after an apostrophe.
+
+    Args:
+        text: bytes; those that are not UTF-8 stand for themselves.
+        armed: how many of the first characters may belong to a contraction that begins before the text.
+    """
+    found: list[str] = []
+    for char in text.decode("utf-8", "surrogateescape"):
+        if "\udc80" <= char <= "\udcff":
+            kind, armed = char, 0
+        elif armed and char in _NAMED:
+            kind, armed = char, armed - 1
+        else:
+            kind = character_class(char)
+            armed = 2 if kind == "'" else 0
+        if len(kind) > 1 or kind in "PM":
+            if kind[0] == "N" or found[-2:] != [kind, kind]:
+                found.append(kind)
+        else:
+            found.append(kind)
+    return tuple(found)
+
+
+def split_partial(data: bytes) -> tuple[bytes, bytes]:
+    """A text and the beginning of a UTF-8 character that it ends with, if it does."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte < 0x80:
+            break
+        if byte >= 0xC0:
+            tail = data[-back:]
+            return (data[:-back], tail) if completions(tail) else (data, b"")
+    return data, b""
+
+
+@lru_cache(maxsize=4096)
+def completions(partial: bytes) -> tuple[str, ...]:
+    """One character of each class among those whose UTF-8 starts so (and is longer): the smallest."""
+    length = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
+    if partial[0] < 0xC2 or partial[0] > 0xF4 or len(partial) >= length:
+        return ()
+    value = partial[0] & (0x7F >> length)
+    for byte in partial[1:]:
+        if byte & 0xC0 != 0x80:
+            return ()
+        value = value << 6 | byte & 0x3F
+    bits = 6 * (length - len(partial))
+    least = (0, 0, 0x80, 0x800, 0x10000)[length]
+    found: dict[str, str] = {}
+    for code in range(max(value << bits, least), min((value + 1) << bits, 0x110000)):
+        if not 0xD800 <= code <= 0xDFFF:
+            found.setdefault(character_class(chr(code)), chr(code))
+    return tuple(found.values())

@@ -1,0 +1,422 @@
+"""Which tokens may follow which, for a token sequence to be the beginning of what the tokenizer gives for some text.
+
+A sequence t is *viable* if ``encode(decode(t) + y)`` begins with t for some y. Arithmetic over covers needs this, not
+``encode(decode(t)) == t``, as soon as the pre-tokenizer looks ahead: GPT-2's gives "Hi\\n\\nYou" as Hi, \\n, \\n, You,
+but "Hi\\n\\n" alone as Hi, \\n\\n. With the stricter definition, an everyday text would have no cover at all after its
+second line break. Where nothing looks ahead (plain BPE inside one pre-token) the two are the same.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from tokenry.predict.lm.pairs import PairValidity
+from tokenry.predict.lm.shapes import character_class, check_splitting, completions, shape, split_partial
+from tokenry.text.vocabulary import ByteVocab
+from tokenry.tokens.errors import UnsupportedError
+
+_BROKEN = "broken"  # an "open" end inside a character: what comes next continues it
+_AHEAD = ("a", "A", "1", "中", ".", "'", "\u0301", " ", "\n", "\r", "e", "l")
+_LEAD = 32  # how far back the marks of a context are looked at
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that validity can depend on of the tokens so far.
+
+    Attributes:
+        text: bytes from the last place where the pre-tokenizer splits whatever follows.
+        edges: ends of tokens inside it, counted from its end.
+        joins: those of them at which the two tokens would merge if no pre-token ended there.
+        last: last token, -1 at the beginning.
+        final: whether the text may end here.
+    """
+
+    text: bytes = b""
+    edges: tuple[int, ...] = ()
+    joins: tuple[int, ...] = ()
+    last: int = -1
+    final: bool = True
+
+
+class Validity(Protocol):
+    """Which tokens may follow a context."""
+
+    def extend(self, context: Context, token: int) -> Context:
+        """The context after one more token."""
+
+    def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
+        """Whether each token of the vocabulary may follow."""
+
+    def boundary(self, data: bytes) -> int:
+        """A place in a text where tokens end in every encoding of every text that starts so."""
+
+
+def validity_of(vocab: ByteVocab) -> Validity:
+    """The rules of a vocabulary.
+
+    Raises:
+        UnsupportedError: a tokenizer whose rules are not known (see `PairValidity`, `check_splitting`).
+    """
+    if vocab.normalizer:
+        raise UnsupportedError(
+            f"This tokenizer normalises text ({vocab.normalizer}), so the bytes it is given are not those it encodes; "
+            "exact byte probabilities do not support it."
+        )
+    if vocab.kind == "sentencepiece":
+        return SentencePieceValidity(vocab, PairValidity(vocab))
+    pairs = PairValidity(vocab)  # refuses what is not BPE
+    check_splitting(vocab)
+    return ByteLevelValidity(vocab, pairs)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a text and a token after it are split, for one way in which the text could go on.
+
+    Attributes:
+        cuts: boundaries inside the text, counted from its end.
+        seam: whether there is one between text and token.
+        ahead: what has to come next for this, if the last pre-token goes on with it.
+    """
+
+    cuts: tuple[int, ...]
+    seam: bool
+    ahead: str | None = None
+
+
+class ByteLevelValidity:
+    """Rules of byte-level BPE with a splitting pattern of GPT-2's kind.
+
+    A token may follow iff, for some continuation, no pre-token ends inside it, pre-tokens end inside the text only
+    where tokens do, and all neighbours inside one pre-token are valid pairs. How a text and a token are split depends on
+    their `shape` alone, so the tokenizer's own pre-tokenizer is run once for each pair of shapes (a vocabulary of 49,000
+    has some 600), and one mask costs a few operations on whole vocabularies.
+
+    Bytes that are no UTF-8 are pre-tokens of their own, as in `ByteVocab.encode`, so every byte string has an encoding.
+
+    Args:
+        vocab: the vocabulary.
+        pairs: its pairs.
+        remembered: how many masks are kept.
+    """
+
+    def __init__(self, vocab: ByteVocab, pairs: PairValidity, remembered: int = 256) -> None:
+        self.vocab = vocab
+        self.pairs = pairs
+        self._masks: OrderedDict[tuple[object, ...], Bool[np.ndarray, " v"]] = OrderedDict()
+        self._remembered = remembered
+        self._kinds: dict[tuple[object, ...], tuple[list[tuple[_Outcome, ...]], Int[np.ndarray, " v"]]] = {}
+        self._goes_on: dict[tuple[int, str], bool] = {}
+        self._starts: dict[str, list[int]] = {}
+        self._bytes = [data or b"" for data in vocab.token_bytes]
+
+    def extend(self, context: Context, token: int) -> Context:
+        """The context after one more token."""
+        data = self._bytes[token]
+        text = context.text + data
+        edges = [edge + len(data) for edge in context.edges]
+        joins = [edge + len(data) for edge in context.joins]
+        if context.text:
+            edges.append(len(data))
+            if not self.pairs.pair(context.last, token):
+                joins.append(len(data))
+        cuts = self._cuts(text)
+        inside = {len(text) - cut for cut in cuts if 0 < cut < len(text)}
+        final = inside <= set(edges) and set(joins) <= inside
+        text = text[self._start(text) :]
+        return Context(
+            text,
+            tuple(e for e in edges if e < len(text)),
+            tuple(e for e in joins if e < len(text)),
+            token,
+            final,
+        )
+
+    def _cuts(self, text: bytes) -> list[int]:
+        return [end for _, end in self.vocab.pretoken_spans(text)]
+
+    def _start(self, text: bytes) -> int:
+        """Where the pre-token starts that could still change: the last one and what it could yet be joined with."""
+        body, _ = split_partial(text)
+        spans = self.vocab.pretoken_spans(body)
+        if not spans:
+            return 0
+        k = len(spans) - 1
+        if body[spans[k][0] : spans[k][1]].isspace():
+            while k and body[spans[k - 1][0] : spans[k - 1][1]].isspace():
+                k -= 1
+        elif k and body[: spans[k][0]].endswith(b"'"):
+            k -= 1
+        return spans[k][0]
+
+    def boundary(self, data: bytes) -> int:
+        """The start of the last pre-token but two, if what follows it is not all white space.
+
+        The patterns look at most two characters ahead, so whatever is appended leaves it where it is.
+        """
+        body, _ = split_partial(data)
+        spans = self.vocab.pretoken_spans(body)
+        for k in range(len(spans) - 3, 0, -1):
+            start = spans[k][0]
+            if (
+                body[start:].strip()
+                and not body[start : spans[k][1]].isspace()
+                and not body[:start].endswith(b"'")
+            ):
+                return start
+        return 0
+
+    def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
+        """Whether each token of the vocabulary may follow."""
+        armed = _armed(context.text)
+        form = shape(context.text)
+        marks = tuple(e for e in context.edges if e <= _LEAD), tuple(context.joins)
+        key = (form, marks, context.last, split_partial(context.text)[1])
+        found = self._masks.get(key)
+        if found is not None:
+            self._masks.move_to_end(key)
+            return found
+        found = self._mask(context, form, armed)
+        found.setflags(write=False)
+        self._masks[key] = found
+        if len(self._masks) > self._remembered:
+            self._masks.popitem(last=False)
+        return found
+
+    def _mask(self, context: Context, form: tuple[str, ...], armed: int) -> Bool[np.ndarray, " v"]:
+        kinds, kind_of = self._kinds_after(context.text, form, armed)
+        row = self.pairs.row(context.last) if context.last >= 0 else self.pairs.reachable
+        edges, joins = set(context.edges), set(context.joins)
+        # 0: no; 1: yes; 2: if it is a valid pair with the last token
+        verdicts = np.zeros(len(kinds), np.int8)
+        later: list[tuple[int, list[_Outcome]]] = []
+        for k, outcomes in enumerate(kinds):
+            fit = [o for o in outcomes if edges.issuperset(o.cuts) and joins.issubset(o.cuts)]
+            sure = [o for o in fit if o.ahead is None]
+            if sure:
+                verdicts[k] = 1 if any(o.seam for o in sure) else 2
+            if open_ := [o for o in fit if o.ahead is not None]:
+                later.append((k, open_))
+        verdict = verdicts[kind_of]
+        mask = ((verdict == 1) | ((verdict == 2) & row)) & self.pairs.reachable
+        for k, outcomes in later:
+            for token in np.flatnonzero((kind_of == k) & ~mask & self.pairs.reachable).tolist():
+                mask[token] = any(
+                    (o.seam or row[token]) and self._can_go_on(token, o.ahead or "") for o in outcomes
+                )
+        return mask
+
+    def _kinds_after(
+        self, text: bytes, form: tuple[str, ...], armed: int
+    ) -> tuple[list[tuple[_Outcome, ...]], Int[np.ndarray, " v"]]:
+        """The different ways in which tokens are split after a text, and which one is each token's."""
+        _, partial = split_partial(text)
+        key = (form, partial)
+        if key in self._kinds:
+            return self._kinds[key]
+        tokens, shape_of = self._token_shapes(armed)
+        numbers: dict[tuple[_Outcome, ...], int] = {}
+        of_shape = np.array(
+            [numbers.setdefault(self._split(text, self._bytes[t]), len(numbers)) for t in tokens], np.int32
+        )
+        kind_of = of_shape[shape_of]
+        if partial:  # tokens that complete the character: what they are depends on both halves
+            seen: dict[tuple[str, ...], int] = {}
+            for token in self._continuing:
+                joint = shape(partial + self._bytes[token], 2)
+                if joint not in seen:
+                    seen[joint] = numbers.setdefault(self._split(text, self._bytes[token]), len(numbers))
+                kind_of[token] = seen[joint]
+        self._kinds[key] = list(numbers), kind_of
+        return self._kinds[key]
+
+    def _token_shapes(self, armed: int) -> tuple[list[int], Int[np.ndarray, " v"]]:
+        return self._plain_shapes if not armed else self._armed_shapes[armed - 1]
+
+    @cached_property
+    def _plain_shapes(self) -> tuple[list[int], Int[np.ndarray, " v"]]:
+        return self._group(0)
+
+    @cached_property
+    def _armed_shapes(self) -> tuple[tuple[list[int], Int[np.ndarray, " v"]], ...]:
+        return self._group(1), self._group(2)
+
+    def _group(self, armed: int) -> tuple[list[int], Int[np.ndarray, " v"]]:
+        """One token of each shape, and the number of each token's shape."""
+        numbers: dict[tuple[str, ...], int] = {}
+        tokens: list[int] = []
+        shape_of = np.zeros(len(self._bytes), np.int64)
+        for token, data in enumerate(self._bytes):
+            form = shape(data, armed)
+            number = numbers.setdefault(form, len(numbers))
+            if number == len(tokens):
+                tokens.append(token)
+            shape_of[token] = number
+        return tokens, shape_of
+
+    @cached_property
+    def _continuing(self) -> list[int]:
+        return [token for token, data in enumerate(self._bytes) if data and 0x80 <= data[0] < 0xC0]
+
+    def _split(self, text: bytes, token: bytes) -> tuple[_Outcome, ...]:
+        """The ways in which a token after a text can be split, depending on what comes after it."""
+        if not token:
+            return ()
+        whole = text + token
+        body, partial = split_partial(whole)
+        found: dict[_Outcome, None] = {}
+
+        def add(longer: bytes, ahead: str | None) -> None:
+            cuts = self._cuts(longer)
+            inside = [cut for cut in cuts if cut < len(whole)]
+            if any(cut > len(text) for cut in inside):
+                return
+            outcome = _Outcome(
+                tuple(len(text) - cut for cut in inside if cut < len(text)), len(text) in inside
+            )
+            if outcome in found:
+                return
+            if ahead is not None and len(whole) not in cuts:
+                outcome = _Outcome(outcome.cuts, outcome.seam, ahead)
+            found.setdefault(outcome)
+
+        add(whole, None)
+        for char in completions(partial) if partial else ():
+            add(body + char.encode(), _BROKEN)
+        if body and not partial and (body[-1:].isspace() or _ends_in_space(body) or b"'" in body[-2:]):
+            for char in _AHEAD:
+                add(whole + char.encode(), char)
+        return tuple(found)
+
+    def _can_go_on(self, token: int, ahead: str) -> bool:
+        """Whether some token that starts as `ahead` says may follow inside the same pre-token."""
+        key = (token, ahead)
+        if key not in self._goes_on:
+            nexts = self._continuing if ahead == _BROKEN else self._starting(ahead)
+            self._goes_on[key] = any(self.pairs.pair(token, v) for v in nexts)
+        return self._goes_on[key]
+
+    def _starting(self, char: str) -> list[int]:
+        """Tokens whose first character is of the class of ``char``, whole or only begun."""
+        if char not in self._starts:
+            named = char in "el"
+            kind = shape(char.encode(), int(named))[0]
+            tokens, shape_of = self._token_shapes(int(named))
+            forms = [n for n, t in enumerate(tokens) if shape(self._bytes[t], int(named))[:1] == (kind,)]
+            begun = [
+                token
+                for token, data in enumerate(self._bytes)
+                if len(data) == 1 and any(character_class(c) == kind for c in completions(data))
+            ]
+            self._starts[char] = begun + np.flatnonzero(np.isin(shape_of, forms)).tolist()
+        return self._starts[char]
+
+
+def _ends_in_space(body: bytes) -> bool:
+    return body[-4:].decode("utf-8", "replace")[-1:].isspace()
+
+
+def _armed(text: bytes) -> int:
+    """How many of the next characters could belong to a contraction that has begun."""
+    if text.endswith(b"'"):
+        return 2
+    return 1 if text[-2:-1] == b"'" else 0
+
+
+class SentencePieceValidity:
+    """Rules of SentencePiece-style BPE with byte fallback: no pre-tokens, or one for each space.
+
+    Byte pieces stand only for characters that the vocabulary lacks: those above 0x7F begin a character or continue the
+    one that has begun, and never complete one that has a piece of its own.
+
+    Args:
+        vocab: the vocabulary.
+        pairs: its pairs.
+    """
+
+    def __init__(self, vocab: ByteVocab, pairs: PairValidity) -> None:
+        self.vocab = vocab
+        self.pairs = pairs
+        self._pieces = np.zeros(vocab.size, bool)
+        self._pieces[[token for token in vocab.byte_ids if token is not None]] = True
+        self._splits = len(vocab.pretoken_spans(b"a a")) > 1
+        data = [d or b"" for d in vocab.token_bytes]
+        self._bytes = data
+        self._spaced = np.array([d.startswith(b" ") for d in data], bool)
+        self._crosses = any(b" " in d.lstrip(b" ") for d in data)
+        self._inner = np.array([self._splits and b" " in d[1:] for d in data], bool)
+
+    def extend(self, context: Context, token: int) -> Context:
+        """The context after one more token."""
+        text = b""
+        if self._pieces[token]:
+            text = context.text + self._bytes[token]
+            if not completions(text):
+                text = b""
+        return Context(text=text, last=token, final=not text)
+
+    def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
+        """Whether each token of the vocabulary may follow."""
+        if context.text:
+            return self._byte_mask(context.text)
+        row = self.pairs.row(context.last) if context.last >= 0 else self.pairs.reachable
+        if self._splits:
+            row = (row | self._spaced) & self.pairs.reachable & ~self._inner
+        return np.where(self._pieces, self._byte_mask(b""), row)
+
+    def _byte_mask(self, partial: bytes) -> Bool[np.ndarray, " v"]:
+        mask = np.zeros(self.vocab.size, bool)
+        for byte, token in enumerate(self.vocab.byte_ids):
+            if token is None:
+                continue
+            data = partial + bytes([byte])
+            if completions(data):
+                mask[token] = True
+            else:
+                try:
+                    data.decode()
+                except UnicodeDecodeError:
+                    continue
+                mask[token] = self.vocab.ids.get(data) in (None, token)
+        return mask
+
+    def boundary(self, data: bytes) -> int:
+        """The last space after something else, if no token reaches across such a place."""
+        if self._crosses:
+            return 0
+        for at in range(len(data) - 1, 0, -1):
+            if data[at] == 0x20 and data[at - 1] != 0x20:
+                return at
+        return 0
+
+
+class Anything:
+    """No rules: every way of cutting a text into tokens counts. What sampling tokens amounts to."""
+
+    def __init__(self, vocab: ByteVocab) -> None:
+        self._all = np.array([data is not None for data in vocab.token_bytes], bool)
+
+    def extend(self, context: Context, token: int) -> Context:
+        """The context after one more token."""
+        return Context(last=token)
+
+    def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
+        """Whether each token of the vocabulary may follow."""
+        return self._all
+
+    def boundary(self, data: bytes) -> int:
+        """There is none but the beginning."""
+        return 0
+
+
+def encodes_to(vocab: ByteVocab, tokens: Sequence[int]) -> bool:
+    """Whether a token sequence is the encoding of its own text."""
+    return vocab.encode(vocab.decode(tokens)) == list(tokens)
