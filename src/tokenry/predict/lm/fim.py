@@ -45,10 +45,10 @@ class MiddleTokens:
             UnsupportedError: it has none.
         """
         ids = vocab.tokenizer.get_vocab()
-        for names in NAMES:
-            if all(name in ids for name in names):
+        for prefix, suffix, middle in NAMES:
+            if prefix in ids and suffix in ids and middle in ids:
                 ends = tuple(ids[name] for name in _ENDS if name in ids)
-                return cls(*(ids[name] for name in names), ends)
+                return cls(ids[prefix], ids[suffix], ids[middle], ends)
         raise UnsupportedError(
             "This model has no tokens for filling in the middle (such as <fim_prefix>, <fim_suffix>, <fim_middle>), so "
             "it was not taught to. Use a model that was, name its tokens (tokens=MiddleTokens(...)), or go on from the "

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import UnsupportedError
@@ -45,7 +46,7 @@ def check_splitting(vocab: ByteVocab) -> None:
         )
 
 
-def _parts(component: dict[str, object] | None) -> Iterator[dict[str, object]]:
+def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     if component is None:
         return
     nested = component.get("pretokenizers")

@@ -96,9 +96,9 @@ class ByteLevelValidity:
     """Rules of byte-level BPE with a splitting pattern of GPT-2's kind.
 
     A token may follow iff, for some continuation, no pre-token ends inside it, pre-tokens end inside the text only
-    where tokens do, and all neighbours inside one pre-token are valid pairs. How a text and a token are split depends on
-    their `shape` alone, so the tokenizer's own pre-tokenizer is run once for each pair of shapes (a vocabulary of 49,000
-    has some 600), and one mask costs a few operations on whole vocabularies.
+    where tokens do, and all neighbours inside one pre-token are valid pairs. How a text and a token are split depends
+    on their `shape` alone, so the tokenizer's own pre-tokenizer is run once for each pair of shapes (a vocabulary of
+    49,000 has some 600), and one mask costs a few operations on whole vocabularies.
 
     Bytes that are no UTF-8 are pre-tokens of their own, as in `ByteVocab.encode`, so every byte string has an encoding.
 
@@ -207,10 +207,10 @@ class ByteLevelValidity:
                 later.append((k, open_))
         verdict = verdicts[kind_of]
         mask = ((verdict == 1) | ((verdict == 2) & row)) & self.pairs.reachable
-        for k, outcomes in later:
+        for k, open_ends in later:
             for token in np.flatnonzero((kind_of == k) & ~mask & self.pairs.reachable).tolist():
                 mask[token] = any(
-                    (o.seam or row[token]) and self._can_go_on(token, o.ahead or "") for o in outcomes
+                    (o.seam or row[token]) and self._can_go_on(token, o.ahead or "") for o in open_ends
                 )
         return mask
 

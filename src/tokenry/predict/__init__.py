@@ -1,0 +1,1 @@
+"""Predicting the next tokens: of text (`tokenry.predict.lm`)."""

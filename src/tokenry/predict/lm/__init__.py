@@ -1,0 +1,1 @@
+"""Decoding methods for language models."""
