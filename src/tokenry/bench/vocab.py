@@ -267,10 +267,10 @@ def plot(comparison: VocabularyComparison, *, width: float = 900) -> Canvas:
         canvas.line([(left, y), (width - 10, y)], "grid")
         canvas.text((left - 8, y + 4), str(tick), colour="muted", anchor="end")
     slot = (width - 10 - left) / len(groups)
-    bar = 0.84 * slot / len(comparison.rows)
+    bar = min(40.0, 0.84 * slot / len(comparison.rows))
     for i, (group, values) in enumerate(bars.items()):
         for j, value in enumerate(values):
-            x, y = left + slot * (i + 0.08) + bar * j, bottom - (bottom - top) * value / most
+            x, y = left + slot * (i + 0.5) + bar * (j - len(values) / 2), bottom - (bottom - top) * value / most
             name = comparison.rows[j].name
             corners = [(x, bottom), (x, y), (x + bar * 0.92, y), (x + bar * 0.92, bottom)]
             canvas.area(

@@ -108,6 +108,6 @@ def _settings(given: list[str]) -> dict[str, Any]:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """Short names where they differ, whole paths where not."""
-    short = [path.resolve().name for path in paths]
+    """The folders' names where they differ, whole paths where not."""
+    short = [(path.resolve().parent if path.is_file() else path.resolve()).name for path in paths]
     return short if len(set(short)) == len(short) else list(map(str, paths))

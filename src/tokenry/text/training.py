@@ -93,8 +93,8 @@ def train_bpe(
     if core.get_vocab_size() < size:
         limit = "" if max_token_length is None else f" or makes more than {max_token_length} bytes"
         raise InputError(
-            f"The corpus has pairs for {core.get_vocab_size():,} entries, not for {size:,}: every other pair occurs less "
-            f"than {min_frequency} times{limit}. Ask for a smaller size, lower min_frequency, or give more text."
+            f"The corpus has pairs for {core.get_vocab_size():,} entries, not for {size:,}: every other pair occurs "
+            f"less than {min_frequency} times{limit}. Ask for a smaller size, lower min_frequency, or give more text."
         )
     end = special_tokens[0] if special_tokens else None
     return as_fast(core, bos_token=end, eos_token=end)
