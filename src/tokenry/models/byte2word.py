@@ -139,7 +139,7 @@ class SubwordHead(nn.Module):
     """Predicts the sub-words of a word from its hidden state; needed for training only.
 
     Slot ``r`` starts as ``h + offset[r]``; one bidirectional layer mixes the slots of a word; then BERT's
-    prediction head. With a single slot there is nothing to mix and the layer is left out: with an offset of zero that is
+    prediction head. With a single slot there is nothing to mix and the layer is left out: with an offset of zero it is
     an ordinary masked-language-model head.
     """
 
