@@ -102,7 +102,12 @@ def extend_tokenizer(
         raise InputError(f"the tokenizer has {first_id:,} ids already; the size must be larger, got {size:,}")
     found = train_pieces(base, texts, 2 * room + 256 if trained is None else trained, min_frequency)
     old: list[Pair] = [_pair(merge) for merge in spec["model"]["merges"]]
-    characters = [char for char in found.characters if char not in vocabulary][:room]
+    # A character that is a byte piece already ("<0x3B>" for ";") would be a second token of the same bytes.
+    characters = [
+        char
+        for char in found.characters
+        if char not in vocabulary and not (char.isascii() and f"<0x{ord(char):02X}>" in vocabulary)
+    ][:room]
     known = {**vocabulary, **dict.fromkeys(characters, -1)}
     if append_after:
         chosen, merges, left_out = _appended(known, old, found.merges, room - len(characters))
@@ -156,7 +161,7 @@ def _interleaved(
     for rank, (left, right) in enumerate(trained):
         if len(new) == room:
             break
-        if (piece := left + right) not in known:
+        if (piece := left + right) not in known and _spelled(piece, known):
             new.setdefault(piece, rank)
     everything = known.keys() | new.keys()
     ordered: list[tuple[int, bool, Pair]] = []
@@ -182,7 +187,9 @@ def _appended(
     base = models.BPE(vocab={piece: index for index, piece in enumerate(known)}, merges=list(old))
     wanted = dict.fromkeys(left + right for left, right in trained)
     waiting = {
-        piece: [token.value for token in base.tokenize(piece)] for piece in wanted if piece not in known
+        piece: [token.value for token in base.tokenize(piece)]
+        for piece in wanted
+        if piece not in known and _spelled(piece, known)
     }
     ranks: dict[Pair, int] = {}
     chosen: list[str] = []
@@ -210,6 +217,11 @@ def _merged(parts: list[str], ranks: Mapping[Pair, int]) -> list[str]:
             break
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return parts
+
+
+def _spelled(piece: str, known: Mapping[str, int]) -> bool:
+    """Whether every character of a piece is in the vocabulary: merges start from them."""
+    return all(char in known for char in piece)
 
 
 def _splits(piece: str, vocabulary: Iterable[str]) -> Iterator[Pair]:
