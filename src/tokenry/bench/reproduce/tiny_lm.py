@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -16,7 +18,9 @@ from tokenry.bench.results import digest
 from tokenry.data.corpora import Corpus, load_corpus
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
 from tokenry.learn.loop import LoopSettings, train
+from tokenry.learn.zett import ZettTraining, train_hypernetwork
 from tokenry.text.training import save_tokenizer, train_bpe
+from tokenry.text.zett import Hypernetwork, SamplerSettings
 
 CORPORA = ("debian-docs", "manpages/en")
 
@@ -37,10 +41,10 @@ class TinySettings:
     layers: int = 4
     width: int = 192
     heads: int = 4
-    steps: int = 500
-    batch: int = 32
-    length: int = 128
-    lr: float = 3e-3
+    steps: int = 300
+    batch: int = 16
+    length: int = 256
+    lr: float = 4e-3
     limit: int | None = None
     seed: int = 0
 
@@ -104,3 +108,30 @@ def _train(chosen: TinySettings, folder: Path, console: Console | None) -> None:
     save_tokenizer(tokenizer, temporary)
     (folder / "settings.json").write_text(json.dumps(asdict(chosen), indent=1) + "\n")
     os.replace(temporary, folder / "model")
+
+
+def tiny_hypernet(
+    cache: Path, lm: Mapping[str, Any], training: Mapping[str, Any], *, console: Console | None = None
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, Hypernetwork]:
+    """The tiny language model with a hypernetwork trained on it, from the cache where they were trained before.
+
+    Args:
+        cache: as for `tiny_lm`.
+        lm: fields of `TinySettings`.
+        training: fields of `ZettTraining`; ``sampled`` is the size of sampled vocabularies.
+        console: where training shows its progress.
+    """
+    model, tokenizer = tiny_lm(cache, console=console, **lm)
+    rest = {name: value for name, value in training.items() if name != "sampled"}
+    settings = ZettTraining(sampler=SamplerSettings(size=training["sampled"]), **rest)
+    lm_settings = TinySettings(**lm)
+    folder = cache / f"tiny-hypernetwork-{digest(asdict(lm_settings), asdict(settings))}"
+    if not (folder / "model").is_dir():
+        texts, _, _ = tiny_lm_texts(lm_settings.limit)
+        trained = train_hypernetwork(model, tokenizer, texts, folder / "training", settings, console=console)
+        temporary = folder / ".model.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        trained.save_pretrained(temporary)
+        os.replace(temporary, folder / "model")
+    hypernet: Hypernetwork = Hypernetwork.from_pretrained(folder / "model")
+    return model, tokenizer, hypernet.eval()

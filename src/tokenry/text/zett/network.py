@@ -171,6 +171,8 @@ class Hypernetwork(PreTrainedModel):
                 max_position_embeddings=config.pieces + 1,
                 type_vocab_size=1,
                 pad_token_id=0,
+                bos_token_id=None,
+                eos_token_id=None,
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
             ),

@@ -1,0 +1,119 @@
+"""`tokenry hypernet`: train the hypernetwork that predicts a model's rows for any vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokenry.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the application."""
+    app.command("hypernet")(train_hypernet)
+
+
+def train_hypernet(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder of a causal language model, or 'smollm2'.")
+    ],
+    on: Annotated[
+        list[str], typer.Option("--on", help="A file, a folder, or the name of a corpus. Repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the hypernetwork.")],
+    steps: Annotated[int, typer.Option(help="Steps over sampled tokenizers.")] = 190_000,
+    identity_steps: Annotated[int, typer.Option(help="Steps of the warm-up before.")] = 10_000,
+    lr: Annotated[float, typer.Option(help="Peak learning rate after the warm-up.")] = 6e-5,
+    identity_lr: Annotated[float, typer.Option(help="Peak learning rate of the warm-up.")] = 3e-4,
+    batch: Annotated[int, typer.Option(help="Texts a step.")] = 128,
+    length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
+    layers: Annotated[int, typer.Option(help="Layers of the hypernetwork.")] = 3,
+    size: Annotated[int, typer.Option(help="Tokens of a sampled vocabulary.")] = 32_768,
+    limit: Annotated[
+        int | None, typer.Option(help="Bytes of each named corpus to use.", show_default="all")
+    ] = None,
+    languages: Annotated[
+        bool, typer.Option("--languages", help="Learn a vector for each corpus's language.")
+    ] = False,
+    every: Annotated[int, typer.Option("--checkpoint-every", help="Steps between checkpoints.")] = 500,
+    precision: Annotated[str, typer.Option(help="bf16, fp16 or no.")] = "bf16",
+    seed: Annotated[int, typer.Option(help="Of weights, texts and tokenizers.")] = 0,
+) -> None:
+    """Train a hypernetwork on a model (ZeTT), for `tokenry transplant --method zett --hypernet FOLDER`.
+
+    The defaults are the paper's and take days on an accelerator. The same command continues an interrupted training
+    from its last checkpoint, in FOLDER/checkpoints.
+    """
+    from tokenry.data.sources import gather
+    from tokenry.learn.zett import ZettTraining, train_hypernetwork
+    from tokenry.text.zett import SamplerSettings
+    from tokenry.text.zett.transfer import save_hypernetwork
+
+    settings = ZettTraining(
+        layers=layers,
+        identity_steps=identity_steps,
+        identity_lr=identity_lr,
+        steps=steps,
+        lr=lr,
+        warmup=min(10_000, max(1, steps // 19)),
+        batch=batch,
+        length=length,
+        sampler=SamplerSettings(size=size),
+        precision=precision,
+        checkpoint_every=every,
+        seed=seed,
+    )
+    options.check_writable(out)
+    corpora = gather(on, limit=limit)
+    texts = {
+        language: [text for one in corpora if one.language == language for text in one.documents]
+        for language in dict.fromkeys(one.language for one in corpora)
+    }
+    everything = [text for documents in texts.values() for text in documents]
+    loaded, tokenizer = _load(model)
+    checkpoints = out / "checkpoints"
+    try:
+        hypernet = train_hypernetwork(
+            loaded,
+            tokenizer,
+            texts if languages else everything,
+            checkpoints,
+            settings,
+            console=options.console(),
+        )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\nInterrupted. Checkpoints are in {checkpoints}; the same command goes on there.", err=True
+        )
+        raise typer.Exit(options.INTERRUPTED) from None
+    save_hypernetwork(hypernet, out)
+    typer.echo(
+        f"Saved to {out}. Use it with: tokenry transplant MODEL --to TOKENIZER --method zett --hypernet {out}"
+    )
+
+
+def _load(model: str) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer.
+
+    Raises:
+        InputError: the folder does not hold both.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from tokenry.models.pretrained import load_smollm2
+    from tokenry.text.vocabulary import load_tokenizer
+    from tokenry.tokens import InputError
+
+    if model == "smollm2":
+        return load_smollm2()
+    if not (Path(model) / "config.json").is_file():
+        raise InputError(f"{model} is not the folder of a model (it has no config.json), nor 'smollm2'.")
+    tokenizer = load_tokenizer(model)
+    try:
+        return AutoModelForCausalLM.from_pretrained(model, local_files_only=True), tokenizer
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{model} cannot be loaded as a causal language model: {str(error).splitlines()[0]}"
+        ) from error

@@ -1,0 +1,154 @@
+"""ZeTT as a method of transplanting: the rows of any vocabulary from a trained hypernetwork."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from tokenry.text.transplant.base import Context, Rows, Transplant
+from tokenry.text.transplant.plan import TransplantPlan
+from tokenry.text.zett.network import Hypernetwork
+from tokenry.text.zett.surface import Surfaces
+from tokenry.tokens.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zett(Transplant):
+    """Rows predicted by a hypernetwork (ZeTT, arXiv 2405.07883).
+
+    As published, every row but those of special tokens is predicted, also where the model has the very token: in
+    another vocabulary that token stands in other places. `keep_shared` copies these rows instead.
+
+    Attributes:
+        hypernet: the trained network, or the folder that it was saved in; trained on the model that is transplanted.
+        language: index of the language, where the network knows several.
+        keep_shared: keep the rows of tokens that both vocabularies have.
+        block: tokens predicted at a time.
+    """
+
+    slug: ClassVar[str] = "zett"
+
+    hypernet: str | Path | Hypernetwork | None = None
+    language: int | None = None
+    keep_shared: bool = False
+    block: int = 4096
+
+    def __call__(
+        self,
+        plan: TransplantPlan,
+        input_rows: Float[Tensor, "source width"],
+        output_rows: Float[Tensor, "source out_width"] | None = None,
+        context: Context | None = None,
+    ) -> Rows:
+        """As every method; the rows of shared tokens are predicted too, unless they are to be kept."""
+        rows = super().__call__(plan, input_rows, output_rows, context)
+        if self.keep_shared or not len(plan.shared):
+            return rows
+        targets = torch.from_numpy(plan.shared[:, 1])
+        tokens = [plan.target.token_bytes[token] or b"" for token in targets.tolist()]
+        predicted = self._predict(plan, tokens, input_rows.float(), _float(output_rows))
+        for table, made in ((rows.input, predicted.input), (rows.output, predicted.output)):
+            if table is not None and made is not None:
+                table[targets] = made.to(table.dtype)
+        if rows.bias is not None and predicted.bias is not None:
+            rows.bias[targets] = predicted.bias.to(rows.bias.dtype)
+        return rows
+
+    def make(
+        self,
+        plan: TransplantPlan,
+        input_rows: Float[Tensor, "source width"],
+        output_rows: Float[Tensor, "source out_width"] | None,
+        context: Context,
+    ) -> Rows:
+        """Predict the rows of the tokens that the model does not have."""
+        tokens = [plan.target.token_bytes[token] or b"" for token in plan.unique.tolist()]
+        rows = self._predict(plan, tokens, input_rows, output_rows)
+        if (
+            context.bias is not None and rows.bias is None
+        ):  # the head has a bias that the network knows nothing of
+            rows = Rows(rows.input, rows.output, context.bias.new_zeros(len(tokens)), rows.report)
+        return rows
+
+    def _predict(
+        self, plan: TransplantPlan, tokens: list[bytes], input_rows: Tensor, output_rows: Tensor | None
+    ) -> Rows:
+        network = self._network()
+        source = input_rows if output_rows is None else torch.cat([input_rows, output_rows], 1)
+        if not tokens:
+            empty = None if output_rows is None else output_rows[:0]
+            return Rows(input_rows[:0], empty, None, self._report(network))
+        surface = Surfaces(plan.source, len(input_rows), network.config.pieces).matrix(tokens)
+        source = source.to(network.device)
+        made = network.predict(surface.to(network.device), source, self.language, self.block)
+        out = None if made.output_embeddings is None else made.output_embeddings.to(input_rows.device)
+        bias = None if made.bias is None else made.bias.to(input_rows.device)
+        return Rows(made.input_embeddings.to(input_rows.device), out, bias, self._report(network))
+
+    def _report(self, network: Hypernetwork) -> Mapping[str, str | int | bool]:
+        return {
+            "hypernetwork layers": network.config.layers,
+            "hypernetwork parameters": sum(p.numel() for p in network.parameters()),
+            "shared rows kept": self.keep_shared,
+        }
+
+    def _network(self) -> Hypernetwork:
+        if isinstance(self.hypernet, Hypernetwork):
+            return self.hypernet
+        if self.hypernet is None:
+            raise InputError(
+                "zett needs a hypernetwork trained on the model: give its folder (on the command line --hypernet), and "
+                "make one with `tokenry hypernet MODEL --on CORPUS -o FOLDER`."
+            )
+        return load_hypernetwork(self.hypernet)
+
+
+@lru_cache(maxsize=2)
+def load_hypernetwork(folder: str | Path) -> Hypernetwork:
+    """A hypernetwork from the folder that it was saved in.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        raise InputError(f"{folder} holds no hypernetwork (config.json and model.safetensors)")
+    network: Hypernetwork = Hypernetwork.from_pretrained(folder)
+    return network.eval()
+
+
+def save_hypernetwork(network: Hypernetwork, folder: str | Path) -> Path:
+    """Write a hypernetwork into a folder, weights first, each file whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written; what was in it is as before.
+    """
+    folder = Path(folder)
+    temporary = folder / ".saving"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        network.save_pretrained(temporary)
+        for name in ("model.safetensors", "config.json"):
+            os.replace(temporary / name, folder / name)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"The hypernetwork cannot be saved to {folder}: {error}. Make room and try again."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _float(rows: Tensor | None) -> Tensor | None:
+    return None if rows is None else rows.float()
