@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.text.training import special
 from tokenry.text.transplant.base import Context, Rows, Transplant
+from tokenry.text.transplant.equip import control_ids, equip
 from tokenry.text.transplant.plan import ROLES, TransplantPlan, role_ids, special_names
 from tokenry.text.transplant.registry import transplant_method
 from tokenry.text.vocabulary import ByteVocab, load_tokenizer
@@ -75,7 +75,8 @@ class _Head:
     @property
     def output(self) -> Tensor | None:
         """Rows of the head, unless it is tied."""
-        return None if self.head is None or self.tied else self.head.weight
+        weight = None if self.head is None or self.tied else self.head.weight
+        return weight if isinstance(weight, Tensor) else None
 
 
 def transplant(
@@ -99,6 +100,9 @@ def transplant(
     template of the target), control tokens that the template or the configuration names and the target lacks are added
     to the target, and generation ends at the old end-of-turn token as well as at the target's own.
 
+    A model that reads both ways (BERT) gets its classification, separation and mask tokens in the same way, and texts
+    are framed by special tokens as the old tokenizer framed them.
+
     *Padding.* By default the matrices have exactly one row per token. Filler rows (``multiple=128`` makes products a
     little faster) would be tokens that no tokenizer can decode; they and ids that the tokenizer leaves unused are
     listed in ``generation_config.suppress_tokens``, which is saved with the model and which `generate` obeys, and where
@@ -111,7 +115,7 @@ def transplant(
         method: a name of `transplants`, or a configured method.
         context: what the method may use (texts, vectors, donor, seed).
         multiple: pad the number of rows to a multiple of this.
-        chat: carry chat template and control tokens over.
+        chat: carry chat template, control tokens and framing over.
         inplace: change `model` itself rather than a copy.
         **settings: of the method, where it is given by name.
 
@@ -129,10 +133,8 @@ def transplant(
             f"multiple is the number that the rows are padded to a multiple of, at least 1; got {multiple}."
         )
     old = ByteVocab.from_tokenizer(source)
-    tokenizer = copy.deepcopy(
-        target if isinstance(target, PreTrainedTokenizerBase) else load_tokenizer(target)
-    )
-    added = _equip(tokenizer, old, model) if chat else []
+    tokenizer = target if isinstance(target, PreTrainedTokenizerBase) else load_tokenizer(target)
+    tokenizer, added = equip(tokenizer, old, model) if chat else (copy.deepcopy(tokenizer), [])
     plan = TransplantPlan.between(old, ByteVocab.from_tokenizer(tokenizer))
     parts = _Head.of(model)
     if parts.embedding.num_embeddings < old.size:
@@ -141,7 +143,7 @@ def transplant(
             "that is not this model's tokenizer."
         )
     model = model if inplace else copy.deepcopy(model)
-    report = {"method": chosen.slug} | plan.describe()
+    report: dict[str, Any] = {"method": chosen.slug} | plan.describe()
     if plan.is_identity:
         report["note"] = "the same vocabulary: nothing was changed"
     else:
@@ -156,57 +158,6 @@ def transplant(
     if added:
         report["control tokens added to the target"] = added
     return Transplanted(model, report, tokenizer)
-
-
-# ------------------------------------------------------------------------------------------- control tokens, chat
-
-
-def _equip(tokenizer: PreTrainedTokenizerBase, source: ByteVocab, model: PreTrainedModel) -> list[str]:
-    """Give the new tokenizer the chat template and the control tokens that the model cannot do without."""
-    names = special_names(source)
-    wanted = set(_control_ids(model, source).values())
-    template = source.tokenizer.chat_template
-    if template is not None:
-        text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
-        wanted |= {token for name, token in names.items() if name in text}
-        # What a template calls eos_token is, in its model, the old one: the model ends its turns with it.
-        wanted |= {token for role, token in role_ids(source).items() if f"{role}_token" in text}
-        tokenizer.chat_template = _spelled_out(template, source, tokenizer)
-    vocabulary = tokenizer.get_vocab()
-    missing = [name for name, token in names.items() if token in wanted and name not in vocabulary]
-    if missing:
-        tokenizer.add_tokens([special(name) for name in missing], special_tokens=True)
-    return missing
-
-
-def _spelled_out(template: Any, source: ByteVocab, target: PreTrainedTokenizerBase) -> Any:
-    """A chat template that sets the variables which the target would fill with its own special tokens."""
-    if not isinstance(template, str):
-        return {name: _spelled_out(one, source, target) for name, one in dict(template).items()}
-    names = {role: getattr(source.tokenizer, f"{role}_token", None) for role in ROLES}
-    return (
-        "".join(
-            f"{{%- set {role}_token = {json.dumps(str(name))} -%}}"
-            for role, name in names.items()
-            if name is not None
-            and f"{role}_token" in template
-            and name != getattr(target, f"{role}_token", None)
-        )
-        + template
-    )
-
-
-def _control_ids(model: PreTrainedModel, source: ByteVocab) -> dict[str, int]:
-    """Ids of control tokens that the configuration names besides the usual roles, such as a picture's placeholder."""
-    usual = {f"{role}_token_id" for role in ROLES} | {"decoder_start_token_id"}
-    return {
-        key: value
-        for key, value in vars(model.config).items()
-        if key.endswith(("_token_id", "_token_index"))
-        and key not in usual
-        and isinstance(value, int)
-        and value in source.special_ids
-    }
 
 
 # ------------------------------------------------------------------------------------------------------ the model
@@ -258,9 +209,12 @@ def _set_ids(model: PreTrainedModel, plan: TransplantPlan, chat: bool) -> None:
                 role in ("bos", "eos", "pad") and hasattr(config, key)
             ):
                 setattr(config, key, ids.get(role))
-    for key, value in _control_ids(model, plan.source).items():
+    for key, value in control_ids(model, plan.source).items():
         if value in moved:
             setattr(model.config, key, moved[value])
+    embedding = model.get_input_embeddings()
+    if getattr(embedding, "padding_idx", None) is not None:
+        embedding.padding_idx = ids.get("pad")  # the row that never gets a gradient
     generation = getattr(model, "generation_config", None)
     if generation is None:
         return

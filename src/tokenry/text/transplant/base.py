@@ -235,7 +235,7 @@ class Mixing(Transplant):
         bias = None
         if context.bias is not None:
             bias = _mixed(mixtures.output, context.bias.float()[:, None], generator, self.draw)[:, 0]
-        report = {"rows drawn at random": len(mixtures.input.unset)}
+        report: dict[str, Any] = {"rows drawn at random": len(mixtures.input.unset)}
         if len(plan.unique):
             report["old rows per new row"] = round(len(mixtures.input.ids) / len(plan.unique), 2)
         return Rows(made, head, bias, report)

@@ -19,6 +19,11 @@ def token_lines(vocabulary: ByteVocab, texts: Iterable[str]) -> Iterator[Int[np.
             yield np.array(ids)
 
 
+def token_names(vocabulary: ByteVocab) -> list[str]:
+    """A string for each id, different for different bytes; special tokens have an empty one."""
+    return [(data or b"").decode("utf-8", "backslashreplace") for data in vocabulary.token_bytes]
+
+
 def overlaps(
     source: ByteVocab, target: ByteVocab, texts: Iterable[str]
 ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from tokenry.text.auxiliary import CorpusVectors
 from tokenry.text.transplant.base import Context, Mixing, Mixture, normal_rows
-from tokenry.text.transplant.counting import token_lines
+from tokenry.text.transplant.counting import token_lines, token_names
 from tokenry.text.transplant.plan import TransplantPlan
-from tokenry.text.vocabulary import ByteVocab
 
 _BLOCK = 1024  # new tokens compared with all overlapping ones at a time
 
@@ -126,8 +125,3 @@ def _threshold(ordered: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows 1"]:
     sums = ordered.cumsum(-1) - 1
     support = (ordered * sizes > sums).sum(-1, keepdim=True)
     return sums.gather(-1, support - 1) / support
-
-
-def token_names(vocabulary: ByteVocab) -> list[str]:
-    """A string for each id, different for different bytes; special tokens have an empty one."""
-    return [(data or b"").decode("utf-8", "backslashreplace") for data in vocabulary.token_bytes]

@@ -13,6 +13,7 @@ from tokenry.text.transplant.base import Context, Mixing, Mixture, Mixtures
 from tokenry.text.transplant.plan import TransplantPlan
 from tokenry.tokens.errors import InputError
 
+_CANDIDATES = 8
 _DEPENDENT = 1e-5
 """An atom whose part outside the span of those chosen is shorter than this share of it adds nothing but noise."""
 
@@ -33,12 +34,15 @@ class OMP(Mixing):
     Attributes:
         k: shared tokens per new token.
         batch: new tokens solved at a time.
+        exact: choose atoms by float32 products throughout; by default bfloat16 products choose eight candidates, of
+            which float32 products choose one.
     """
 
     slug: ClassVar[str] = "omp"
 
     k: int = 64
     batch: int = 512
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.batch < 1:
@@ -80,7 +84,7 @@ class OMP(Mixing):
         row, ids, weights = [], [], []
         for start in range(0, len(wanted), self.batch):
             block = torch.from_numpy(wanted[start : start + self.batch])
-            chosen, coefficients = matching_pursuit(rows[block].float(), atoms, self.k)
+            chosen, coefficients = matching_pursuit(rows[block].float(), atoms, self.k, exact=self.exact)
             at, place = (chosen >= 0).nonzero(as_tuple=True)
             row.append(at.cpu() + start)
             ids.append(chosen[at, place].cpu())
@@ -94,7 +98,11 @@ class OMP(Mixing):
 
 
 def matching_pursuit(
-    targets: Float[Tensor, "batch width"], atoms: Float[Tensor, "atoms width"], k: int
+    targets: Float[Tensor, "batch width"],
+    atoms: Float[Tensor, "atoms width"],
+    k: int,
+    *,
+    exact: bool = True,
 ) -> tuple[Int[Tensor, "batch steps"], Float[Tensor, "batch steps"]]:
     """Write each target as a sum of at most k atoms, chosen greedily (orthogonal matching pursuit).
 
@@ -105,6 +113,8 @@ def matching_pursuit(
         targets: vectors to write.
         atoms: vectors to write them with.
         k: steps.
+        exact: compare with all atoms in float32; else with the 8 best by bfloat16 products, which is several times
+            faster on processors that have them.
 
     Returns:
         The chosen atoms and their coefficients, in the order of the choice; -1 and 0 where nothing was left to add.
@@ -116,16 +126,15 @@ def matching_pursuit(
     r = targets.new_zeros(batch, steps, steps)
     r.diagonal(dim1=1, dim2=2).fill_(1.0)  # a step that adds nothing solves to 0
     along = targets.new_zeros(batch, steps)
-    taken = torch.zeros(batch, len(atoms), dtype=torch.bool, device=targets.device)
     residual = targets.clone()
+    screen = atoms.float() if exact else atoms.bfloat16()
     for step in range(steps):
-        score = (residual @ atoms.T).abs_().masked_fill_(taken, -1.0)
-        best = score.argmax(1)
-        taken.scatter_(1, best[:, None], True)
+        best = _best_atom(residual, atoms, screen, chosen[:, :step])
         atom = atoms[best]
         direction, column = _orthogonal(atom, q[:, :step])
         length = direction.norm(dim=1)
-        useful = (length > _DEPENDENT * atom.norm(dim=1)) & (residual.norm(dim=1) > 0)
+        repeated = (chosen[:, :step] == best[:, None]).any(1)
+        useful = (length > _DEPENDENT * atom.norm(dim=1)) & (residual.norm(dim=1) > 0) & ~repeated
         direction = torch.where(useful[:, None], direction / length.clamp_min(1e-30)[:, None], 0.0)
         q[:, step] = direction
         r[:, :step, step] = column * useful[:, None]
@@ -135,6 +144,22 @@ def matching_pursuit(
         chosen[:, step] = torch.where(useful, best, -1)
     coefficients = torch.linalg.solve_triangular(r, along[..., None], upper=True)[..., 0]
     return chosen, coefficients
+
+
+def _best_atom(
+    residual: Float[Tensor, "batch width"],
+    atoms: Float[Tensor, "atoms width"],
+    screen: Float[Tensor, "atoms width"],
+    chosen: Int[Tensor, "batch step"],
+) -> Int[Tensor, " batch"]:
+    """The atom with the largest inner product, in float32, of the few best by the screen's precision."""
+    score = (residual.to(screen.dtype) @ screen.T).abs_()
+    candidates = score.topk(min(_CANDIDATES, len(atoms)), dim=1).indices
+    exact = torch.einsum("bcw,bw->bc", atoms[candidates], residual).abs_()
+    # What is left is orthogonal to the atoms chosen so far: they come up again only when it is nearly nothing.
+    again = (candidates[:, :, None] == chosen[:, None]).any(2)
+    exact.masked_fill_(again, -1.0)
+    return candidates.gather(1, exact.argmax(1, keepdim=True))[:, 0]
 
 
 def _orthogonal(

@@ -61,7 +61,9 @@ class TransTokenizer(Mixing):
         counts = self.counts(plan, context)
         missing = [t for t in plan.unique.tolist() if t not in counts]
         passed_on = self._inherit(plan, counts, missing)
-        row, ids, weights = [], [], []
+        row: list[int] = []
+        ids: list[int] = []
+        weights: list[float] = []
         for i, token in enumerate(plan.unique.tolist()):
             found = counts.get(token) or passed_on.get(token)
             if not found:

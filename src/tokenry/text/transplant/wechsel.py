@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tokenry.text.auxiliary import CorpusVectors
 from tokenry.text.knn import KnnIndex
 from tokenry.text.transplant.base import Context, Mixing, Mixture
+from tokenry.text.transplant.counting import token_names
 from tokenry.text.transplant.plan import TransplantPlan
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError
@@ -35,7 +36,8 @@ class Wechsel(Mixing):
     The source's language is ``context.source_texts``, the target's ``context.texts``; without the first both are the
     same language, whose vectors need no alignment. Without ``context.dictionary`` the words that both corpora have are
     the dictionary. The authors use fastText's published vectors; here they are PPMI and a truncated SVD of the given
-    text. Subwords that no word contains take a random row, as coded.
+    text. Subwords that no word contains take the mean of their character n-grams' vectors, as fastText would have it;
+    if none is known, a random row.
 
     Attributes:
         neighbours: source subwords per new token.
@@ -93,7 +95,12 @@ class _Words:
     """The words of a corpus with their frequencies and vectors."""
 
     counts: dict[str, int]
-    vectors: Float[Tensor, "words width"]
+    fitted: CorpusVectors
+
+    @property
+    def vectors(self) -> Float[Tensor, "words width"]:
+        """Of the words of `counts`, in their order."""
+        return self.fitted.vectors
 
     @classmethod
     def read(cls, texts: Iterable[str], method: Wechsel, seed: int) -> _Words:
@@ -108,11 +115,10 @@ class _Words:
             min_count=method.min_count,
             seed=seed,
         )
-        known = list(fitted.names)
-        return cls({word: counted[word] for word in known}, fitted(known))
+        return cls({word: counted[word] for word in fitted.names}, fitted)
 
     def subwords(self, vocabulary: ByteVocab) -> Float[Tensor, "ids width"]:
-        """Mean vector of the words that contain each token, at length 1; zero where none does."""
+        """Mean vector of the words that contain each token, at length 1; where none does, that of its characters."""
         token, word = [], []
         for i, text in enumerate(self.counts):
             try:
@@ -125,6 +131,11 @@ class _Words:
         frequency = torch.tensor(list(self.counts.values()), dtype=torch.float32)
         total = torch.zeros(vocabulary.size, self.vectors.shape[1])
         total.index_add_(0, rows, self.vectors[columns] * frequency[columns, None])
+        unseen = [
+            t for t in torch.nonzero(total.norm(dim=1) == 0).flatten().tolist() if vocabulary.token_bytes[t]
+        ]
+        names = token_names(vocabulary)
+        total[torch.tensor(unseen, dtype=torch.long)] = self.fitted([names[t].strip() for t in unseen])
         return F.normalize(total, dim=1)
 
     def rotation(
