@@ -34,7 +34,7 @@ def experiment(study: Study) -> Outcome:
         tables={"bits per byte": found[0]["bits"], "bytes per token": found[0]["bytes per token"]},
         details={"steps": found[0]["steps"]},
         notes=(
-            "The vocabularies are byte-level BPE, not SentencePiece. New pieces keep their own scores, as published, so "
+            "The vocabularies are byte-level BPE, not SentencePiece. New pieces keep their own scores as published, so "
             "that they interleave with the old ones; one row of the table has them ranked behind (append_after).",
             "Equal compute counts the multiplications of blocks and head for a token; those of attention are left out.",
             "The Portuguese is technical documentation, part of whose words are English. There is no rehearsal: what "
