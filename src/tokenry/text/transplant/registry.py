@@ -28,6 +28,7 @@ _OURS: Final = MappingProxyType(
         "tokenadapt": f"{_HERE}.tokenadapt:TokenAdapt",
         "transtokenizer": f"{_HERE}.transtokenizer:TransTokenizer",
         "wechsel": f"{_HERE}.wechsel:Wechsel",
+        "zett": "tokenry.text.zett.transfer:Zett",
         "zero": f"{_HERE}.simple:ZeroRows",
     }
 )

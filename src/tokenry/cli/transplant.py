@@ -1,0 +1,118 @@
+"""`tokenry transplant`: give a model another vocabulary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokenry.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the application."""
+    app.command("transplant")(transplant_model)
+
+
+def transplant_model(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model, or 'smollm2'.")],
+    to: Annotated[str, typer.Option("--to", help="Folder of the new tokenizer, or 'minilm'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new model.")],
+    method: Annotated[
+        str, typer.Option(help="tokenadapt, retok, focus, omp, wechsel, transtokenizer, zett, random ...")
+    ] = "tokenadapt",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, as JSON. Repeatable."),
+    ] = None,
+    donor: Annotated[
+        str | None, typer.Option(help="Model that uses the new tokenizer (omp): a folder, or 'minilm'.")
+    ] = None,
+    hypernet: Annotated[Path | None, typer.Option(help="Trained hypernetwork (zett).")] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="Text for methods that count (focus, wechsel, transtokenizer). Repeatable."),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", "-t", help="Text for bits per byte before and after. Repeatable."),
+    ] = None,
+    continue_on: Annotated[
+        list[str] | None, typer.Option("--continue-on", help="Text to train on afterwards. Repeatable.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of that training.")] = 1000,
+    lr: Annotated[float, typer.Option(help="Learning rate while only the rows are trained.")] = 1e-3,
+    body_lr: Annotated[float, typer.Option(help="Learning rate once everything is trained.")] = 1e-4,
+    multiple: Annotated[int, typer.Option(help="Pad the rows to a multiple of this.")] = 1,
+    limit: Annotated[int, typer.Option(help="Bytes of each named corpus to use.")] = 1_000_000,
+    chat: Annotated[bool, typer.Option(help="Carry chat template and control tokens over.")] = True,
+    dtype: options.DtypeOption = options.Dtype.AUTO,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+) -> None:
+    """Give MODEL the tokenizer TO and save it as a folder that from_pretrained loads.
+
+    Texts are files, folders, or names of corpora (debian-docs, manpages/de ...). An interrupted --continue-on goes on
+    with the same command.
+    """
+    from tokenry.bench.transplant import bits, load_donor, load_language_model, texts_of
+    from tokenry.text.transplant import Context, save_transplanted, transplant, transplant_method
+    from tokenry.text.transplant.apply import check_free
+
+    settings = _settings(setting or [])
+    if hypernet is not None:
+        settings["hypernet"] = hypernet
+    chosen = transplant_method(method, **settings)
+    check_free(out)
+    measured, counted = texts_of(text, limit), texts_of(corpus or continue_on, limit)
+    trained_on = texts_of(continue_on, limit)
+    loaded, tokenizer, new = load_language_model(model, to, dtype=dtype.value)
+    context = Context(texts=counted, donor=None if donor is None else load_donor(donor), seed=seed)
+    before = bits(loaded, tokenizer, measured)
+    moved = transplant(
+        loaded, tokenizer, new, chosen, context=context, multiple=multiple, chat=chat, inplace=True
+    )
+    report = dict(moved.report)
+    if before is not None:
+        report["bits per byte"] = {"before": before, "after": bits(moved.model, moved.tokenizer, measured)}
+    if trained_on:
+        from tokenry.learn.transplant import ContinueSettings, continue_training
+
+        checkpoints = out.with_name(f"{out.name}-training")
+        schedule = ContinueSettings(steps=steps, lr=lr, body_lr=body_lr, seed=seed)
+        try:
+            continue_training(moved.model, moved.tokenizer, trained_on, schedule, checkpoints)
+        except KeyboardInterrupt:
+            typer.echo(f"\nInterrupted. The same command goes on from {checkpoints}.", err=True)
+            raise typer.Exit(options.INTERRUPTED) from None
+        if before is not None:
+            report["bits per byte"]["after training"] = bits(moved.model, moved.tokenizer, measured)
+    save_transplanted(moved.model, moved.tokenizer, out, report)
+    for name, value in report.items():
+        typer.echo(f"{name + ':':<28} {_shown(value)}")
+    typer.echo(f'Saved; load it with AutoModelForCausalLM.from_pretrained("{out}")')
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(one)}" for key, one in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    """ "top_k=5" as {"top_k": 5}; what is no JSON is text."""
+    from tokenry.tokens import InputError
+
+    found: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise InputError(f"--set takes NAME=VALUE, such as top_k=5; got {one!r}.")
+        try:
+            found[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.strip()] = value
+    return found
