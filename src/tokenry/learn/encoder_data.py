@@ -115,17 +115,20 @@ class Rows:
         ids: token ids.
         mask: 1 where there is text.
         types: 0 in the first segment, 1 in the second.
+        labels: one a row, where rows are to be classified.
     """
 
     ids: Int[Tensor, "b n"]
     mask: Int[Tensor, "b n"]
     types: Int[Tensor, "b n"]
+    labels: Int[Tensor, "b"] | None = None
 
     def __getitem__(self, index: Int[Tensor, "i"]) -> Rows:
         """Some of the rows, cut to the longest of them."""
         mask = self.mask[index]
         longest = max(1, int(mask.sum(1).max()))
-        return Rows(self.ids[index][:, :longest], mask[:, :longest], self.types[index][:, :longest])
+        labels = None if self.labels is None else self.labels[index]
+        return Rows(self.ids[index][:, :longest], mask[:, :longest], self.types[index][:, :longest], labels)
 
     def __len__(self) -> int:
         return len(self.ids)

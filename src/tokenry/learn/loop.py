@@ -252,6 +252,16 @@ def _on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
         raise failure
 
 
+def once(action: Callable[[], object], precision: str = "bf16") -> None:
+    """Do something in the main process only, while the others wait; if it fails, it fails in all of them.
+
+    Args:
+        action: what to do.
+        precision: of the training that it prepares or ends.
+    """
+    _on_main(_accelerator(precision), action)
+
+
 def _seeded(accelerator: Accelerator) -> AbstractContextManager[None]:
     """Inside, torch's generators may be seeded; afterwards they are as before."""
     cuda = accelerator.device.type == "cuda"

@@ -1,0 +1,191 @@
+"""ELECTRA: replaced-token detection against masked language modelling at equal compute, on manual pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import ElectraForMaskedLM, ElectraForPreTraining
+
+from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.data.manpages import ManPage, load_manpages, manpages_provenance
+from tokenry.learn.classification import TextClassification, linear_probe
+from tokenry.learn.electra import ElectraMasking, ElectraObjective, ElectraSettings, Task, electra_config
+from tokenry.learn.encoder_data import RowBatches, Rows, SpecialIds, encode, pack, rows_of, train_wordpiece
+from tokenry.learn.loop import Batch, LoopSettings, Objective
+from tokenry.learn.masked_lm import BertMasking, MaskedLanguageModelling, as_batch
+
+SECTIONS = ("2", "3", "7", "other")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to pre-train on, and descriptions with their section."""
+
+    ids: SpecialIds
+    vocabulary: int
+    rows: Rows
+    described: Rows
+    labels: torch.Tensor
+
+
+def load(settings: Mapping[str, Any]) -> Data:
+    """Encode the manual pages; a page's section is told from the beginning of its DESCRIPTION alone."""
+    pages = [page for page in load_manpages("en") if page.description][: settings["pages"]]
+    texts = [page.text for page in pages]
+    tokenizer = train_wordpiece(texts, settings["vocabulary"])
+    ids, length = SpecialIds.of(tokenizer), settings["length"]
+    described = rows_of([[x] for x in encode(tokenizer, [page.description for page in pages])], length, ids)
+    labels = torch.tensor([_section(page) for page in pages])
+    return Data(ids, len(tokenizer), pack(encode(tokenizer, texts), length, ids), described, labels)
+
+
+def _section(page: ManPage) -> int:
+    name = page.section[0] if page.section[0] in SECTIONS else "other"
+    return SECTIONS.index(name)
+
+
+def objectives(data: Data, settings: Mapping[str, Any], seed: int) -> dict[str, tuple[Objective, Any]]:
+    """The arms: an objective around a fresh encoder each, all of one architecture, and how its rows are masked."""
+    config = electra_config(data.vocabulary, **settings["model"], positions=settings["length"])
+    electra_rows = ElectraMasking(data.ids, settings["length"])
+
+    def electra(task: Task) -> ElectraObjective:
+        torch.manual_seed(seed)
+        made = ElectraSettings(task=task, share=settings["share"])
+        return ElectraObjective(ElectraForPreTraining(config), made, forbidden=data.ids.special)
+
+    torch.manual_seed(seed)
+    arms: dict[str, tuple[Objective, Any]] = {
+        "MLM": (MaskedLanguageModelling(ElectraForMaskedLM(config)), BertMasking(data.ids))
+    }
+    return arms | {name: (electra(task), electra_rows) for name, task in settings["tasks"].items()}
+
+
+def encoder_of(objective: Any) -> Any:
+    """What is kept of an arm."""
+    holder = objective.model if isinstance(objective, MaskedLanguageModelling) else objective.discriminator
+    return holder.electra
+
+
+def flops(objective: Objective, batch: Batch) -> int:
+    """Of one training step."""
+    with FlopCounterMode(display=False) as counter:
+        objective(batch)[0].backward()
+    objective.zero_grad()
+    return counter.get_total_flops()
+
+
+def draw(labels: torch.Tensor, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pages to learn sections from, and all others."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return order[:size], order[size:]
+
+
+def few_labels(rows: Rows, labels: torch.Tensor, size: int, seed: int) -> Callable[[int], Batch]:
+    """Step -> a batch of labelled texts."""
+
+    def batch(step: int) -> Batch:
+        index = torch.from_numpy(np.random.default_rng((seed, step)).permutation(len(rows))[:size])
+        return as_batch(rows[index]) | {"labels": labels[index]}
+
+    return batch
+
+
+@torch.no_grad()
+def judged(model: TextClassification, rows: Rows, give: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+    """Logits or features of all rows."""
+    model.eval()
+    parts = torch.arange(len(rows)).split(128)
+    return torch.cat([give(as_batch(rows[part])) for part in parts])
+
+
+def probe_and_tune(
+    study: Study, data: Data, encoder: Callable[[], Any], name: str, seed: int
+) -> tuple[float, float]:
+    """Accuracy in percent on unseen pages: of a linear probe, and after fine-tuning with the same labels."""
+    settings = study.settings["tuning"]
+    learn, test = draw(data.labels, settings["labels"], seed)
+    index, rest = torch.from_numpy(learn), torch.from_numpy(test)
+    torch.manual_seed(seed)
+    model = TextClassification(encoder(), len(SECTIONS), pooling="mean")
+    features = judged(model, data.described, model.features)
+    probed = linear_probe(features[index], data.labels[index], features[rest])
+    loop = LoopSettings(steps=settings["steps"], lr=settings["lr"], warmup=settings["steps"] // 10, seed=seed)
+    batches = few_labels(data.described[index], data.labels[index], settings["batch"], seed)
+    tuned = study.train(model, batches, loop, f"{name}-tuned-{seed}")
+    said = judged(tuned, data.described[rest], tuned.logits).argmax(1)
+    right = [100 * float((x == data.labels[rest]).float().mean()) for x in (probed, said)]
+    return right[0], right[1]
+
+
+def experiment(study: Study) -> Outcome:
+    """Pre-train every arm with the FLOPs of the baseline, then learn sections from few labels."""
+    settings, data = study.settings, load(study.settings)
+    tuned: dict[str, list[float]] = {}
+    probed: dict[str, list[float]] = {}
+    costs: dict[str, dict[str, float]] = {}
+    for seed in study.seeds:
+        arms = objectives(data, settings, seed)
+        step_flops = {
+            name: flops(objective, RowBatches(data.rows, settings["batch"], prepare)(0))
+            for name, (objective, prepare) in arms.items()
+        }
+        scratch = encoder_of(objectives(data, settings, seed + 1000)["MLM"][0])
+        encoders: dict[str, Any] = {"from scratch": scratch}
+        for name, (objective, prepare) in arms.items():
+            steps = max(1, round(settings["steps"] * step_flops["MLM"] / step_flops[name]))
+            loop = LoopSettings(steps=steps, lr=settings["lr"], warmup=max(1, steps // 10), seed=seed)
+            batches = RowBatches(data.rows, settings["batch"], prepare, seed)
+            trained = study.train(objective, batches, loop, f"{name}-{seed}")
+            encoders[name] = encoder_of(trained)
+            costs[name] = {"steps": steps, "GFLOPs per step": round(step_flops[name] / 1e9, 2)}
+        for name, encoder in encoders.items():
+            found = [
+                probe_and_tune(study, data, partial(_copy, encoder), f"{name}-{seed}", 100 * seed + draw_)
+                for draw_ in range(settings["tuning"]["draws"])
+            ]
+            probed.setdefault(name, []).append(float(np.mean([p for p, _ in found])))
+            tuned.setdefault(name, []).append(float(np.mean([t for _, t in found])))
+    mean = {name: float(np.mean(values)) for name, values in tuned.items()}
+    return Outcome(
+        metric="accuracy in % of a manual page's section, fine-tuned with few labels",
+        ours=Arm("ELECTRA", tuple(tuned["ELECTRA"])),
+        baseline=Arm("masked language modelling", tuple(tuned["MLM"])),
+        figures={
+            "points over MLM": Figure.of(_differences(tuned, "ELECTRA", "MLM")),
+            "probe points over MLM": Figure.of(_differences(probed, "ELECTRA", "MLM")),
+            "points over from scratch": Figure.of(_differences(tuned, "ELECTRA", "from scratch")),
+        },
+        tables={
+            "arms": {
+                name: {"fine-tuned": round(mean[name], 1), "probe": round(float(np.mean(probed[name])), 1)}
+                | costs.get(name, {})
+                for name in tuned
+            }
+        },
+        notes=(
+            f"{len(data.labels)} pages, {len(data.rows)} rows of {settings['length']} tokens; the sections are 2, 3, 7 "
+            "and other.",
+            "All arms have the FLOPs of the baseline's steps, counted by torch, forward and backward.",
+            f"A page's section is told from the first {settings['length'] - 2} tokens of its DESCRIPTION; the pages "
+            "that are tested were among the unlabelled text of all arms.",
+        ),
+        data=manpages_provenance("en"),
+    )
+
+
+def _copy(encoder: Any) -> Any:
+    """Fine-tuning changes an encoder; every draw of labels starts from the same."""
+    made = type(encoder)(encoder.config)
+    made.load_state_dict(encoder.state_dict())
+    return made
+
+
+def _differences(values: Mapping[str, Sequence[float]], ours: str, other: str) -> list[float]:
+    return [a - b for a, b in zip(values[ours], values[other], strict=True)]
