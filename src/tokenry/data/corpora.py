@@ -179,7 +179,7 @@ def _files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 _Loaded = tuple[Iterable[str], tuple[Provenance, ...]]
 
-# language -> (package, files, source, licence) of Debian's own books, as HTML
+# language -> (package, files, licence) of Debian's own books, as HTML
 _POLICY: Final = ("debian-policy", "usr/share/doc/debian-policy/policy.html/*.html", "GPL-2.0-or-later")
 _BOOKS: Final = MappingProxyType(
     {

@@ -120,6 +120,8 @@ def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     Raises:
         InputError: If the tokenizer has no token for something and would only say that it is unknown.
     """
+    if not texts:
+        return []
     found: list[list[int]] = tokenizer(
         list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
     )["input_ids"]
@@ -199,7 +201,7 @@ def _encode(tokenizer: Any, texts: Iterable[str]) -> Iterator[tuple[list[int], i
     """Give ids with what starts them, index of the first to score, and number of bytes that are scored."""
     kept = [text for text in texts if text]
     start = start_id(tokenizer)
-    for text, ids in zip(kept, encode_plain(tokenizer, kept), strict=True) if kept else ():
+    for text, ids in zip(kept, encode_plain(tokenizer, kept), strict=True):
         n_bytes = len(text.encode("utf-8"))
         if start is not None:
             yield [start, *ids], 1, n_bytes
@@ -275,8 +277,7 @@ def _refuse_unknown(tokenizer: Any, texts: Sequence[str], encoded: Sequence[Sequ
 
 
 def _count_tokens(tokenizer: Any, texts: Sequence[str]) -> int:
-    kept = [text for text in texts if text]
-    return sum(len(ids) for ids in encode_plain(tokenizer, kept)) if kept else 0
+    return sum(len(ids) for ids in encode_plain(tokenizer, texts))
 
 
 def _count_words(texts: Iterable[str]) -> int:
