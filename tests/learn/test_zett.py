@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from transformers import BertConfig, BertModel, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenry.learn.language import small_llama
 from tokenry.learn.loop import LoopSettings, share, train
 from tokenry.learn.zett import (
+    Frame,
     IdentityBatches,
     IdentityObjective,
     NShotObjective,
@@ -291,6 +295,64 @@ def test_several_languages_get_vectors_of_their_own(
     assert hypernet.config.languages == 2
 
 
+def wordpiece() -> PreTrainedTokenizerFast:
+    """A BERT tokenizer, uncased."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "low", "##er", "##est", "price"]
+    words += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz.;," for mark in ("", "##")]
+    backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
+    )
+
+
+def bert(size: int) -> BertForMaskedLM:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    return BertForMaskedLM(config).eval()
+
+
+def test_masked_language_models_train_too(tmp_path: Path) -> None:
+    own = wordpiece()
+    hypernet = train_hypernetwork(bert(len(own)), own, TEXTS, tmp_path, SETTINGS, console=QUIET)
+    assert hypernet.config.predict_bias
+    log = [json.loads(line) for line in (tmp_path / "transfer" / "log.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(entry["nats"]) for entry in log)
+
+
+def test_masked_batches_have_frames_and_hide_a_share() -> None:
+    own = wordpiece()
+    vocabulary = ByteVocab.from_tokenizer(own)
+    special = {name: own.convert_tokens_to_ids(name) for name in own.all_special_tokens}
+    frame = Frame.of(own, masked=True)
+    assert frame == Frame((2,), (3,), 4)
+    make = SampledBatches({"": TEXTS}, Surfaces(vocabulary, len(own)), special, SETTINGS, frame)
+    batch = make(1)
+    places = {int(source): i for i, source in enumerate(batch["copied"][0]) if source >= 0}
+    ids, labels, mask = batch["input_ids"], batch["labels"], batch["attention_mask"].bool()
+    assert (ids[:, 0] == places[2]).all()
+    for row, real in zip(ids, mask, strict=True):
+        assert int(row[real][-1]) == places[3]
+    hidden = labels >= 0
+    assert 0.05 < float(hidden.sum() / mask.sum()) < 0.25
+    assert not (hidden & ~mask).any()
+    assert (ids[hidden] == places[4]).any()
+    assert torch.equal(make(1)["input_ids"], ids)
+
+
+def test_causal_frames_are_the_tokenizers(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert Frame.of(tokenizer, masked=False) == Frame()
+
+
 def test_bad_input_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="empty"):
         train_hypernetwork(llama(tokenizer), tokenizer, ["  ", ""], tmp_path, SETTINGS)
@@ -302,7 +364,7 @@ def test_bad_input_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path
             vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
         )
     )
-    with pytest.raises(UnsupportedError, match="does not predict"):
+    with pytest.raises(UnsupportedError, match="predicts no tokens"):
         train_hypernetwork(encoder, tokenizer, TEXTS, tmp_path, SETTINGS)
     with pytest.raises(InputError, match="at least"):
         ZettTraining(batch=0)

@@ -22,15 +22,23 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.learn.loop import Batch, Figures, LoopSettings, Objective, train
+from tokenry.learn.masking import candidates, choose, corrupt, rounded_counts
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett.network import HypernetConfig, HypernetOutput, Hypernetwork, source_rows
-from tokenry.text.zett.sampler import SamplerSettings, count_words, sample_tokenizer, substring_scores
+from tokenry.text.zett.sampler import (
+    SampledTokenizer,
+    SamplerSettings,
+    count_words,
+    sample_tokenizer,
+    substring_scores,
+)
 from tokenry.text.zett.surface import Surfaces
 from tokenry.text.zett.swap import run_with_rows
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 _IGNORED = -100
 _CHARACTERS_A_TOKEN = 8  # a window of text is cut this long, so that most fill `length` tokens
+_MASKED = 0.15  # share of tokens hidden from a masked language model
 _LANGUAGE_POWER = 0.1  # languages are drawn with probability ~ size ** 0.1
 
 
@@ -138,6 +146,30 @@ class IdentityBatches:
         return {"ids": torch.from_numpy(rng.permutation(self.vocab_size)[: self.rows])}
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What a model puts around a text, in ids of its own special tokens.
+
+    Attributes:
+        before, after: special tokens at both ends.
+        mask: the mask token of a masked language model; None for causal models, which predict the next token.
+    """
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    mask: int | None = None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, masked: bool) -> Frame:
+        """As the tokenizer does it."""
+        filled = tokenizer("a", return_special_tokens_mask=True)
+        ids, special = filled["input_ids"], filled["special_tokens_mask"]
+        first = special.index(0)
+        last = len(special) - special[::-1].index(0)
+        mask = tokenizer.mask_token_id if masked else None
+        return cls(tuple(ids[:first]), tuple(ids[last:]), mask)
+
+
 class SampledBatches:
     """Step -> a text batch under a tokenizer of its own.
 
@@ -149,6 +181,7 @@ class SampledBatches:
         surfaces: of the model's vocabulary.
         special_tokens: special tokens of the model and their ids.
         settings: batch shape, sampler, seed.
+        frame: special tokens around a text, and what masks.
     """
 
     def __init__(
@@ -157,6 +190,7 @@ class SampledBatches:
         surfaces: Surfaces,
         special_tokens: Mapping[str, int],
         settings: ZettTraining,
+        frame: Frame | None = None,
     ) -> None:
         if not texts or not all(
             any(document.strip() for document in documents) for documents in texts.values()
@@ -170,6 +204,7 @@ class SampledBatches:
         share = np.array([ends[-1] for ends in self._ends], np.float64) ** _LANGUAGE_POWER
         self._share = share / share.sum()
         self._surfaces, self._special, self._settings = surfaces, dict(special_tokens), settings
+        self._frame = frame or Frame()
         self._counts = lru_cache(maxsize=4 * settings.queue * len(texts))(self._count)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -183,10 +218,11 @@ class SampledBatches:
         """A batch.
 
         Returns:
-            ``input_ids`` and ``labels`` int64 [batch, length] (labels are the next token; -100 counts for nothing),
-            ``attention_mask``; ``surface`` int64 [batch, v, p] and ``copied`` int64 [batch, v] (the source id whose rows
-            a special token keeps, else -1): the same vocabulary for every row, as views without copies, so that several
-            processes can share the rows; ``language``.
+            ``input_ids`` and ``labels`` int64 [batch, length]: labels are the next token, or what was masked; -100
+            counts for nothing;
+            ``attention_mask``; ``surface`` int64 [batch, v, p] and ``copied`` int64 [batch, v] (the source id whose
+            rows a special token keeps, else -1): the same vocabulary for every row, as views without copies, so that
+            several processes can share the rows; ``language``.
         """
         settings, language = self._settings, self.language(step)
         words: Counter[str] = Counter()
@@ -195,10 +231,7 @@ class SampledBatches:
         rng = np.random.default_rng((settings.seed, step, 1))
         scores = substring_scores(words, settings.sampler.stride, settings.sampler.longest)
         tokenizer = sample_tokenizer(scores, settings.sampler, rng, self._special)
-        rows = [ids[: settings.length + 1] for ids in tokenizer.encode(self.windows(step))]
-        ids = torch.full((len(rows), settings.length + 1), _IGNORED)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
+        inputs = self._inputs(tokenizer, self.windows(step), step)
         copied = torch.full((len(tokenizer.token_bytes),), -1)
         for own, source in tokenizer.special.items():
             copied[own] = source
@@ -207,11 +240,9 @@ class SampledBatches:
         surface[copied >= 0] = -1
         surface[copied >= 0, 0] = copied[copied >= 0]
         return {
-            "input_ids": ids[:, :-1].clamp(min=0),
-            "attention_mask": (ids[:, :-1] >= 0).long(),
-            "labels": ids[:, 1:].contiguous(),
-            "surface": surface.expand(len(rows), -1, -1),
-            "copied": copied.expand(len(rows), -1),
+            **inputs,
+            "surface": surface.expand(settings.batch, -1, -1),
+            "copied": copied.expand(settings.batch, -1),
             "language": torch.tensor(language),
         }
 
@@ -232,6 +263,33 @@ class SampledBatches:
             start = place - (int(ends[index - 1]) if index else 0)
             out.append(documents[index][start : start + _CHARACTERS_A_TOKEN * settings.length])
         return out
+
+    def _inputs(self, tokenizer: SampledTokenizer, texts: list[str], step: int) -> Batch:
+        """Ids, mask and labels of texts in a sampled tokenizer."""
+        frame, masked = self._frame, self._frame.mask is not None
+        own = {source: token for token, source in tokenizer.special.items()}
+        before, after = [own[t] for t in frame.before], [own[t] for t in frame.after]
+        length = self._settings.length + (not masked)  # the next token of the last one is a label too
+        room = max(1, length - len(before) - len(after))
+        rows = [[*before, *ids[:room], *after] for ids in tokenizer.encode(texts)]
+        ids = torch.full((len(rows), length), _IGNORED)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        if frame.mask is None:
+            inputs, labels = ids[:, :-1], ids[:, 1:].contiguous()
+            return {
+                "input_ids": inputs.clamp(min=0),
+                "attention_mask": (inputs >= 0).long(),
+                "labels": labels,
+            }
+        generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + step)
+        real = ids >= 0
+        allowed = candidates(ids, real, tokenizer.special)
+        chosen = choose(allowed, rounded_counts(allowed, _MASKED), generator)
+        ordinary = torch.tensor([i for i, data in enumerate(tokenizer.token_bytes) if data is not None])
+        seen = corrupt(ids.clamp(min=0), chosen, own[frame.mask], generator, replacements=ordinary)
+        labels = ids.masked_fill(~chosen, _IGNORED)
+        return {"input_ids": seen, "attention_mask": real.long(), "labels": labels}
 
     def _queue(self, step: int) -> list[int]:
         """The last steps of this step's language, itself included."""
@@ -287,7 +345,7 @@ class TransferObjective(Objective):
 
     Args:
         hypernet: the network to train.
-        model: the causal language model, which is frozen.
+        model: the language model, causal or masked, which is frozen.
         lexical_weight: of the lexical loss.
     """
 
@@ -300,7 +358,7 @@ class TransferObjective(Objective):
         self.register_buffer("source", source_rows(model), persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
-        """Cross-entropy of the next token under the sampled tokenizer, and the weighted lexical loss."""
+        """Cross-entropy of the labels under the sampled tokenizer, and the weighted lexical loss."""
         model = self._model[0].to(self.source.device)
         language = int(batch["language"]) if self.hypernet.config.languages else None
         surface, copied = batch["surface"][0], batch["copied"][0]
@@ -401,7 +459,7 @@ def train_hypernetwork(
     console: Console | None = None,
     workers: int = 0,
 ) -> Hypernetwork:
-    """Train a hypernetwork for a causal language model, or continue an interrupted training.
+    """Train a hypernetwork for a causal or masked language model, or continue an interrupted training.
 
     Args:
         model: the language model; it is frozen and put into evaluation mode.
@@ -417,20 +475,28 @@ def train_hypernetwork(
 
     Raises:
         InputError: no text, or a tokenizer that does not belong to the model.
-        UnsupportedError: a model without a language-modelling head, or a masked language model.
+        UnsupportedError: a model without a language-modelling head.
     """
     if settings is None:
         settings = ZettTraining()
-    if model.get_output_embeddings() is None or not model.can_generate():
+    masked = not model.can_generate()
+    if model.get_output_embeddings() is None or (masked and tokenizer.mask_token_id is None):
         raise UnsupportedError(
-            f"{type(model).__name__} does not predict next tokens; train the hypernetwork on a causal language model"
+            f"{type(model).__name__} predicts no tokens (it has no language-modelling head, or its tokenizer no mask "
+            "token); load it as a causal or masked language model"
         )
     by_language = texts if isinstance(texts, Mapping) else {"": texts}
     vocabulary = ByteVocab.from_tokenizer(tokenizer)
     source = source_rows(model)
     special = {str(tokenizer.convert_ids_to_tokens(token)): token for token in sorted(vocabulary.special_ids)}
     surfaces = Surfaces(vocabulary, len(source), settings.pieces)
-    batches = SampledBatches(by_language, surfaces, special, settings)
+    if vocabulary.kind == "wordpiece" and (normalizer := tokenizer.backend_tokenizer.normalizer) is not None:
+        # An uncased vocabulary has no pieces for capitals: the texts as the model knows them.
+        by_language = {
+            name: [normalizer.normalize_str(text) for text in documents]
+            for name, documents in by_language.items()
+        }
+    batches = SampledBatches(by_language, surfaces, special, settings, Frame.of(tokenizer, masked))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         config = HypernetConfig.for_model(
