@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def train_hypernet(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder of a causal language model, or 'smollm2'.")
+        str, typer.Argument(metavar="MODEL", help="Folder of a language model, or 'smollm2'.")
     ],
     on: Annotated[
         list[str], typer.Option("--on", help="A file, a folder, or the name of a corpus. Repeatable.")
@@ -95,12 +95,12 @@ def train_hypernet(
 
 
 def _load(model: str) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer.
+    """A language model, causal or masked as its configuration says, and its tokenizer.
 
     Raises:
         InputError: the folder does not hold both.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     from tokenry.models.pretrained import load_smollm2
     from tokenry.text.vocabulary import load_tokenizer
@@ -112,8 +112,11 @@ def _load(model: str) -> tuple[Any, Any]:
         raise InputError(f"{model} is not the folder of a model (it has no config.json), nor 'smollm2'.")
     tokenizer = load_tokenizer(model)
     try:
-        return AutoModelForCausalLM.from_pretrained(model, local_files_only=True), tokenizer
+        names = AutoConfig.from_pretrained(model, local_files_only=True).architectures or []
+        masked = any(name.endswith("MaskedLM") for name in names)
+        auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        return auto.from_pretrained(model, local_files_only=True), tokenizer
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{model} cannot be loaded as a causal language model: {str(error).splitlines()[0]}"
+            f"{model} cannot be loaded as a language model: {str(error).splitlines()[0]}"
         ) from error
