@@ -15,7 +15,19 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tokenry.cli import catalog, check, compare, demo, report, reproduce, run, tune, vocab
+from tokenry.cli import (
+    catalog,
+    check,
+    compare,
+    demo,
+    hypernet,
+    report,
+    reproduce,
+    run,
+    transplant,
+    tune,
+    vocab,
+)
 from tokenry.tokens.errors import TokenryError
 
 _COMMANDS = (
@@ -27,6 +39,8 @@ _COMMANDS = (
     report,
     check,
     vocab,
+    transplant,
+    hypernet,
     reproduce,
 )  # a new command module is one entry here
 
