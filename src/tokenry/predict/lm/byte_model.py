@@ -116,6 +116,24 @@ class ByteModel(Draw):
         self.pruned = fast or min_log_mass is not None or max_groups is not None
         self.exact = not self.pruned and not isinstance(validity, Anything)
 
+    def with_context(self, context: Sequence[int], stops: Sequence[int] | None = None) -> ByteModel:
+        """The same model after other tokens, such as those of a chat template.
+
+        Args:
+            context: tokens before every prompt.
+            stops: tokens that end a text, if not the same.
+        """
+        return ByteModel(
+            self.lm,
+            self.vocab,
+            self.validity,
+            self.covers.fast,
+            self.min_log_mass,
+            self.max_groups,
+            self.stops if stops is None else stops,
+            context,
+        )
+
     # ------------------------------------------------------------------------------------------- states
 
     def state(self, prompt: bytes | str = b"", context: Sequence[int] | None = None) -> ByteState:
@@ -267,16 +285,7 @@ class ByteModel(Draw):
         data = self.stream(prefix)
         at = self.validity.boundary(data) if order == "psm" else 0
         head, tail = self.vocab.encode(data[:at]), self.vocab.encode(_bytes(suffix))
-        filler = ByteModel(
-            self.lm,
-            self.vocab,
-            self.validity,
-            self.covers.fast,
-            self.min_log_mass,
-            self.max_groups,
-            (*self.stops, *tokens.ends),
-            tokens.before(head, tail, order),
-        )
+        filler = self.with_context(tokens.before(head, tail, order), (*self.stops, *tokens.ends))
         start = filler.feed(filler.begin([[]], [data[:at]]), [data[at:]], only_the_end=True)
         check(max_bytes, temperature, top_p)
         return filler.draw(start, max_bytes, temperature, top_p, generators(1, seed, generator))[0]
@@ -333,7 +342,7 @@ def _beginning(lm: PreTrainedModel, vocab: ByteVocab) -> list[int]:
     return [] if token is None else [int(token)]
 
 
-class ByteState:
+class ByteState(State):
     """A byte model after some bytes. Stepping gives a new state; this one stays as it is.
 
     Attributes:

@@ -121,7 +121,7 @@ class Covers:
         """
         mass = np.zeros(257)
         # A deep group can weigh next to nothing of its left: the unit is the heaviest group, not the heaviest left.
-        unit = max(self.weights(groups), default=0.0)
+        unit = max([*self.weights(groups), *(g.log_mass for g in groups if g.end > 0)], default=float("-inf"))
         if np.isneginf(unit):
             return mass, unit
         first, lo = self.trie.first_child, self.trie.lo

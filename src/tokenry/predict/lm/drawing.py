@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -14,14 +13,16 @@ from tokenry.predict.lm.covers import END
 from tokenry.tokens.errors import InputError
 
 
-class State(Protocol):
+class State(ABC):
     """A model after some bytes."""
 
     @property
+    @abstractmethod
     def log_probs(self) -> Float[np.ndarray, "257"]:
         """Log-probability of each next byte, and at 256 of the end (nats)."""
 
-    def step(self, byte: int) -> Self:
+    @abstractmethod
+    def step(self, byte: int) -> State:
         """The state after one more byte."""
 
 

@@ -64,7 +64,7 @@ class ByteEnsemble(Draw):
 
 
 @dataclass(frozen=True, eq=False)
-class EnsembleState:
+class EnsembleState(State):
     """An ensemble after some bytes.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -57,9 +58,8 @@ class PairValidity:
                 "be built by its merges; its encodings cannot be told from pairs of tokens."
             )
 
-    def _read(self, model: dict[str, list[Sequence[str] | str] | dict[str, int]]) -> None:
-        pieces = model["vocab"]
-        assert isinstance(pieces, dict)
+    def _read(self, model: Mapping[str, Any]) -> None:
+        pieces: dict[str, int] = model["vocab"]
         merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
         rules = [(pieces[a], pieces[b], pieces.get(a + b, -1)) for a, b in merges]
         made = {c for _, _, c in rules}
@@ -241,7 +241,7 @@ def _symbol(vocab: ByteVocab, token: int) -> bool:
     return token in vocab.byte_ids or len(data.decode("utf-8", "replace")) == 1
 
 
-def _refuse(model: dict[str, object]) -> None:
+def _refuse(model: Mapping[str, Any]) -> None:
     kind = model.get("type")
     if kind != "BPE":
         raise UnsupportedError(

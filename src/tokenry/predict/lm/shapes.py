@@ -105,25 +105,33 @@ def split_partial(data: bytes) -> tuple[bytes, bytes]:
             break
         if byte >= 0xC0:
             tail = data[-back:]
-            return (data[:-back], tail) if completions(tail) else (data, b"")
+            return (data[:-back], tail) if _range(tail) else (data, b"")
     return data, b""
 
 
 @lru_cache(maxsize=4096)
 def completions(partial: bytes) -> tuple[str, ...]:
     """One character of each class among those whose UTF-8 starts so (and is longer): the smallest."""
-    length = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
-    if partial[0] < 0xC2 or partial[0] > 0xF4 or len(partial) >= length:
-        return ()
-    value = partial[0] & (0x7F >> length)
+    found: dict[str, str] = {}
+    for code in _range(partial):
+        # From the third plane on, blocks of 64 are all of one class.
+        if (code < 0x20000 or code % 64 == 0) and not 0xD800 <= code <= 0xDFFF:
+            found.setdefault(character_class(chr(code)), chr(code))
+    return tuple(found.values())
+
+
+def _range(partial: bytes) -> range:
+    """The code points whose UTF-8 starts so and is longer; none if there is no such character."""
+    lead = partial[0]
+    length = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+    if not 0xC2 <= lead <= 0xF4 or len(partial) >= length:
+        return range(0)
+    value = lead & (0x7F >> length)
     for byte in partial[1:]:
         if byte & 0xC0 != 0x80:
-            return ()
+            return range(0)
         value = value << 6 | byte & 0x3F
     bits = 6 * (length - len(partial))
     least = (0, 0, 0x80, 0x800, 0x10000)[length]
-    found: dict[str, str] = {}
-    for code in range(max(value << bits, least), min((value + 1) << bits, 0x110000)):
-        if not 0xD800 <= code <= 0xDFFF:
-            found.setdefault(character_class(chr(code)), chr(code))
-    return tuple(found.values())
+    found = range(max(value << bits, least), min((value + 1) << bits, 0x110000))
+    return range(0) if found and 0xD800 <= found[0] and found[-1] <= 0xDFFF else found

@@ -8,11 +8,11 @@ second line break. Where nothing looks ahead (plain BPE inside one pre-token) th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -46,15 +46,18 @@ class Context:
     final: bool = True
 
 
-class Validity(Protocol):
+class Validity(ABC):
     """Which tokens may follow a context."""
 
+    @abstractmethod
     def extend(self, context: Context, token: int) -> Context:
         """The context after one more token."""
 
+    @abstractmethod
     def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
         """Whether each token of the vocabulary may follow."""
 
+    @abstractmethod
     def boundary(self, data: bytes) -> int:
         """A place in a text where tokens end in every encoding of every text that starts so."""
 
@@ -92,7 +95,7 @@ class _Outcome:
     ahead: str | None = None
 
 
-class ByteLevelValidity:
+class ByteLevelValidity(Validity):
     """Rules of byte-level BPE with a splitting pattern of GPT-2's kind.
 
     A token may follow iff, for some continuation, no pre-token ends inside it, pre-tokens end inside the text only
@@ -331,7 +334,7 @@ def _armed(text: bytes) -> int:
     return 1 if text[-2:-1] == b"'" else 0
 
 
-class SentencePieceValidity:
+class SentencePieceValidity(Validity):
     """Rules of SentencePiece-style BPE with byte fallback: no pre-tokens, or one for each space.
 
     Byte pieces stand only for characters that the vocabulary lacks: those above 0x7F begin a character or continue the
@@ -398,7 +401,7 @@ class SentencePieceValidity:
         return 0
 
 
-class Anything:
+class Anything(Validity):
     """No rules: every way of cutting a text into tokens counts. What sampling tokens amounts to."""
 
     def __init__(self, vocab: ByteVocab) -> None:

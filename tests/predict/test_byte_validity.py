@@ -1,0 +1,118 @@
+"""Which tokens may follow which, against the tokenizer itself."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.predict.test_byte_probabilities import CORPUS, TEXTS
+from tests.predict.toys import bpe, random_merges
+from tokenry.predict.lm.pairs import PairValidity
+from tokenry.predict.lm.shapes import completions, shape, split_partial
+from tokenry.predict.lm.validity import Context, validity_of
+from tokenry.text.training import train_bpe
+from tokenry.text.vocabulary import ByteVocab
+
+# Texts that could follow: enough kinds of characters for every way of splitting to show.
+AFTER = ["", *"aAz1.'e l\n\r\t(中é\u0301ł🙂ᚠ𐐀żя—\u00a0½", "re", "ve", "s", "x y", " b", "\n\nb"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pairs_equal_encoding(seed: int) -> None:
+    rng = random.Random(seed)
+    merges = random_merges(b"abc", 12, rng)
+    if seed >= 4:
+        rng.shuffle(merges)  # merges of tokens that are made later
+    vocab = ByteVocab.from_tokenizer(bpe(merges, b"abc"))
+    pairs = PairValidity(vocab, remembered=3)
+    regular = [token for token, data in enumerate(vocab.token_bytes) if data]
+    for u in regular:
+        alone = vocab.encode_pretoken(vocab.token_bytes[u]) == [u]
+        assert pairs.reachable[u] == alone
+        row = pairs.row(u)
+        for v in regular:
+            both = vocab.encode_pretoken(vocab.token_bytes[u] + vocab.token_bytes[v]) == [u, v]
+            assert row[v] == pairs.pair(u, v) == both
+
+
+def test_several_merges_of_one_token() -> None:
+    """A converted tokenizer lists every way to make a token; only one of them happens."""
+    merges = [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc"), (b"abc", b"a"), (b"c", b"a")]
+    vocab = ByteVocab.from_tokenizer(bpe(merges, b"abc"))
+    pairs = PairValidity(vocab)
+    for u in vocab.ids.values():
+        for v in vocab.ids.values():
+            both = vocab.encode_pretoken(vocab.token_bytes[u] + vocab.token_bytes[v]) == [u, v]
+            assert pairs.row(u)[v] == both
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt4", "words"])
+@pytest.mark.parametrize("size", [300, 360])
+def test_masks_equal_the_tokenizer(name: str, size: int) -> None:
+    tokenizer: PreTrainedTokenizerFast = train_bpe(CORPUS, size, pre_tokenizer=name, min_frequency=1)
+    vocab = ByteVocab.from_tokenizer(tokenizer)
+    validity = validity_of(vocab)
+    rng = random.Random(size)
+    regular = [token for token, data in enumerate(vocab.token_bytes) if data]
+    ahead = [y.encode() for y in AFTER] + [bytes([b]) for b in range(0x80, 0xC0)]
+    for text in TEXTS:
+        tokens = vocab.encode(text.encode())
+        cut = rng.randrange(len(tokens) + 1)
+        context = Context()
+        for token in tokens[:cut]:
+            assert validity.mask(context)[token]
+            context = validity.extend(context, token)
+        before = vocab.decode(tokens[:cut])
+        assert context.final == (vocab.encode(before) == tokens[:cut])
+        mask = validity.mask(context)
+        for token in rng.sample(regular, 100):
+            whole = before + vocab.token_bytes[token]
+            found = any(vocab.encode(whole + y)[: cut + 1] == [*tokens[:cut], token] for y in ahead)
+            if found:
+                assert mask[token], (text, before, vocab.token_bytes[token])
+            elif mask[token]:  # only where what would have to follow is not among the texts tried
+                assert split_partial(whole)[1], (text, before, vocab.token_bytes[token])
+
+
+def test_boundaries_hold_whatever_follows() -> None:
+    rng = random.Random(0)
+    for name in ("gpt2", "gpt4", "words"):
+        vocab = ByteVocab.from_tokenizer(train_bpe(CORPUS, 320, pre_tokenizer=name, min_frequency=1))
+        validity = validity_of(vocab)
+        for text in TEXTS:
+            for end in range(len(text) + 1):
+                data = text[:end].encode()
+                at = validity.boundary(data)
+                head = vocab.encode(data[:at])
+                for after in rng.sample(AFTER, 8):
+                    assert vocab.encode(data + after.encode())[: len(head)] == head
+
+
+def test_partial_characters() -> None:
+    assert split_partial("aż".encode()) == ("aż".encode(), b"")
+    assert split_partial("aż".encode()[:-1]) == (b"a", b"\xc5")
+    assert split_partial("🙂".encode()[:3]) == (b"", "🙂".encode()[:3])
+    assert split_partial(b"a\x80\x80") == (b"a\x80\x80", b"")
+    assert split_partial(b"\xc0") == (b"\xc0", b"")
+    assert completions(b"\xff") == ()
+    assert all(c.encode().startswith(b"\xc2") for c in completions(b"\xc2"))
+    assert "\u00a0" in completions(b"\xc2")
+
+
+def test_shapes_keep_what_splitting_can_see() -> None:
+    assert shape(b"abcdef") == shape(b"xyz") != shape(b"x y")
+    assert shape(b"'s") != shape(b"'x")
+    assert shape(b"12") != shape(b"123")
+    assert shape(b"re") == shape(b"xa")
+    assert shape(b"re", armed=2) != shape(b"xa", armed=2)
+
+
+def test_masks_are_read_only() -> None:
+    vocab = ByteVocab.from_tokenizer(bpe([(b"a", b"b")], b"abc"))
+    mask = validity_of(vocab).mask(Context())
+    with pytest.raises(ValueError, match="read-only"):
+        mask[0] = True
+    assert np.array_equal(mask, validity_of(vocab).mask(Context()))
