@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ _BUCKETS = 1 << 17
 _TOKENS_PER_BATCH = 4096
 
 
+@runtime_checkable
 class AuxEmbedder(Protocol):
     """Strings to vectors of length 1, or 0 for a string that nothing is known of."""
 
