@@ -13,7 +13,7 @@ from benchmarks.common import interleave, write
 from tokenry.data.corpora import load_corpus
 from tokenry.text.merge_queue import MergeQueue, naive_merges
 
-SHAPES = ((16, 128), (64, 256), (128, 512))  # samples, tokens a sample
+SHAPES = ((16, 128), (64, 256), (64, 512))  # samples, tokens a sample
 MERGES = 300
 
 
