@@ -21,7 +21,7 @@ from tokenry.text.measure import bits_per_byte
 from tokenry.text.noise import swap_letters
 from tokenry.text.training import train_bpe
 
-ENGLISH, GERMAN = "manpages/en", "manpages/de"
+ENGLISH, GERMAN = "English", "German"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def flops_per_byte(contestant: Contestant, corpus: Corpus, n_bytes: float) -> fl
 def experiment(study: Study) -> Outcome:
     """Train both on English, score clean and noisy text, train on in German."""
     settings = study.settings
-    corpora = {name: load_corpus(name, limit=settings["bytes"]) for name in (ENGLISH, GERMAN)}
+    corpora = {
+        name: load_corpus(settings["corpora"][name], limit=settings["bytes"]) for name in (ENGLISH, GERMAN)
+    }
     parts = {name: corpus.split() for name, corpus in corpora.items()}
     english, german = (some_text(parts[name][1], settings["scored"]) for name in (ENGLISH, GERMAN))
     texts = {

@@ -191,11 +191,11 @@ def experiment(study: Study) -> Outcome:
             }
         },
         notes=(
-            "Every model has 8 layers of the same width, the word model 2 of them in the encoder, 4 over slots and 2 in "
+            "Every model has 8 layers of the same width, the word model 2 of them to encode, 4 over slots, 2 in "
             "the decoder. All see equally many bytes, in stretches of the same length.",
             "A word counts if its likeliest bytes (or tokens) are right one after another and the likeliest next step "
             "ends it. The paper samples at temperature 1; here the likeliest is taken for all models.",
-            "Questions are words of letters behind a single space: they begin and end at the same place for all models.",
+            "Questions are words of letters behind a single space, which begin and end alike for all models.",
         ),
         data=corpus.provenance,
     )
