@@ -1,16 +1,29 @@
-"""``python -m benchmarks [prefill selection probe startup] [--rounds N]``"""
+"""``python -m benchmarks [PART ...] [--rounds N]``: speed against peers and against the limit."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 
-from benchmarks import prefill, probe, selection, startup
+from tokenry.tokens import UnknownNameError
 
-PARTS = {"prefill": prefill.run, "selection": selection.run, "probe": probe.run, "startup": startup.run}
+PARTS = (
+    "prefill",
+    "selection",
+    "probe",
+    "startup",
+    "vocabularies",
+    "lib_encode",
+    "merge_queue",
+    "transplant",
+    "byte_sampling",
+    "hat",
+    "mrt5",
+)
 
 
 def main(
@@ -21,8 +34,10 @@ def main(
 ) -> None:
     """Run benchmarks on one thread and store the results under docs/results."""
     torch.set_num_threads(1)
+    if unknown := sorted(set(parts or ()) - set(PARTS)):
+        raise UnknownNameError(f"No benchmark is called {unknown[0]!r}; there are {', '.join(PARTS)}.")
     for part in parts or PARTS:
-        PARTS[part](Console(width=150), rounds)
+        import_module(f"benchmarks.{part}").run(Console(width=150), rounds)
 
 
 if __name__ == "__main__":
