@@ -249,6 +249,9 @@ def test_a_chunk_is_split_into_parts_of_better_rank() -> None:
 
 def test_efficiency_is_length_over_bits() -> None:
     assert Lexicon(("ab", "c", "d", "e")).efficiency(["abab"]) == pytest.approx(2 / 2)
+    for chunks, texts in ((("ab", "c"), [""]), (("ab",), ["ab"])):
+        with pytest.raises(InputError, match="at least two chunks"):
+            Lexicon(chunks).efficiency(texts)
 
 
 # --- training to a size -----------------------------------------------------------------------------------------------

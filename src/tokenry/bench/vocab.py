@@ -270,7 +270,8 @@ def plot(comparison: VocabularyComparison, *, width: float = 900) -> Canvas:
     bar = min(40.0, 0.84 * slot / len(comparison.rows))
     for i, (group, values) in enumerate(bars.items()):
         for j, value in enumerate(values):
-            x, y = left + slot * (i + 0.5) + bar * (j - len(values) / 2), bottom - (bottom - top) * value / most
+            x = left + slot * (i + 0.5) + bar * (j - len(values) / 2)
+            y = bottom - (bottom - top) * value / most
             name = comparison.rows[j].name
             corners = [(x, bottom), (x, y), (x + bar * 0.92, y), (x + bar * 0.92, bottom)]
             canvas.area(

@@ -99,8 +99,14 @@ class Lexicon:
         return self.split(best[0], levels - 1) + self.split(best[1], levels - 1)
 
     def efficiency(self, texts: Iterable[str]) -> float:
-        """The paper's measure: mean length of a chunk in characters over the bits that name one of the lexicon."""
+        """The paper's measure: mean length of a chunk in characters over the bits that name one of the lexicon.
+
+        Raises:
+            InputError: no text, or fewer than two chunks to tell apart.
+        """
         cut = [self.segment(text) for text in texts]
+        if not any(cut) or len(self.chunks) < 2:
+            raise InputError("The measure needs some text and a lexicon of at least two chunks.")
         return sum(len(c) for text in cut for c in text) / sum(map(len, cut)) / math.log2(len(self.chunks))
 
     def tokenizer(
