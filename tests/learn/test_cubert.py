@@ -165,6 +165,16 @@ def test_positions_are_the_first_sub_words_of_the_variables() -> None:
         assert text[int(batch["error"][row])] not in mending
 
 
+def test_a_variable_in_an_f_string_cannot_be_pointed_at() -> None:
+    function = functions("def f(one, two):\n    print(one, two)\n    return f'{one} {two}'\n")[0]
+    made = [variable_misuse(function, seed) for seed in range(20)]
+    inside = [e for e in made if e is not None and e.place is not None and e.place[0] == 3]
+    outside = [e for e in made if e is not None and e.place is not None and e.place[0] == 2]
+    batch, left_out = misuse_rows(tokenizer(), [*inside, *outside], 60, special())
+    assert left_out == len(inside)
+    assert (batch["candidates"].sum(1) == 5).all()  # [CLS], two arguments, two uses
+
+
 def test_losses_of_several_repairs() -> None:
     """Minus the log of the sum by default, minus the sum of the logs as coded; nothing for a function without a bug."""
     batch, _ = misuse_rows(tokenizer(), misuses(), 128, special())

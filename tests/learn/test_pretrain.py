@@ -160,7 +160,7 @@ def test_mistakes_are_named(
 
 def test_another_recipe_does_not_go_on_with_a_run(tmp_path: Path) -> None:
     run(PretrainRecipe.load(recipe(tmp_path, "mlm")), QUIET)
-    with pytest.raises(InputError, match="started with another seed"):
+    with pytest.raises(InputError, match=r"started with another .*seed"):
         run(PretrainRecipe.load(recipe(tmp_path, "mlm", seed=3)), QUIET)
 
 

@@ -175,7 +175,7 @@ def misuse_rows(
     """Functions in which a variable may be misused, as tensors for `MisusePointer`.
 
     A position is the first sub-word of a variable; position 0, [CLS], says that there is no bug. Functions whose bug,
-    or every repair of it, lies behind the end of the row are left out.
+    or every repair of it, lies behind the end of the row or inside an f-string (one token) are left out.
 
     Args:
         tokenizer: for source code.
@@ -201,9 +201,10 @@ def misuse_rows(
             (token.line, token.column): 1 + start
             for token, start in zip(encoded.tokens, encoded.starts, strict=True)
         }
-        fitting = [p for place in example.variables if (p := where[place]) < length - 1]
-        mending = [p for place in example.repairs if (p := where[place]) < length - 1]
-        error = 0 if example.place is None else where[example.place]
+        # A variable inside an f-string, which is one token, cannot be pointed at.
+        fitting = [p for place in example.variables if (p := where.get(place, length)) < length - 1]
+        mending = [p for place in example.repairs if (p := where.get(place, length)) < length - 1]
+        error = 0 if example.place is None else where.get(example.place, length)
         if error >= length - 1 or (error and not mending):
             left_out += 1
             continue
