@@ -28,7 +28,7 @@ TEXT = (
 
 
 @cache
-def byte_level(size: int = 340, text: str = TEXT) -> PreTrainedTokenizerFast:
+def byte_level(size: int = 310, text: str = TEXT) -> PreTrainedTokenizerFast:
     return train_bpe([text], size, special_tokens=("<|end|>",), min_frequency=1)
 
 
