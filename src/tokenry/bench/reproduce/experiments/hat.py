@@ -143,8 +143,8 @@ def experiment(study: Study) -> Outcome:
         details={"MFLOPs per byte of training": {name: round(cost / 1e6, 2) for name, cost in costs.items()}},
         notes=(
             "Ends of words count in HAT's bits: they are part of its code for a text.",
-            "Both are trained on stretches of the same number of bytes, for the same number of steps; the vocabulary of "
-            "the baseline is that of English in both languages, as in the paper's continued training.",
+            "Both are trained on stretches of the same number of bytes, for the same number of steps; the vocabulary "
+            "of the baseline is that of English in both languages, as in the paper's continued training.",
             "Rises are differences of bits per byte to clean text, HAT's over the baseline's; the paper has accuracies "
             "of tasks.",
         ),
