@@ -13,7 +13,7 @@ from tokenry.text.training import train_bpe
 from tokenry.text.transplant import transplant
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import HypernetConfig, Hypernetwork, Surfaces, source_rows
-from tokenry.text.zett.transfer import Zett, load_hypernetwork, save_hypernetwork
+from tokenry.text.zett.transfer import Zett, add_body_change, load_hypernetwork, save_hypernetwork
 from tokenry.tokens.errors import InputError
 
 SOURCE = "the lowest lower price is lower than the prices of the tests " * 9
@@ -135,3 +135,20 @@ def test_bad_hypernetworks_are_refused(
     other = network(llama(len(source) + 1))
     with pytest.raises(InputError, match="belongs to a model"):
         transplant(model, source, target, Zett(hypernet=other))
+
+
+def test_a_fine_tuned_sibling_gets_the_change_of_the_body() -> None:
+    base, moved, tuned = llama(280), llama(280), llama(280)
+    moved.resize_token_embeddings(285, mean_resizing=False)
+    layer = "model.layers.0.mlp.up_proj.weight"
+    with torch.no_grad():
+        moved.get_parameter(layer).add_(1.0)
+        tuned.get_parameter(layer).mul_(2.0)
+    rows, expected = source_rows(tuned).clone(), tuned.get_parameter(layer).clone() + 0.5
+    add_body_change(tuned, base, moved, weight=0.5)
+    torch.testing.assert_close(tuned.get_parameter(layer), expected)
+    assert torch.equal(source_rows(tuned), rows)
+    assert torch.equal(tuned.model.norm.weight, base.model.norm.weight)
+    deeper = small_llama(280, layers=2, width=32, heads=2, context=64)
+    with pytest.raises(InputError, match="one architecture"):
+        add_body_change(tuned, deeper, moved)

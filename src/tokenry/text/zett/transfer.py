@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tokenry.text.transplant.base import Context, Rows, Transplant
 from tokenry.text.transplant.plan import TransplantPlan
@@ -125,6 +126,39 @@ def load_hypernetwork(folder: str | Path) -> Hypernetwork:
         raise InputError(f"{folder} holds no hypernetwork (config.json and model.safetensors)")
     network: Hypernetwork = Hypernetwork.from_pretrained(folder)
     return network.eval()
+
+
+@torch.no_grad()
+def add_body_change(
+    fine_tuned: PreTrainedModel, base: PreTrainedModel, moved: PreTrainedModel, weight: float = 1.0
+) -> PreTrainedModel:
+    """Give a fine-tuned model, in place, what its base model's body learnt on a new vocabulary.
+
+    Where n-shot training changed the body of the base model, a fine-tuned sibling that takes over the new rows needs
+    the change too: ``weight * (moved - base)`` is added to all parameters but embeddings and heads.
+
+    Args:
+        fine_tuned: the sibling; its rows are not touched.
+        base: the base model as it was.
+        moved: the base model after n-shot training.
+        weight: 1 adds all of the change.
+
+    Raises:
+        InputError: models of different architectures.
+    """
+    skipped = {id(model.get_input_embeddings().weight) for model in (fine_tuned, base, moved)}
+    for model in (fine_tuned, base, moved):
+        if (head := model.get_output_embeddings()) is not None:
+            skipped |= {id(parameter) for parameter in head.parameters()}
+    ours, before, after = (
+        {name: value for name, value in model.named_parameters() if id(value) not in skipped}
+        for model in (fine_tuned, base, moved)
+    )
+    if not ours.keys() == before.keys() == after.keys():
+        raise InputError("the fine-tuned, the base and the moved model must be of one architecture")
+    for name, value in ours.items():
+        value += weight * (after[name] - before[name]).to(value)
+    return fine_tuned
 
 
 def save_hypernetwork(network: Hypernetwork, folder: str | Path) -> Path:
