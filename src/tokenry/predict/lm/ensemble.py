@@ -54,7 +54,16 @@ class ByteEnsemble(Draw):
     def states(self, prompts: Sequence[bytes | str]) -> list[EnsembleState]:
         """The ensemble after each of several prompts."""
         members = [model.states(prompts) for model in self.models]
-        return [EnsembleState(self.weights, tuple(row)) for row in zip(*members, strict=True)]
+        return [EnsembleState(self, tuple(row)) for row in zip(*members, strict=True)]
+
+    def log_probs(self, text: bytes | str, prompt: bytes | str = b"") -> Float[np.ndarray, " n"]:
+        """Log-probability of each byte of a text, given the prompt and the bytes before it (nats)."""
+        return self.mean(np.stack([model.log_probs(text, prompt) for model in self.models]))
+
+    def mean(self, log_probs: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " n"]:
+        """Log of the weighted mean of the members' probabilities, given their logarithms."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.logaddexp.reduce(np.log(self.weights)[:, None] + log_probs, axis=0))
 
     def evaluate(self, states: Sequence[State]) -> None:
         """Prepare the next distributions of several states together."""
@@ -68,20 +77,18 @@ class EnsembleState(State):
     """An ensemble after some bytes.
 
     Attributes:
-        weights: of the members.
-        members: their states.
+        of: the ensemble.
+        members: the states of its models.
     """
 
-    weights: Float[np.ndarray, " k"]
+    of: ByteEnsemble
     members: tuple[State, ...]
 
     @cached_property
     def log_probs(self) -> Float[np.ndarray, "257"]:
         """Log-probability of each next byte, and at 256 of the end (nats)."""
-        with np.errstate(divide="ignore"):
-            terms = [np.log(w) + m.log_probs for w, m in zip(self.weights, self.members, strict=True)]
-        return np.logaddexp.reduce(np.stack(terms), axis=0)
+        return self.of.mean(np.stack([member.log_probs for member in self.members]))
 
     def step(self, byte: int) -> EnsembleState:
         """The state after one more byte."""
-        return EnsembleState(self.weights, tuple(member.step(byte) for member in self.members))
+        return EnsembleState(self.of, tuple(member.step(byte) for member in self.members))

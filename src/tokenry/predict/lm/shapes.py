@@ -134,4 +134,4 @@ def _range(partial: bytes) -> range:
     bits = 6 * (length - len(partial))
     least = (0, 0, 0x80, 0x800, 0x10000)[length]
     found = range(max(value << bits, least), min((value + 1) << bits, 0x110000))
-    return range(0) if found and 0xD800 <= found[0] and found[-1] <= 0xDFFF else found
+    return range(0) if found and found[0] >= 0xD800 and found[-1] <= 0xDFFF else found
