@@ -1,0 +1,63 @@
+"""`tokenry transplant`: a folder in, a folder out, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from tests.text.transplant import tiny
+from tokenry.cli import transplant
+from tokenry.tokens.errors import InputError, UnknownNameError
+
+app = typer.Typer()
+transplant.register(app)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a model, a tokenizer to move to, and text."""
+    source = tiny.byte_level()
+    tiny.llama(source).save_pretrained(tmp_path / "model")
+    source.save_pretrained(tmp_path / "model")
+    tiny.sentencepiece().save_pretrained(tmp_path / "target")
+    (tmp_path / "text.txt").write_text(tiny.TEXT)
+    return tmp_path
+
+
+def call(place: Path, *extra: str, model: str = "model", out: str = "out") -> object:
+    arguments = [str(place / model), "--to", str(place / "target"), "-o", str(place / out), *extra]
+    return CliRunner().invoke(app, arguments)
+
+
+def test_move_measure_train_and_save(place: Path) -> None:
+    text = str(place / "text.txt")
+    done = call(place, "--method", "retok", "--text", text, "--continue-on", text, "--steps", "2")
+    assert done.exit_code == 0, done.output
+    report = json.loads((place / "out" / "transplant.json").read_text())
+    assert report["bits per byte"].keys() == {"before", "after", "after training"}
+    assert "bits per byte" in done.output
+    model, tokenizer = (c.from_pretrained(place / "out") for c in (AutoModelForCausalLM, AutoTokenizer))
+    assert model.config.vocab_size == len(tokenizer)
+
+
+def test_what_is_wrong_is_said_before_any_work(place: Path) -> None:
+    (place / "empty").mkdir()
+    (place / "taken").mkdir()
+    (place / "taken" / "file").touch()
+    for arguments, error, words in (
+        ({"model": "empty"}, InputError, "holds no tokenizer"),
+        ({"model": "nowhere"}, InputError, "There is no folder"),
+        ({"out": "taken"}, InputError, "exists already"),
+    ):
+        failed = call(place, "--method", "retok", **arguments)
+        assert isinstance(failed.exception, error)
+        assert words in str(failed.exception)
+    assert isinstance(call(place, "--method", "retoc").exception, UnknownNameError)
+    assert "NAME=VALUE" in str(call(place, "--set", "top_k").exception)
+    assert "needs a donor" in str(call(place, "--method", "omp").exception)
+    assert not (place / "out").exists()
