@@ -87,10 +87,11 @@ class WordSplitter:
         Raises:
             InputError: if a string has half of a surrogate pair in it, which is no character.
         """
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "surrogateescape")
+        errors = "strict"
+        if isinstance(text, bytes):  # what is no UTF-8 passes through the string as half surrogate pairs
+            text, errors = text.decode("utf-8", "surrogateescape"), "surrogateescape"
         try:
-            words = [word.encode("utf-8", "surrogateescape") for word in _pattern(self.kind).findall(text)]
+            words = [word.encode("utf-8", errors) for word in _pattern(self.kind).findall(text)]
         except UnicodeEncodeError as error:
             raise InputError(
                 f"the text has half a surrogate pair at character {error.start} of the word {error.object!r}: "
