@@ -46,13 +46,13 @@ def experiment(study: Study) -> Outcome:
         adapted = probe.fit([runs[share] for share in settings["adapted_on"]])
         for share, run in runs.items():
             bits, saved = _continuation_bits(run, prompts, answers, settings["batch"])
-            (untouched, used_to_it), probe_saved = probe.accuracy([plain, adapted], run)
+            (of_plain, of_adapted), probe_saved = probe.accuracy([plain, adapted], run)
             table[f"{source}, {share:.0%} of the saving"] = {
                 "prompt tokens saved": round(saved, 4),
                 "bits per byte of the continuation": round(bits, 4),
                 "lines' tokens saved": round(probe_saved, 4),
-                "language accuracy, adapted probe": round(used_to_it, 4),
-                "language accuracy, probe of whole tokens": round(untouched, 4),
+                "language accuracy, adapted probe": round(of_adapted, 4),
+                "language accuracy, probe of whole tokens": round(of_plain, 4),
             }
     full = table["hypernetwork, 0% of the saving"]
     shorter = [
