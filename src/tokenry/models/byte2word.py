@@ -300,12 +300,5 @@ def basic_words(text: str, word_bytes: int) -> list[bytes]:
         text: any.
         word_bytes: longest piece.
     """
-    words = (
-        word.decode("utf-8", "surrogateescape").strip() for word in WordSplitter("punctuation").split(text)
-    )
-    return [
-        piece
-        for word in words
-        if word
-        for piece in pieces(word.encode("utf-8", "surrogateescape"), word_bytes)
-    ]
+    words = (word.decode().strip() for word in WordSplitter("punctuation").split(text))
+    return [piece for word in words if word for piece in pieces(word.encode(), word_bytes)]

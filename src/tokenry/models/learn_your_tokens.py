@@ -150,7 +150,6 @@ class LearnYourTokensForCausalLM(WordWriting, PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules: ClassVar[list[str]] = ["GPT2Block", "BertLayer"]
     unit_ids = UnitIds(pad=PAD, end=PAD, offset=1)
-    opening: ClassVar[list[bytes]] = []
 
     def __init__(self, config: LearnYourTokensConfig) -> None:
         super().__init__(config)
@@ -296,6 +295,11 @@ class LearnYourTokensForCausalLM(WordWriting, PreTrainedModel):
     ) -> Float[Tensor, "batch slots width"]:
         """The decoder's first inputs for the word after these, which the cache does not have yet."""
         return self.predict(self.encode(words), mask, cache)[:, -1]
+
+    @property
+    def opening(self) -> list[bytes]:
+        """Words before the first of a text: there are none."""
+        return []
 
     def embed_unit(self, units: Int[Tensor, " batch"], place: int) -> Float[Tensor, "batch 1 width"]:
         """The decoder's input for a unit at a place of its word."""
