@@ -26,7 +26,8 @@ def test_it_can_be_saved_and_loaded(name: str, tmp_path: Path) -> None:
     subject.model.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors"}
     loaded = type(subject.model).from_pretrained(tmp_path).eval()
-    assert loaded.config.to_dict() == type(subject.model.config).from_pretrained(tmp_path).to_dict()
+    kept = {**loaded.config.to_dict(), "_name_or_path": ""}
+    assert kept == {**type(subject.model.config).from_pretrained(tmp_path).to_dict(), "_name_or_path": ""}
     for key, value in subject.model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[key], value, rtol=0, atol=0, msg=key)
     again = copy.copy(subject.inputs)
