@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from tokenry.text.boundaries import Boundary, pair_rule, segments
-from tokenry.text.dynamic import DynamicModel, dynamic
+from tokenry.text.dynamic_tokenization import DynamicModel, dynamic
 from tokenry.text.merge_queue import MergeQueue, naive_merges
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
