@@ -20,7 +20,8 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "docs/results").mkdir(parents=True)
     (tmp_path / "README.md").write_text("above\n<!-- methods:begin -->\nold\n<!-- methods:end -->\nbelow\n")
     (tmp_path / "docs/hosts.md").write_text("<!-- families:begin -->\n<!-- families:end -->\n")
-    (tmp_path / "docs/results.md").write_text("<!-- speed:begin -->\n<!-- speed:end -->\n")
+    markers = [f"<!-- {name}:{end} -->\n" for name in ("reproductions", "speed") for end in ("begin", "end")]
+    (tmp_path / "docs/results.md").write_text("".join(markers))
     return tmp_path
 
 
@@ -57,7 +58,9 @@ def test_text_is_literal_in_tables(checkout: Path) -> None:
 
 def test_readme_keeps_what_is_around_the_table(checkout: Path, done: Card) -> None:
     text = render.generate(checkout, [done, card("dymu")])[Path("README.md")]
-    assert text.startswith("above\n<!-- methods:begin -->\n| method |")
+    assert text.startswith(
+        "above\n<!-- methods:begin -->\n### Fewer tokens\n\n| method | what it does | stage |"
+    )
     assert text.endswith("\n<!-- methods:end -->\nbelow\n")
     assert "[`fastervlm`](docs/methods/fastervlm.md)" in text
     assert "dymu" not in text
@@ -115,3 +118,11 @@ def test_a_missing_marker_is_an_error(checkout: Path) -> None:
     (checkout / "README.md").write_text("no table here")
     with pytest.raises(TokenryError, match=r"README\.md needs the lines <!-- methods:begin -->"):
         render.generate(checkout, cards())
+
+
+def test_reproductions_are_one_table(checkout: Path, done: Card) -> None:
+    result = {"claim": "c", "ours": {"what": "o", "value": 0.5}, "baseline": {"what": "b", "accuracy": 0.25},
+              "ratio": 2.0, "metric": "bits", "seeds": [0], "verdict": "shown"} | WHERE  # fmt: skip
+    (checkout / "docs/results/fastervlm.json").write_text(json.dumps(result))
+    text = render.generate(checkout, [done])[Path("docs/results.md")]
+    assert "| [`fastervlm`](methods/fastervlm.md) | bits | 0.5 | 0.25 | 2 | shown |" in text

@@ -4,7 +4,8 @@
 
 - `docs/methods/SLUG.md` for every system that is done or partly done, and `docs/methods/index.md` for all;
 - between their markers: the table of methods in README.md, that of model families in `docs/hosts.md` (from
-  `docs/results/families.json`), and those of speed in `docs/results.md` (from `docs/results/bench-*.json`).
+  `docs/results/families.json`), and those of reproductions and of speed in `docs/results.md` (from
+  `docs/results/*.json`).
 """
 
 from __future__ import annotations
@@ -59,9 +60,11 @@ def generate(root: Path, catalogue: Sequence[Card] | None = None) -> dict[Path, 
     for path, name, table in (
         (Path("README.md"), "methods", _readme_table(catalogue)),
         (Path("docs/hosts.md"), "families", _families(root / _RESULTS / "families.json")),
+        (Path("docs/results.md"), "reproductions", _reproductions(catalogue, root)),
         (Path("docs/results.md"), "speed", _speed(sorted((root / _RESULTS).glob("bench-*.json")))),
     ):
-        files[path] = _between_markers((root / path).read_text(encoding="utf-8"), name, table, path)
+        text = files.get(path) or (root / path).read_text(encoding="utf-8")
+        files[path] = _between_markers(text, name, table, path)
     return files
 
 
@@ -152,23 +155,54 @@ def _index(catalogue: Sequence[Card]) -> str:
 
 
 def _readme_table(catalogue: Sequence[Card]) -> str:
-    usable = [card for card in catalogue if card.room == "reduce" and card.state != "open"]
-    rows = [
-        (
-            f"[`{card.slug}`]({card.page})",
-            _escape(card.summary),
-            card.stage or "",
-            _paper(card, short=True) or "baseline",
-        )
-        for card in usable
-    ]
+    """The systems that can be used: one table a room."""
+    parts = []
+    for room in ROOMS:
+        usable = [card for card in catalogue if card.room == room and card.state != "open"]
+        staged = any(card.stage for card in usable)
+        rows = [
+            (
+                f"[`{card.slug}`]({card.page})",
+                _escape(card.summary),
+                *([card.stage or ""] if staged else []),
+                _paper(card, short=True) or "baseline",
+            )
+            for card in usable
+        ]
+        if rows:
+            header = ("method", "what it does", *(["stage"] if staged else []), "paper")
+            parts += [f"### {_ROOM_TITLES[room]}", _table(header, rows)]
     systems = [card for card in catalogue if not card.baseline]
     waiting = sum(card.state == "open" for card in systems)
     more = (
         f"{waiting} of the catalogue's {len(systems)} systems are still open; "
         f"[the catalogue]({_FOLDER}/index.md) lists them all."
     )
-    return f"{_table(('method', 'what it does', 'stage', 'paper'), rows)}\n\n{more}" if rows else more
+    return "\n\n".join([*parts, more])
+
+
+def _reproductions(catalogue: Sequence[Card], root: Path) -> str:
+    """What was measured of each system's claim."""
+    rows = []
+    for card in catalogue:
+        found = results.find(card, root)
+        if found is None:
+            continue
+        values = found.values
+        metric = results.text(values.get("metric", "accuracy on questions about pictures"))
+        figures = [_figure(values[arm]) for arm in ("ours", "baseline")]
+        ratio = "" if values["ratio"] is None else results.text(values["ratio"])
+        page = f"[`{card.slug}`](methods/{card.slug}.md)" if card.state != "open" else f"`{card.slug}`"
+        rows.append((page, _escape(metric), *figures, ratio, found.verdict))
+    header = ("system", "what is measured", "ours", "baseline", "ratio", "verdict")
+    return _table(header, rows) if rows else "No reproduction has been recorded yet."
+
+
+def _figure(arm: Any) -> str:
+    """The figure of an arm of a result, which may be told with what it is."""
+    if isinstance(arm, dict):
+        arm = next((arm[key] for key in ("value", "accuracy") if key in arm), arm)
+    return _escape(results.text(arm))
 
 
 def _families(path: Path) -> str:
@@ -182,7 +216,7 @@ def _speed(paths: Sequence[Path]) -> str:
     parts = []
     for path in paths:
         values = _load(path, "name", "rows", "targets", *_PROVENANCE)
-        targets = f"Targets: {results.text(values['targets'])}. "
+        targets = f"Targets: {results.text(values['targets'])}. " if values["targets"] else ""
         parts += [
             f"### {_escape(values['name'])}",
             _records_table(path, values["rows"]),
