@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenry.data import manpages
-from tokenry.data.manpages import LANGUAGES, load_manpages, parse_manpage, read_manpage
+from tokenry.data.manpages import LANGUAGES, each_manpage, load_manpages, parse_manpage, read_manpage
 from tokenry.data.packages import Package, PackageUnavailableError
 from tokenry.tokens.errors import InputError, UnknownNameError
 
@@ -66,6 +66,18 @@ def test_pages_are_sorted_and_links_left_out(tmp_path: Path, monkeypatch: pytest
     (folder / "man1/empty.1.gz").write_bytes(gzip.compress(b".so x\n"))
     monkeypatch.setattr(manpages, "fetch", lambda name: Package(name, "1", "0" * 64, tmp_path))
     assert [(page.section, page.name) for page in load_manpages("de")] == [("1", "a"), ("1", "z"), ("3", "b")]
+
+
+def test_a_page_that_is_not_asked_for_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "usr/share/man/de/man1"
+    folder.mkdir(parents=True)
+    (folder / "a.1.gz").write_bytes(gzip.compress(PAGE.encode()))
+    (folder / "b.1.gz").write_bytes(gzip.compress(PAGE.encode())[:-12])
+    monkeypatch.setattr(manpages, "fetch", lambda name: Package(name, "1", "0" * 64, tmp_path))
+    pages = each_manpage("de")
+    assert next(pages).name == "a"
+    with pytest.raises(InputError, match=r"b\.1\.gz cannot be read"):
+        next(pages)
 
 
 def test_an_unknown_language_is_named() -> None:

@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from tokenry.data import pypi
 from tokenry.data.debian import fetch
-from tokenry.data.manpages import LANGUAGES, load_manpages, manpages_provenance
+from tokenry.data.manpages import LANGUAGES, each_manpage, manpages_provenance
 from tokenry.data.markup import html_text, sword_chapters
 from tokenry.data.packages import PackageUnavailableError, Provenance
 from tokenry.tokens.errors import InputError, UnknownNameError
@@ -224,7 +224,7 @@ def _loaders() -> dict[str, tuple[str, Callable[[], _Loaded]]]:
 
 
 def _manpages(language: str) -> _Loaded:
-    pages = (page.text for page in load_manpages(language))
+    pages = (page.text for page in each_manpage(language))
     return _without_repeats(pages), manpages_provenance(language)
 
 

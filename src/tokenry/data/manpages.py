@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -80,13 +81,17 @@ def load_manpages(language: str = "en") -> tuple[ManPage, ...]:
         UnknownNameError: If there are no pages in that language.
         PackageUnavailableError: If a package cannot be had here.
     """
+    return tuple(each_manpage(language))
+
+
+def each_manpage(language: str = "en") -> Iterator[ManPage]:
+    """Hand out the pages of `load_manpages` one by one, in its order; a page is read when it is asked for."""
     folder, packages, _ = _edition(language)
-    pages = []
-    for name in packages:
-        root = fetch(name).root / "usr/share/man" / folder
-        files = [path for path in root.glob("man*/*.gz") if not path.is_symlink()]
-        pages += [page for path in files if (page := read_manpage(path)) is not None]
-    return tuple(sorted(pages, key=lambda page: (page.section, page.name)))
+    roots = [fetch(name).root / "usr/share/man" / folder for name in packages]
+    files = [path for root in roots for path in root.glob("man*/*.gz") if not path.is_symlink()]
+    for path in sorted(files, key=_section_and_name):
+        if (page := read_manpage(path)) is not None:
+            yield page
 
 
 def manpages_provenance(language: str) -> tuple[Provenance, ...]:
@@ -117,8 +122,13 @@ def read_manpage(path: Path) -> ManPage | None:
         source = data.decode("utf-8")
     except UnicodeDecodeError:
         source = data.decode("latin-1")  # what pages were written in before UTF-8
-    name, _, section = path.name.removesuffix(".gz").rpartition(".")
+    section, name = _section_and_name(path)
     return parse_manpage(source, name=name, section=section)
+
+
+def _section_and_name(path: Path) -> tuple[str, str]:
+    name, _, section = path.name.removesuffix(".gz").rpartition(".")
+    return section, name
 
 
 def parse_manpage(source: str, *, name: str, section: str) -> ManPage | None:
