@@ -11,7 +11,7 @@ from tokenry.embed.dupmae import DupmaeEncoder, Representation, sparse_scores
 from tokenry.tokens.errors import InputError
 
 
-def encoder(**settings: int | None) -> DupmaeEncoder:
+def encoder(**settings: float | None) -> DupmaeEncoder:
     torch.manual_seed(1)
     return DupmaeEncoder(bert(), **settings).eval()
 
@@ -26,6 +26,8 @@ def test_with_all_entries_the_sparse_score_is_the_dense_dot_product() -> None:
     torch.testing.assert_close(sparse_scores(found, found, model.entries), bags @ bags.T)
     dense = found.dense @ found.dense.T
     torch.testing.assert_close(model.score(found, found), dense + bags @ bags.T)
+    model.sparse_weight = 0.5
+    torch.testing.assert_close(model.score(found, found), dense + 0.5 * bags @ bags.T)
 
 
 def test_only_common_entries_count() -> None:
@@ -71,10 +73,10 @@ def test_without_a_linear_map_or_without_words() -> None:
 
 
 def test_an_encoder_is_saved_as_an_ordinary_folder(tmp_path: Path) -> None:
-    model = encoder(dense=16, entries=20)
+    model = encoder(dense=16, entries=20, sparse_weight=0.3)
     folder = model.save_pretrained(tmp_path / "encoder", tokenizer())
     again, words = DupmaeEncoder.from_pretrained(folder)
-    assert (again.dense, again.entries) == (16, 20)
+    assert again.settings() == {"dense": 16, "entries": 20, "sparse_weight": 0.3}
     before, after = model.encode(tokenizer(), TEXTS), again.encode(words, TEXTS)
     torch.testing.assert_close(model.score(before, before), again.score(after, after))
     assert BertForMaskedLM.from_pretrained(folder).config.hidden_size == 32
@@ -84,6 +86,8 @@ def test_an_encoder_is_saved_as_an_ordinary_folder(tmp_path: Path) -> None:
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="width"):
         encoder(dense=0)
+    with pytest.raises(InputError, match="sparse_weight"):
+        encoder(sparse_weight=0)
     with pytest.raises(InputError, match="no texts"):
         encoder(dense=8).encode(tokenizer(), [])
     with pytest.raises(InputError, match="no retrieval encoder"):

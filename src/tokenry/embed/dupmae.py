@@ -78,17 +78,30 @@ class DupmaeEncoder(nn.Module):
         model: an encoder with its masked-language-modelling head, from `tokenry.learn.dupmae.DupmaeObjective` or not.
         dense: width of the dense part; None takes [CLS]'s vector as it is, which needs no fine-tuning.
         entries: of the sparse part, at most the vocabulary; 0 leaves it out.
+        sparse_weight: of the sparse dot product; 1 in the paper. Before a model has learned much, all texts share large
+            entries whose products drown the rest: fine-tuning then needs a small weight to get anywhere.
     """
 
-    def __init__(self, model: BertForMaskedLM, *, dense: int | None = 384, entries: int = 384) -> None:
+    def __init__(
+        self,
+        model: BertForMaskedLM,
+        *,
+        dense: int | None = 384,
+        entries: int = 384,
+        sparse_weight: float = 1.0,
+    ) -> None:
         super().__init__()
+        if sparse_weight <= 0:
+            raise InputError(
+                f"sparse_weight must be positive, got {sparse_weight}: entries=0 leaves the part out"
+            )
         if entries < 0 or (dense is not None and dense < 1):
             raise InputError(
                 f"a representation needs a positive width, got dense={dense} and entries={entries}"
             )
         self.model = model
         self.entries = min(entries, model.config.vocab_size)
-        self.dense = dense
+        self.dense, self.sparse_weight = dense, sparse_weight
         width = model.config.hidden_size
         self.projection = nn.Identity() if dense is None else nn.Linear(width, dense, bias=False)
 
@@ -116,7 +129,7 @@ class DupmaeEncoder(nn.Module):
         scores = queries.dense.float() @ documents.dense.float().T
         if not self.entries:
             return scores
-        return scores + sparse_scores(queries, documents, self.model.config.vocab_size)
+        return scores + self.sparse_weight * sparse_scores(queries, documents, self.model.config.vocab_size)
 
     @torch.no_grad()
     def encode(
@@ -160,6 +173,10 @@ class DupmaeEncoder(nn.Module):
             ).to(device)
             yield self(made["input_ids"], made["attention_mask"])
 
+    def settings(self) -> dict[str, int | float | None]:
+        """What the encoder was made with, beside the model."""
+        return {"dense": self.dense, "entries": self.entries, "sparse_weight": self.sparse_weight}
+
     def save_pretrained(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> Path:
         """Write an ordinary BERT folder with the linear map beside it; complete or not there at all.
 
@@ -172,7 +189,7 @@ class DupmaeEncoder(nn.Module):
             shutil.rmtree(temporary, ignore_errors=True)
             self.model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-            (temporary / _HEAD_CONFIG).write_text(json.dumps({"dense": self.dense, "entries": self.entries}))
+            (temporary / _HEAD_CONFIG).write_text(json.dumps(self.settings()))
             save_file(self.projection.state_dict(), temporary / _HEAD_WEIGHTS)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
