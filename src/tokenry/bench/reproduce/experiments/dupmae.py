@@ -162,8 +162,8 @@ def _outcome(
         notes=(
             f"{len(data.queries)} pages: the query is what NAME says, the document the first {settings['length'] - 2} "
             f"tokens of DESCRIPTION; {settings['held_out']:.0%} of the queries are held out, all documents searched.",
-            f"The sparse part counts {settings['sparse_weight']}-fold in all arms (the paper: 1); with so small a model "
-            "it otherwise drowns the dense part, and fine-tuning failed for every arm.",
+            f"The sparse part counts {settings['sparse_weight']}-fold in all arms (the paper: 1); with models so "
+            "small it otherwise drowns the dense part, and fine-tuning failed for every arm.",
             "All arms have as many steps over the same text, as in the paper; one of DupMAE costs about 3 of MLM.",
             "Before fine-tuning the dense part is [CLS]'s vector itself; zero-shot figures are those of an arm's best "
             "part: [CLS], words, or both.",
