@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +113,12 @@ def ask_pieces(
     return 100 * float(np.mean(right))
 
 
+def always(train: Sequence[bytes], asked: Sequence[Question]) -> float:
+    """Share of hidden words that are the commonest word of the training text: right without having learned a thing."""
+    word = Counter(train).most_common(1)[0][0].decode("utf-8", "replace")
+    return 100 * float(np.mean([q.words[place] == word for q in asked for place in q.hidden]))
+
+
 def experiment(study: Study) -> Outcome:
     """Train both on the same words, hidden alike, and ask for the words of clean and of misspelt text."""
     settings = study.settings
@@ -127,6 +134,7 @@ def experiment(study: Study) -> Outcome:
     subwords = {word: pieces(word.decode("utf-8", "replace")) for word in set(row)}
     accuracy: dict[str, dict[str, list[float]]] = {"Byte2Word": {}, "table": {}}
     embedding: dict[str, int] = {}
+    commonest: list[float] = []
     for seed in study.seeds:
         masked = MaskedWords(
             row, subwords, settings["length"], settings["batch"], slots=slots, end=ids.pad, seed=seed
@@ -146,6 +154,7 @@ def experiment(study: Study) -> Outcome:
             "Byte2Word": sum(p.numel() for p in ours.byte2word.embedding.parameters()),
             "table": table.get_input_embeddings().weight.numel(),
         }
+        commonest.append(always(row, clean))
     ours_clean, table_clean = (accuracy[name]["clean"] for name in accuracy)
     drops = {
         name: [1 - m / c if c else 0.0 for c, m in zip(found["clean"], found["misspelt"], strict=True)]
@@ -158,6 +167,9 @@ def experiment(study: Study) -> Outcome:
         figures={
             "accuracy ratio": Figure.of(
                 [a / b if b else 0.0 for a, b in zip(ours_clean, table_clean, strict=True)]
+            ),
+            "points over the commonest word": Figure.of(
+                [min(a, b) - c for a, b, c in zip(ours_clean, table_clean, commonest, strict=True)]
             ),
             "embedding parameters": Figure(embedding["Byte2Word"] / embedding["table"]),
             "difference of drops": Figure.of(
