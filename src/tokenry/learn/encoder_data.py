@@ -55,7 +55,7 @@ def train_wordpiece(
     core.normalizer = normalizer
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece(prefix=CONTINUES)
-    cls, sep = (core.token_to_id(_SPECIAL[role]) for role in ("cls", "sep"))
+    cls, sep = (vocabulary[_SPECIAL[role]] for role in ("cls", "sep"))
     core.post_processor = processors.BertProcessing((_SPECIAL["sep"], sep), (_SPECIAL["cls"], cls))
     return PreTrainedTokenizerFast(
         tokenizer_object=core, **{f"{role}_token": token for role, token in _SPECIAL.items()}

@@ -1,7 +1,7 @@
 """Masked language modelling (BERT, arXiv 1810.04805): the baseline of every other objective for encoders."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from tokenry.learn import masking
 from tokenry.learn.encoder_data import Rows, SpecialIds
 from tokenry.learn.loop import Batch, Figures, Objective
 
-MaskedModel = BertForMaskedLM | ElectraForMaskedLM
+MaskedModel: TypeAlias = BertForMaskedLM | ElectraForMaskedLM
 
 
 def vocabulary_logits(model: MaskedModel, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
