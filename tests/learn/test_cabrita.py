@@ -110,10 +110,19 @@ def test_what_cannot_be_run_is_said(recipe: Recipe, tmp_path: Path) -> None:
         replace(recipe, language="tlh")
     with pytest.raises(InputError, match="texts names no corpus"):
         replace(recipe, texts=())
-    with pytest.raises(InputError, match="no file or folder"):
+    with pytest.raises(UnknownNameError, match="no file, folder or corpus"):
         run(replace(recipe, texts=(str(tmp_path / "missing"),)))
     with pytest.raises(InputError, match=r"no document is left after cleaning.*stop_words"):
         run(replace(recipe, texts=(str(tmp_path / "en.txt"), str(tmp_path / "en.txt"))))
+
+
+def test_another_recipe_does_not_go_on_in_the_same_output(recipe: Recipe) -> None:
+    run(recipe, stop_after=4)
+    with pytest.raises(InputError, match=r"started with another size, seed: choose another output"):
+        run(replace(recipe, size=340, seed=1))
+    run(replace(recipe, loop=replace(recipe.loop, checkpoint_every=2)))
+    with pytest.raises(InputError, match="started with another size"):
+        run(replace(recipe, size=340))
 
 
 @pytest.mark.parametrize("append_after", [False, True])

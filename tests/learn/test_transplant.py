@@ -42,6 +42,16 @@ def test_the_second_phase_moves_everything_and_a_repeated_call_changes_nothing(t
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+def test_a_run_is_not_taken_up_with_something_else(tmp_path: Path) -> None:
+    model, tokenizer = moved()
+    continue_training(model, tokenizer, [tiny.TEXT], SETTINGS, tmp_path, origin="retok")
+    with pytest.raises(InputError, match="started with another origin, text: choose another output"):
+        continue_training(model, tokenizer, [tiny.TEXT, "More."], SETTINGS, tmp_path, origin="random")
+    other = tiny.sentencepiece()
+    with pytest.raises(InputError, match="started with another vocabulary"):
+        continue_training(tiny.llama(other), other, [tiny.TEXT], SETTINGS, tmp_path, origin="retok")
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     tokenizer = tiny.wordpiece()
     with pytest.raises(UnsupportedError, match="causal"):

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tokenry.data.sources import gather
-from tokenry.models.pretrained import minilm_folder, smollm2_folder
+from tokenry.models.pretrained import model_folder
 from tokenry.text.measure import bits_per_byte
 from tokenry.text.transplant import Donor
 from tokenry.text.vocabulary import load_tokenizer
+from tokenry.text.zett.network import is_tied
 from tokenry.tokens.errors import InputError
 
 
-def load_language_model(model: str, target: str, *, dtype: str = "auto") -> tuple[Any, Any, Any]:
-    """A model, its tokenizer, and the tokenizer that it is to get.
+def load_language_model(model: str, *, dtype: str = "auto") -> tuple[Any, Any]:
+    """A model with the head that its configuration names, in evaluation mode, and its tokenizer.
 
     Args:
-        model: folder of a causal or masked language model or an encoder, or "smollm2".
-        target: folder of a tokenizer, or "minilm" or "smollm2".
+        model: folder of a causal or masked language model or an encoder, or "smollm2" or "minilm".
         dtype: of the weights; "auto" is what the folder says.
 
     Raises:
@@ -27,28 +26,22 @@ def load_language_model(model: str, target: str, *, dtype: str = "auto") -> tupl
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-    new = load_tokenizer(_folder(target))
-    folder = _folder(model)
+    folder = model_folder(model)
     tokenizer = load_tokenizer(folder)
+    heads = {
+        "ForCausalLM": AutoModelForCausalLM,
+        "LMHeadModel": AutoModelForCausalLM,
+        "ForMaskedLM": AutoModelForMaskedLM,
+    }
     try:
-        heads = AutoConfig.from_pretrained(folder, local_files_only=True).architectures or [""]
-        auto = next(
-            (
-                auto
-                for ending, auto in (
-                    ("ForCausalLM", AutoModelForCausalLM),
-                    ("ForMaskedLM", AutoModelForMaskedLM),
-                )
-                if heads[0].endswith((ending, "LMHeadModel") if ending == "ForCausalLM" else ending)
-            ),
-            AutoModel,
-        )
+        named = AutoConfig.from_pretrained(folder, local_files_only=True).architectures or [""]
+        auto = next((auto for ending, auto in heads.items() if named[0].endswith(ending)), AutoModel)
         loaded = auto.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{model} holds no model that transformers can load: {str(error).splitlines()[0]}"
         ) from error
-    return loaded.eval(), tokenizer, new
+    return loaded.eval(), tokenizer
 
 
 def load_donor(model: str) -> Donor:
@@ -57,11 +50,9 @@ def load_donor(model: str) -> Donor:
     Raises:
         InputError: see `load_language_model`.
     """
-    loaded, _, _ = load_language_model(model, model)
-    rows = loaded.get_input_embeddings().weight
-    head = loaded.get_output_embeddings()
-    tied = head is None or head.weight is rows
-    return Donor(rows.detach(), None if tied else head.weight.detach())
+    loaded, _ = load_language_model(model)
+    head = None if is_tied(loaded) else loaded.get_output_embeddings().weight.detach()
+    return Donor(loaded.get_input_embeddings().weight.detach(), head)
 
 
 def texts_of(sources: Sequence[str] | None, limit: int) -> tuple[str, ...]:
@@ -89,12 +80,3 @@ def bits(model: Any, tokenizer: Any, texts: Sequence[str]) -> float | None:
             f"{type(model).__name__} does not predict next tokens, so it has no bits per byte: leave --text out."
         )
     return bits_per_byte(model, tokenizer, texts)
-
-
-def _folder(name: str) -> Path:
-    known = {"smollm2": smollm2_folder, "minilm": minilm_folder}
-    if name in known:
-        return known[name]()
-    if not Path(name).exists():
-        raise InputError(f"There is no folder {name}; {' and '.join(known)} are known by name.")
-    return Path(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train_hypernet(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder of a language model, or 'smollm2'.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a language model, or 'smollm2'.")],
     on: Annotated[
         list[str], typer.Option("--on", help="A file, a folder, or the name of a corpus. Repeatable.")
     ],
@@ -46,6 +44,7 @@ def train_hypernet(
     The defaults are the paper's and take days on an accelerator. The same command continues an interrupted training
     from its last checkpoint, in FOLDER/checkpoints.
     """
+    from tokenry.bench.transplant import load_language_model
     from tokenry.data.sources import gather
     from tokenry.learn.zett import ZettTraining, train_hypernetwork
     from tokenry.text.zett import SamplerSettings
@@ -72,7 +71,7 @@ def train_hypernet(
         for language in dict.fromkeys(one.language for one in corpora)
     }
     everything = [text for documents in texts.values() for text in documents]
-    loaded, tokenizer = _load(model)
+    loaded, tokenizer = load_language_model(model)
     checkpoints = out / "checkpoints"
     try:
         hypernet = train_hypernetwork(
@@ -92,31 +91,3 @@ def train_hypernet(
     typer.echo(
         f"Saved to {out}. Use it with: tokenry transplant MODEL --to TOKENIZER --method zett --hypernet {out}"
     )
-
-
-def _load(model: str) -> tuple[Any, Any]:
-    """A language model, causal or masked as its configuration says, and its tokenizer.
-
-    Raises:
-        InputError: the folder does not hold both.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
-
-    from tokenry.models.pretrained import load_smollm2
-    from tokenry.text.vocabulary import load_tokenizer
-    from tokenry.tokens import InputError
-
-    if model == "smollm2":
-        return load_smollm2()
-    if not (Path(model) / "config.json").is_file():
-        raise InputError(f"{model} is not the folder of a model (it has no config.json), nor 'smollm2'.")
-    tokenizer = load_tokenizer(model)
-    try:
-        names = AutoConfig.from_pretrained(model, local_files_only=True).architectures or []
-        masked = any(name.endswith("MaskedLM") for name in names)
-        auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        return auto.from_pretrained(model, local_files_only=True), tokenizer
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{model} cannot be loaded as a language model: {str(error).splitlines()[0]}"
-        ) from error

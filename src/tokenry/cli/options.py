@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -120,6 +121,27 @@ def split_budgets(values: Sequence[str]) -> list[str]:
     return [
         b.strip() for value in values for b in ([value] if ":" in value else value.split(",")) if b.strip()
     ]
+
+
+def keyword_settings(given: Sequence[str]) -> dict[str, Any]:
+    """ "top-k=5" of `--set` as a keyword argument ``top_k=5``; what is no JSON is text.
+
+    Raises:
+        InputError: no name, or no "=".
+    """
+    from tokenry.tokens import InputError
+
+    found: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise InputError(f"--set takes NAME=VALUE, such as min_frequency=5, not {one!r}.")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
 
 def load(model: str, dtype: Dtype, attention: Attention, device: str) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,17 +56,20 @@ def transplant_model(
     with the same command.
     """
     from tokenry.bench.transplant import bits, load_donor, load_language_model, texts_of
+    from tokenry.models.pretrained import model_folder
     from tokenry.text.transplant import Context, save_transplanted, transplant, transplant_method
     from tokenry.text.transplant.apply import check_free
+    from tokenry.text.vocabulary import load_tokenizer
 
-    settings = _settings(setting or [])
+    settings = options.keyword_settings(setting or [])
     if hypernet is not None:
         settings["hypernet"] = hypernet
     chosen = transplant_method(method, **settings)
     check_free(out)
     measured, counted = texts_of(text, limit), texts_of(corpus or continue_on, limit)
     trained_on = texts_of(continue_on, limit)
-    loaded, tokenizer, new = load_language_model(model, to, dtype=dtype.value)
+    new = load_tokenizer(model_folder(to))
+    loaded, tokenizer = load_language_model(model, dtype=dtype.value)
     context = Context(texts=counted, donor=None if donor is None else load_donor(donor), seed=seed)
     before = bits(loaded, tokenizer, measured)
     moved = transplant(
@@ -81,8 +83,9 @@ def transplant_model(
 
         checkpoints = out.with_name(f"{out.name}-training")
         schedule = ContinueSettings(steps=steps, lr=lr, body_lr=body_lr, seed=seed)
+        origin = f"{model}, {chosen!r}"
         try:
-            continue_training(moved.model, moved.tokenizer, trained_on, schedule, checkpoints)
+            continue_training(moved.model, moved.tokenizer, trained_on, schedule, checkpoints, origin=origin)
         except KeyboardInterrupt:
             typer.echo(f"\nInterrupted. The same command goes on from {checkpoints}.", err=True)
             raise typer.Exit(options.INTERRUPTED) from None
@@ -100,19 +103,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _settings(given: list[str]) -> dict[str, Any]:
-    """ "top_k=5" as {"top_k": 5}; what is no JSON is text."""
-    from tokenry.tokens import InputError
-
-    found: dict[str, Any] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals:
-            raise InputError(f"--set takes NAME=VALUE, such as top_k=5; got {one!r}.")
-        try:
-            found[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name.strip()] = value
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -46,7 +46,7 @@ def train_vocabulary(
     from tokenry.text.kinds import train
     from tokenry.text.training import save_tokenizer
 
-    settings = _settings(setting or [])
+    settings = options.keyword_settings(setting or [])
     options.check_writable(out.parent)  # before the work; the folder itself appears when it is whole
     texts = [document for one in gather(corpus, limit=limit) for document in one.documents]
     tokenizer = train(kind, texts, size, **{"progress": True, **settings})
@@ -85,26 +85,6 @@ def compare(
     if plot is not None:
         save_plot(comparison, plot)
         typer.echo(f"Plot: {plot}", err=True)
-
-
-def _settings(given: list[str]) -> dict[str, Any]:
-    """ "name=value" as keyword arguments; what is no JSON is text.
-
-    Raises:
-        InputError: no "=".
-    """
-    from tokenry.tokens import InputError
-
-    found: dict[str, Any] = {}
-    for one in given:
-        name, sign, value = one.partition("=")
-        if not sign or not name:
-            raise InputError(f"--set takes NAME=VALUE, such as min_frequency=5, not {one!r}.")
-        try:
-            found[name.replace("-", "_")] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name.replace("-", "_")] = value
-    return found
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -9,7 +9,7 @@ import argparse
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,10 +17,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from tokenry.data.corpora import Corpus, corpus_names, load_corpus, read_corpus
+from tokenry.data.corpora import Corpus
+from tokenry.data.sources import gather
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack
 from tokenry.learn.loop import LoopSettings, train
-from tokenry.models.pretrained import smollm2_folder
+from tokenry.learn.resuming import claim
+from tokenry.models.pretrained import model_folder
 from tokenry.text.cabrita import extend_tokenizer
 from tokenry.text.filters import STOP_WORDS, Rules, clean
 from tokenry.text.measure import bits_per_byte, bytes_per_token
@@ -105,6 +107,16 @@ class Recipe:
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a recipe for Cabrita: {error!r}") from error
 
+    def claim_output(self) -> None:
+        """Make the output this recipe's own, so that no other takes up its vocabulary, checkpoints or report.
+
+        Raises:
+            InputError: If it is that of another recipe.
+        """
+        identity = asdict(self)
+        del identity["output"], identity["loop"]["checkpoint_every"]
+        claim(self.output / "recipe.json", identity)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -135,20 +147,23 @@ def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | Non
         console: Where progress is shown.
 
     Raises:
-        InputError: If the model, the texts or the sizes cannot be used.
+        InputError: If the model, the texts or the sizes cannot be used, or the output is that of another recipe.
+        UnknownNameError: If a text is neither a path nor a corpus.
     """
     from transformers import AutoModelForCausalLM
 
     done = recipe.output / _REPORT
     if done.is_file():
+        recipe.claim_output()
         content = json.loads(done.read_text(encoding="utf-8"))
         return Report(**(content | {"folder": recipe.output / "model"}))
-    folder = smollm2_folder() if recipe.model == "smollm2" else Path(recipe.model)
+    folder = model_folder(recipe.model)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json")
     base = load_tokenizer(folder)
     details: dict[str, Any] = {}
     learnt, held = _new_language(recipe, details)
+    recipe.claim_output()
     tokenizer = _vocabulary(recipe, base, learnt, details)
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     resized = transplant(
@@ -185,7 +200,7 @@ def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | Non
 
 
 def _new_language(recipe: Recipe, details: dict[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
-    documents = [text for name in recipe.texts for text in _load(name, recipe.limit).documents]
+    documents = [text for one in gather(recipe.texts, limit=recipe.limit) for text in one.documents]
     if recipe.language is not None:
         cleaned = clean(documents, Rules(stop_words=STOP_WORDS[recipe.language]))
         details["documents that broke a rule"] = dict(cleaned.broken)
@@ -196,7 +211,9 @@ def _new_language(recipe: Recipe, details: dict[str, Any]) -> tuple[Sequence[str
 
 
 def _old_language(recipe: Recipe) -> Sequence[str]:
-    documents = [text for name in recipe.old_texts for text in _load(name, recipe.limit).documents]
+    if not recipe.old_texts:
+        return ()
+    documents = [text for one in gather(recipe.old_texts, limit=recipe.limit) for text in one.documents]
     return _first(documents, recipe.measured)
 
 
@@ -210,10 +227,6 @@ def _first(documents: Sequence[str], limit: int) -> Sequence[str]:
         found.append(data.decode("utf-8", errors="ignore"))
         limit -= len(data)
     return found
-
-
-def _load(name: str, limit: int | None) -> Corpus:
-    return load_corpus(name, limit=limit) if name in corpus_names() else read_corpus(name)
 
 
 def _vocabulary(recipe: Recipe, base: Any, texts: Sequence[str], details: dict[str, Any]) -> Any:

@@ -48,6 +48,7 @@ from tokenry.learn.language import CausalLanguageModel, TokenBatches, small_llam
 from tokenry.learn.language import pack as pack_row
 from tokenry.learn.loop import Batch, LoopSettings, Objective, once, train
 from tokenry.learn.masked_lm import BertMasking, MaskedLanguageModelling
+from tokenry.learn.resuming import claim
 from tokenry.text.cubert import CodeTokenizer
 from tokenry.text.training import save_tokenizer, train_bpe
 from tokenry.text.vocabulary import load_tokenizer
@@ -160,7 +161,7 @@ def run(recipe: PretrainRecipe, console: Console | None = None) -> Path:
         TokenryError: what is wrong with the corpus, the tokenizer, the settings, or a run that was started otherwise.
     """
     precision = recipe.training.precision
-    once(lambda: _begin(recipe), precision)
+    once(lambda: claim(recipe.output / "recipe.json", recipe.identity()), precision)
     texts = _texts(recipe)
     words, target = recipe.output / "tokenizer", recipe.output / "model"
     if "folder" in recipe.tokenizer:
@@ -187,25 +188,6 @@ def run(recipe: PretrainRecipe, console: Console | None = None) -> Path:
     )
     once(lambda: save_folder(job.result.eval(), tokenizer, target), precision)
     return target
-
-
-def _begin(recipe: PretrainRecipe) -> None:
-    """Note what the run was started with; refuse to go on with something else."""
-    note, identity = recipe.output / "recipe.json", recipe.identity()
-    try:
-        recipe.output.mkdir(parents=True, exist_ok=True)
-        if not note.exists():
-            temporary = note.with_name(".recipe.json.tmp")
-            temporary.write_text(json.dumps(identity, indent=1) + "\n")
-            temporary.replace(note)
-        before = json.loads(note.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{recipe.output} cannot hold the run ({error}): choose another output") from error
-    if changed := [name for name in identity if identity[name] != before.get(name)]:
-        raise InputError(
-            f"the run in {recipe.output} was started with another {', '.join(changed)}: "
-            "choose another output, or remove that folder"
-        )
 
 
 def _texts(recipe: PretrainRecipe) -> tuple[str, ...]:

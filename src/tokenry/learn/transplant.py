@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack
-from tokenry.learn.loop import LoopSettings, latest_checkpoint, train
+from tokenry.learn.loop import LoopSettings, latest_checkpoint, once, train
+from tokenry.learn.resuming import claim, fingerprint, vocabulary_fingerprint
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 
@@ -76,6 +77,7 @@ def continue_training(
     settings: ContinueSettings,
     folder: Path,
     *,
+    origin: str = "",
     console: Console | None = None,
 ) -> PreTrainedModel:
     """Train a transplanted language model on text, in place.
@@ -88,6 +90,7 @@ def continue_training(
         texts: documents.
         settings: how long, and how.
         folder: for checkpoints.
+        origin: what the model was made from and how; a run that began from another origin is not taken up.
         console: where progress is shown.
 
     Returns:
@@ -95,13 +98,20 @@ def continue_training(
 
     Raises:
         UnsupportedError: a model that does not predict next tokens.
-        InputError: less text than one sequence.
+        InputError: less text than one sequence, or checkpoints of a run that was started with something else.
     """
     if not model.can_generate():
         raise UnsupportedError(
             f"{type(model).__name__} is not a causal language model, and training on predicts next tokens."
         )
     ids = pack(tokenizer, texts)
+    identity = {
+        "origin": origin,
+        "settings": {k: v for k, v in asdict(settings).items() if k != "checkpoint_every"},
+        "text": fingerprint(texts),
+        "vocabulary": vocabulary_fingerprint(tokenizer),
+    }
+    once(lambda: claim(folder / "run.json", identity), settings.precision)
     objective = CausalLanguageModel(model)
     phases = settings.phases()
     for number, (name, loop) in enumerate(phases.items()):

