@@ -141,4 +141,4 @@ def test_what_cannot_be_trained_or_loaded_is_refused(tmp_path: Path) -> None:
 
 
 def test_marks_are_the_published_ones() -> None:
-    assert (cubert.NEWLINE, cubert.EOS, cubert.HOLE) == ("___NEWLINE___", "___EOS___", "__HOLE__")
+    assert (cubert.NEWLINE, cubert.EOS) == ("___NEWLINE___", "___EOS___")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,20 +48,18 @@ def test_tokens_that_stand_in_a_text(tokens: list[bytes | None], text: bytes, st
     assert token == (min(i for n, i in here if n == length) if here else -1)
 
 
-@given(tokens=TOKENS, seed=st.integers(0, 1000))
-def test_mass_of_the_next_byte(tokens: list[bytes | None], seed: int) -> None:
+@given(tokens=TOKENS)
+def test_what_a_node_ends_and_its_children_are_all_below_it(tokens: list[bytes | None]) -> None:
     trie = ByteTrie.build(tokens)
-    mass = np.random.default_rng(seed).random(len(tokens))
-    cumulative = np.concatenate([[0.0], np.cumsum(mass[trie.order])])
-    for prefix in (b"", b"a", b"ab"):
-        node = trie.node(prefix)
-        if node < 0:
-            continue
-        expected = np.zeros(256)
-        for i, token in enumerate(tokens):
-            if token and token.startswith(prefix) and len(token) > len(prefix):
-                expected[token[len(prefix)]] += mass[i]
-        np.testing.assert_allclose(trie.next_byte_mass(cumulative, node), expected, atol=1e-12)
+    for node in range(len(trie.lo)):
+        lo, hi = trie.span(node)
+        at, end = trie.ends(node)
+        assert at == lo
+        for byte, child in zip(*trie.children(node), strict=True):
+            assert trie.child(node, int(byte)) == child
+            assert trie.span(int(child))[0] == end
+            end = trie.span(int(child))[1]
+        assert end == hi
 
 
 def test_nothing_to_build_from() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -51,7 +52,7 @@ class LexinvariantLanguageModel(Objective):
         """The mean cross-entropy in nats, and the same in bits."""
         losses = self.losses(batch["input_ids"], batch["seeds"])
         loss = losses.mean()
-        return loss, {"bits": loss.detach() / 0.6931471805599453}
+        return loss, {"bits": loss.detach() / math.log(2)}
 
     def losses(self, ids: Int[Tensor, "b n"], seeds: Int[Tensor, " b"]) -> Float[Tensor, "b n"]:
         """Nats for each token, the first included."""

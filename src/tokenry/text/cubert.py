@@ -4,9 +4,8 @@
 which can be undone:
 
 1. `lex`: Python's own lexer; statements end in ``___NEWLINE___``, blocks in ``___INDENT___`` and ``___DEDENT___``.
-2. `parts`: identifiers are cut at underscores and capitals, strings where the kind of character changes, everything
-at
-   15 characters. A part that is not the last of its token ends in the sentinel ``^``.
+2. `parts`: identifiers are cut at underscores and capitals, strings where the kind of character changes,
+   everything at 15 characters. A part that is not the last of its token ends in the sentinel ``^``.
 3. `CodeTokenizer`: a learned sub-word vocabulary over the parts.
 """
 
@@ -20,18 +19,17 @@ import tokenize as python
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.text.training import save_tokenizer
+from tokenry.text.training import as_fast, learn_merges, save_tokenizer
 from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens.errors import InputError
 
 NEWLINE, NL, INDENT, DEDENT = "___NEWLINE___", "___NL___", "___INDENT___", "___DEDENT___"
 ERROR, EOS = "___ERROR___", "___EOS___"
-HOLE = "__HOLE__"  # stands for what a model is to fill in
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 _LONGEST = 15  # characters of a part
@@ -284,41 +282,22 @@ class CodeTokenizer:
         Raises:
             InputError: no source that can be read, or a size below the byte alphabet.
         """
-        least = 256 + len(SPECIAL_TOKENS)
-        if size < least:
-            raise InputError(
-                f"A vocabulary of {size} cannot hold 256 bytes and {len(SPECIAL_TOKENS)} special tokens."
-            )
-        backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
+        core = Tokenizer(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex("\n"), "merged_with_previous"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-        backend.decoder = decoders.ByteLevel()
-        trainer: Any = trainers.BpeTrainer(
-            vocab_size=size,
-            special_tokens=list(SPECIAL_TOKENS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
+        core.decoder = decoders.ByteLevel()
         lexed = (parts(source) for source in sources)
         texts = ["".join(f"{part}\n" for part in found) for found in lexed if found[0] != ERROR]
         if not texts:
             raise InputError("None of the sources is Python that the lexer can read.")
-        backend.train_from_iterator(texts, trainer)
+        learn_merges(core, texts, size, min_frequency=1, special_tokens=SPECIAL_TOKENS)
         pad, unk, cls_, sep, mask = SPECIAL_TOKENS
         return cls(
-            PreTrainedTokenizerFast(
-                tokenizer_object=backend,
-                pad_token=pad,
-                unk_token=unk,
-                cls_token=cls_,
-                sep_token=sep,
-                mask_token=mask,
-                clean_up_tokenization_spaces=False,
-            )
+            as_fast(core, pad_token=pad, unk_token=unk, cls_token=cls_, sep_token=sep, mask_token=mask)
         )
 
     @classmethod

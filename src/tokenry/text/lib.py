@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenry.text.lexicon import RankedLexicon
 from tokenry.text.training import END_OF_TEXT, as_fast, byte_level, check_size, documents, special
-from tokenry.text.vocabulary import byte_alphabet
+from tokenry.text.vocabulary import byte_alphabet, to_surface
 from tokenry.tokens.errors import InputError
 
 Context = tuple[str, str]
@@ -133,7 +133,7 @@ class Lexicon:
             scores[character] = 0.0 if 0x80 <= byte < 0xC0 else -(1 + step * len(self.chunks))
         for rank, chunk in enumerate(self.chunks):
             # A power of two as step: sums of scores are exact, so a chunk less outweighs ranks over 1,000 chunks.
-            scores["".join(surface[byte] for byte in chunk.encode())] = -(1 + step * rank)
+            scores[to_surface(chunk.encode())] = -(1 + step * rank)
         if rule == "fewest":
             core = Tokenizer(models.Unigram(list(scores.items())))
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from tokenry.tokens.errors import InputError
 
@@ -117,20 +117,6 @@ class ByteTrie:
         """The tokens that start with a prefix are ``order[lo:hi]``; (0, 0) if there are none."""
         node = self.node(prefix)
         return (0, 0) if node < 0 else self.span(node)
-
-    def next_byte_mass(
-        self, cumulative: Float[np.ndarray, " n_and_one"], node: int
-    ) -> Float[np.ndarray, "256"]:
-        """How much of a distribution over tokens lies on each byte that can follow a node's prefix.
-
-        Args:
-            cumulative: running sum of the tokens' probabilities in the order of `order`, starting with 0.
-            node: the prefix.
-        """
-        a, b = self.first_child[node], self.first_child[node + 1]
-        mass = np.zeros(256, cumulative.dtype)
-        mass[self.byte[a:b]] = cumulative[self.hi[a:b]] - cumulative[self.lo[a:b]]
-        return mass
 
     def prefixes(self, data: bytes, start: int = 0) -> list[int]:
         """Ids of all tokens that stand in a text at a place, shortest first."""

@@ -43,6 +43,20 @@ _TO_SURFACE = dict(enumerate(_ALPHABET))  # for str.translate of Latin-1
 _TO_BYTE = {char: byte for byte, char in enumerate(_ALPHABET)}
 
 
+def to_surface(data: bytes) -> str:
+    """A byte string as byte-level vocabularies write it: one character of `byte_alphabet` for each byte."""
+    return data.decode("latin-1").translate(_TO_SURFACE)
+
+
+def from_surface(piece: str) -> bytes:
+    """The bytes of what `to_surface` wrote.
+
+    Raises:
+        KeyError: a character that stands for no byte.
+    """
+    return bytes(map(_TO_BYTE.__getitem__, piece))
+
+
 @dataclass(frozen=True, eq=False)
 class ByteVocab:
     """The byte strings of a tokenizer's tokens, and encoding from and to bytes.
@@ -163,7 +177,7 @@ class ByteVocab:
             return []
         self._refuse_missing(data)
         if self.kind == "byte-level":
-            surface = data.decode("latin-1").translate(_TO_SURFACE)
+            surface = to_surface(data)
         else:
             try:
                 text = data.decode()
@@ -323,9 +337,10 @@ def _kind(spec: Mapping[str, Any]) -> Kind:
 
 def _bytes_of(piece: str, kind: Kind) -> bytes:
     if kind == "byte-level":
-        if all(char in _TO_BYTE for char in piece):
-            return bytes(_TO_BYTE[char] for char in piece)
-        return piece.encode()  # added without "special", so it stands in the text as it is
+        try:
+            return from_surface(piece)
+        except KeyError:
+            return piece.encode()  # added without "special", so it stands in the text as it is
     if kind == "sentencepiece":
         if found := _BYTE_PIECE.fullmatch(piece):
             return bytes([int(found[1], 16)])

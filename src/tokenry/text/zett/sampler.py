@@ -10,9 +10,10 @@ import numpy as np
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import Unigram
-from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
+from tokenizers.pre_tokenizers import Split
 
-from tokenry.text.vocabulary import byte_alphabet
+from tokenry.text.training import byte_level
+from tokenry.text.vocabulary import byte_alphabet, from_surface, to_surface
 from tokenry.tokens.errors import InputError
 
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's, with marks
@@ -136,12 +137,11 @@ def sample_tokenizer(
     log_p[p > 0] = np.log(p[p > 0])
     floor = float(np.log(p[p > 0].min())) if (p > 0).any() else _IMPOSSIBLE
 
-    alphabet = byte_alphabet()
-    vocabulary: dict[str, float] = dict.fromkeys(alphabet, floor)
+    vocabulary: dict[str, float] = dict.fromkeys(byte_alphabet(), floor)
     for first in _SPACES:
         for repeated in _SPACES:
             for times in range(1, _SPACE_RUN):
-                vocabulary[_surface(first + repeated * times, alphabet)] = 0.0
+                vocabulary[to_surface((first + repeated * times).encode())] = 0.0
     room = settings.size - len(special_tokens)
     # More candidates than places, because some are skipped; a stable order makes the draw reproducible.
     order = np.argsort(-log_p, kind="stable")
@@ -151,7 +151,7 @@ def sample_tokenizer(
         piece = pieces[index]
         if sum(piece.count(space) for space in _SPACES) >= 2:
             continue
-        surface = _surface(piece, alphabet)
+        surface = to_surface(piece.encode())
         if len(surface) > 1:
             vocabulary.setdefault(surface, float(log_p[index]))
     return _assemble(vocabulary, special_tokens)
@@ -160,8 +160,7 @@ def sample_tokenizer(
 def _assemble(vocabulary: Mapping[str, float], special_tokens: Mapping[str, int]) -> SampledTokenizer:
     """The tokenizer of surfaces and log-probabilities, with special tokens at their reference ids."""
     entries: list[tuple[str, float]] = list(vocabulary.items())
-    to_byte = {char: byte for byte, char in enumerate(byte_alphabet())}
-    token_bytes: list[bytes | None] = [bytes(to_byte[char] for char in surface) for surface in vocabulary]
+    token_bytes: list[bytes | None] = [from_surface(surface) for surface in vocabulary]
     places = {}
     for name, reference in sorted(special_tokens.items(), key=lambda item: item[1]):
         if name in vocabulary:
@@ -171,18 +170,6 @@ def _assemble(vocabulary: Mapping[str, float], special_tokens: Mapping[str, int]
         token_bytes.insert(at, None)
         places[at] = reference
     backend = Tokenizer(Unigram(entries, unk_id=None, byte_fallback=False))
-    backend.pre_tokenizer = pre_tokenizer()
+    backend.pre_tokenizer = byte_level(Regex(PATTERN))
     backend.decoder = ByteLevelDecoder()
     return SampledTokenizer(backend, tuple(token_bytes), places)
-
-
-def pre_tokenizer() -> PreTokenizer:
-    """What splits a text for a sampled tokenizer: the pattern, then bytes."""
-    splitter: PreTokenizer = Sequence(
-        [Split(Regex(PATTERN), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    return splitter
-
-
-def _surface(piece: str, alphabet: tuple[str, ...]) -> str:
-    return "".join([alphabet[byte] for byte in piece.encode()])
