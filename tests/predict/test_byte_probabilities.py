@@ -5,13 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from tests.predict.toys import TableModel, bpe, random_merges, sentencepiece, table_of_texts
 from tokenry.predict.lm.byte_model import ByteModel, ByteState, byte_model
@@ -140,7 +148,7 @@ def test_equals_brute_force_and_sums_to_one(seed: int) -> None:
     lm = random_table(tokenizer, seed)
     vocab = ByteVocab.from_tokenizer(tokenizer)
     model = byte_model(lm, tokenizer)
-    for n in range(5):
+    for n in range(4):
         for text in map(bytes, itertools.product(b"abc", repeat=n)):
             state = following(model, text)
             covers = set(all_covers(vocab, text)) if text else {()}
@@ -177,7 +185,7 @@ def test_equals_brute_force_on_longer_texts(seed: int) -> None:
 def text_models() -> list[tuple[str, PreTrainedTokenizerFast]]:
     found = [
         (f"{name} {size}", train_bpe(CORPUS, size, pre_tokenizer=name, min_frequency=1))
-        for name, size in (("gpt2", 300), ("gpt2", 360), ("gpt4", 330), ("words", 330))
+        for name, size in (("gpt2", 300), ("gpt2", 360), ("gpt4", 330), ("words", 300))
     ]
     found.append(("bytes", train_bpe(CORPUS, 257)))
     splits = bpe([(b"1", b"2"), (b" ", b" "), (b"\n", b"\n"), (b" ", b"x")])
@@ -276,10 +284,22 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return train_bpe(CORPUS * 2, 340, min_frequency=1)
 
 
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerFast) -> ByteModel:
+    """A byte model whose rules, which are worked out as they are needed, the tests share."""
+    return byte_model(llama(len(tokenizer)), tokenizer)
+
+
+def like(model: ByteModel, lm: PreTrainedModel | None = None, **options: Any) -> ByteModel:
+    return ByteModel(lm or model.lm, model.vocab, model.validity, **options)
+
+
 @pytest.mark.parametrize("family", [llama, gpt2])
-def test_cache_gives_what_whole_sequences_give(family, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_cache_gives_what_whole_sequences_give(
+    family: Callable[[int], PreTrainedModel], tokenizer: PreTrainedTokenizerFast, model: ByteModel
+) -> None:
     lm = family(len(tokenizer))
-    model = byte_model(lm, tokenizer)
+    model = like(model, lm)
     text = "The words  are\n\nwordy, isn't it? żółć 5  6"
     ids = [0, *tokenizer.encode(text), 0]
     with torch.no_grad():
@@ -295,8 +315,7 @@ def test_cache_gives_what_whole_sequences_give(family, tokenizer: PreTrainedToke
     assert parts == pytest.approx(model.log_prob(text), abs=1e-9)
 
 
-def test_rows_and_branches_are_independent(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = byte_model(llama(len(tokenizer)), tokenizer)
+def test_rows_and_branches_are_independent(model: ByteModel) -> None:
     prompts = ["", "The wor", "a  5", "żó".encode()[:3], "it's a much longer prompt than the others, isn'"]
     together = model.states(prompts)
     for prompt, state in zip(prompts, together, strict=True):
@@ -306,13 +325,12 @@ def test_rows_and_branches_are_independent(tokenizer: PreTrainedTokenizerFast) -
     model.evaluate([one, other])
     for state, text in ((one, "The word"), (other, "The work"), (together[1], "The wor")):
         np.testing.assert_allclose(state.log_probs, model.state(text).log_probs, atol=1e-9)
-    drawn = model.sample_batch(prompts, 25, seed=3)
-    assert drawn == [model.sample(prompt, 25, seed=3) for prompt in prompts]
+    drawn = model.sample_batch(prompts, 12, seed=3)
+    assert drawn == [model.sample(prompt, 12, seed=3) for prompt in prompts]
 
 
-def test_dropping_what_is_not_needed_changes_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = byte_model(llama(len(tokenizer)), tokenizer)
-    text = ("The words are wordy. " * 12).encode()
+def test_dropping_what_is_not_needed_changes_nothing(model: ByteModel) -> None:
+    text = ("The words are wordy. " * 7).encode()
     states = model.states(["", "ab"])
     early, forests = states[0], {id(states[0].forest)}
     for byte in text:
@@ -334,11 +352,9 @@ def test_one_token_is_evaluated_a_byte() -> None:
     assert len(lm.calls) <= 22
 
 
-def test_ensemble_is_the_mean_and_no_worse_than_the_mean_of_losses(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    other = train_bpe(CORPUS, 300, pre_tokenizer="gpt4", min_frequency=1)
-    members = [byte_model(llama(340, 1), tokenizer), byte_model(llama(300, 2), other)]
+def test_ensemble_is_the_mean_and_no_worse_than_the_mean_of_losses(model: ByteModel) -> None:
+    other = train_bpe(CORPUS, 262, pre_tokenizer="gpt4", min_frequency=1)
+    members = [model, byte_model(llama(262, 2), other)]
     both = ensemble(members)
     text = "The words  are\n\nwordy"
     each = np.stack([m.log_probs(text) for m in members])
@@ -354,9 +370,8 @@ def test_ensemble_is_the_mean_and_no_worse_than_the_mean_of_losses(
         ensemble(members, [1.0])
 
 
-def test_healing_constrains_the_next_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    lm, vocab = llama(len(tokenizer)), ByteVocab.from_tokenizer(tokenizer)
-    model = byte_model(lm, tokenizer)
+def test_healing_constrains_the_next_token(model: ByteModel) -> None:
+    lm, vocab = model.lm, model.vocab
     prompt = "The wor"
     *kept, last = vocab.encode(prompt.encode())
     with torch.no_grad():
@@ -378,22 +393,21 @@ def test_healing_constrains_the_next_token(tokenizer: PreTrainedTokenizerFast) -
     assert naive.log_prob("d", prompt) == pytest.approx(math.log(d / (regular + after[0])), rel=1e-9)
 
 
-def test_pruning_and_fast_are_near_and_say_so(tokenizer: PreTrainedTokenizerFast) -> None:
-    lm = llama(len(tokenizer))
-    exact = byte_model(lm, tokenizer).state("The wor").log_probs
-    same = byte_model(lm, tokenizer, min_log_mass=-200.0, max_groups=50).state("The wor")
+def test_pruning_and_fast_are_near_and_say_so(tokenizer: PreTrainedTokenizerFast, model: ByteModel) -> None:
+    exact = model.state("The wor").log_probs
+    same = like(model, min_log_mass=-200.0, max_groups=50).state("The wor")
     np.testing.assert_allclose(same.log_probs, exact, atol=1e-9)
     assert not same.exact
-    pruned = byte_model(lm, tokenizer, max_groups=1).state("The wor")
+    pruned = like(model, max_groups=1).state("The wor")
     assert len(pruned.groups) + len(pruned.fresh) == 1
-    few = byte_model(lm, tokenizer, min_log_mass=-1e-9).state("The wor")
+    few = like(model, min_log_mass=-1e-9).state("The wor")
     assert len(few.groups) + len(few.fresh) == 1
-    fast = byte_model(lm, tokenizer, fast=True).state("The wor")
+    fast = like(model, fast=True).state("The wor")
     assert not fast.exact
     assert np.exp(fast.log_probs).sum() == pytest.approx(1)
     for bad in ({"min_log_mass": 1.0}, {"max_groups": 0}):
         with pytest.raises(InputError):
-            byte_model(lm, tokenizer, **bad)
+            byte_model(model.lm, tokenizer, **bad)
 
 
 def test_fast_is_exact_where_the_model_is_ideal() -> None:
@@ -424,15 +438,17 @@ def test_texts_without_covers_fall_back_to_their_own_encoding() -> None:
     assert np.exp(state.step(ord("a")).log_probs[ord("a")]) == 1
 
 
-def test_filling_in_the_middle(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = byte_model(llama(len(tokenizer) + 3), tokenizer)
+def test_filling_in_the_middle(model: ByteModel) -> None:
     with pytest.raises(UnsupportedError, match="filling in the middle"):
         model.fill("The wor", " wordy")
     tokenizer = train_bpe(CORPUS * 2, 340, min_frequency=1)
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]}
     )
-    named = byte_model(llama(len(tokenizer)), tokenizer)
+    vocab = ByteVocab.from_tokenizer(tokenizer)
+    named = ByteModel(
+        llama(len(tokenizer)), vocab, model.validity
+    )  # longer masks are not needed: all new are special
     p, s, m = (tokenizer.convert_tokens_to_ids(f"<fim_{x}>") for x in ("prefix", "suffix", "middle"))
     assert MiddleTokens.of(named.vocab) == MiddleTokens(p, s, m, (0,))
     prefix, suffix = "The words are wor", " words"
@@ -447,8 +463,7 @@ def test_filling_in_the_middle(tokenizer: PreTrainedTokenizerFast) -> None:
     )
 
 
-def test_drawing(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = byte_model(llama(len(tokenizer)), tokenizer)
+def test_drawing(model: ByteModel) -> None:
     assert model.sample("The", 12, seed=1) == model.sample("The", 12, seed=1)
     generator = torch.Generator().manual_seed(1)
     assert model.sample("The", 12, generator=generator) == model.sample("The", 12, seed=1)
@@ -472,15 +487,14 @@ def test_draws_follow_the_distribution() -> None:
     model = byte_model(random_table(tokenizer, 0), tokenizer)
     generator = torch.Generator().manual_seed(0)
     expected = np.exp(model.state("a").log_probs)
-    drawn = [model.sample("a", 1, generator=generator) for _ in range(600)]
+    drawn = [model.sample("a", 1, generator=generator) for _ in range(200)]
     for byte in b"abc":
         share = sum(d == bytes([byte]) for d in drawn) / len(drawn)
         assert abs(share - expected[byte]) < 4 * math.sqrt(expected[byte] / len(drawn)) + 1e-3
 
 
-def test_bad_input_is_refused_by_name(tokenizer: PreTrainedTokenizerFast) -> None:
-    lm = llama(len(tokenizer))
-    model = byte_model(lm, tokenizer)
+def test_bad_input_is_refused_by_name(tokenizer: PreTrainedTokenizerFast, model: ByteModel) -> None:
+    lm = model.lm
     with pytest.raises(InputError, match="no prompt"):
         model.states([])
     with pytest.raises(InputError, match="is no byte"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -566,23 +567,15 @@ class ByteState(State):
     def move(self, forest: TokenForest, row: int, slots: np.ndarray, count: int) -> None:
         """Take the token sequences to a compacted forest."""
         copies: dict[int, Node] = {}
-
-        def copy(node: Node) -> Node:
-            if id(node) not in copies:
-                if node.parent is not None and not len(
-                    node.visible
-                ):  # not evaluated: its parent has the slots
-                    parent = copy(node.parent)
-                    copies[id(node)] = Node(node.token, parent, node.position, node.context)
-                else:
-                    copies[id(node)] = moved(node, slots, count)
-            return copies[id(node)]
-
-        def lift(group: Group) -> Group:
-            return Group(copy(group.left), group.log_mass, group.at, group.probs, group.offset, group.end)
-
+        for node in self._lefts():
+            if len(node.visible):
+                copies[id(node)] = moved(node, slots, count)
+            else:  # not asked about yet: its parent has the slots
+                assert node.parent is not None
+                parent = moved(node.parent, slots, count)
+                copies[id(node)] = Node(node.token, parent, node.position, node.context)
         self.forest, self.row = forest, row
-        self.groups = [lift(g) for g in self.groups]
-        self.fresh = [(copy(node), mass) for node, mass in self.fresh]
+        self.groups = [replace(g, left=copies[id(g.left)]) for g in self.groups]
+        self.fresh = [(copies[id(node)], mass) for node, mass in self.fresh]
         if "_begun" in self.__dict__:
-            self.__dict__["_begun"] = [lift(g) for g in self.__dict__["_begun"]]
+            self.__dict__["_begun"] = [replace(g, left=copies[id(g.left)]) for g in self._begun]

@@ -44,6 +44,7 @@ class PairValidity:
         model = json.loads(vocab.tokenizer.backend_tokenizer.to_str())["model"]
         _refuse(model)
         self.vocab = vocab
+        self._byte_pieces = frozenset(vocab.byte_ids) if vocab.kind == "sentencepiece" else frozenset()
         self._rows: OrderedDict[int, Bool[np.ndarray, " v"]] = OrderedDict()
         self._remembered = remembered
         size = vocab.size
@@ -69,7 +70,7 @@ class PairValidity:
             self._rules.setdefault((a, b), rank)
         for token in pieces.values():
             if token < len(self.reachable) and self._plain[token] and token not in made:
-                self.reachable[token] = _symbol(self.vocab, token)
+                self.reachable[token] = self._symbol(token)
         rank_, left, right = [-1] * self.vocab.size, [-1] * self.vocab.size, [-1] * self.vocab.size
         reachable = self.reachable.tolist()
         self._lists = rank_, left, right
@@ -90,11 +91,18 @@ class PairValidity:
         self.reachable = np.array(reachable, bool)
         self._rank, self._left, self._right = (np.array(x, np.int64) for x in self._lists)
 
+    def _symbol(self, token: int) -> bool:
+        """Whether a token that no merge makes is one of the symbols that merging starts from."""
+        data = self.vocab.token_bytes[token] or b""
+        if self.vocab.kind == "byte-level":
+            return len(data) == 1
+        return token in self._byte_pieces or len(data.decode("utf-8", "replace")) == 1
+
     def _alone(self, token: int) -> bool:
         data = self.vocab.token_bytes[token]
         if data is None:
             return False
-        if self.vocab.kind == "sentencepiece" and token in self.vocab.byte_ids:
+        if token in self._byte_pieces:
             return True
         return self.vocab.encode_pretoken(data) == [token]
 
@@ -130,7 +138,7 @@ class PairValidity:
         a, b = self.vocab.token_bytes[u], self.vocab.token_bytes[v]
         assert a is not None
         assert b is not None
-        if self.vocab.kind == "sentencepiece" and (u in self.vocab.byte_ids or v in self.vocab.byte_ids):
+        if u in self._byte_pieces or v in self._byte_pieces:
             return True  # byte pieces take part in no merge; which of them may stand where is a matter of characters
         return self.vocab.encode_pretoken(a + b) == [u, v]
 
@@ -229,16 +237,6 @@ class _LeftEdges:
         table = table[reachable[table[:, 0]] & reachable[table[:, 1]]]
         table = table[np.argsort(table[:, 0], kind="stable")]
         self.rule_left, self.rule_right, self.rule_rank = table.T.copy()
-
-
-def _symbol(vocab: ByteVocab, token: int) -> bool:
-    """Whether a token that no merge makes is one of the symbols that merging starts from."""
-    data = vocab.token_bytes[token]
-    if not data:
-        return False
-    if vocab.kind == "byte-level":
-        return len(data) == 1
-    return token in vocab.byte_ids or len(data.decode("utf-8", "replace")) == 1
 
 
 def _refuse(model: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -108,7 +108,7 @@ class ByteLevelValidity(Validity):
     Args:
         vocab: the vocabulary.
         pairs: its pairs.
-        remembered: how many masks are kept.
+        remembered: how many masks are kept, and how many tables of splits.
     """
 
     def __init__(self, vocab: ByteVocab, pairs: PairValidity, remembered: int = 256) -> None:
@@ -116,7 +116,9 @@ class ByteLevelValidity(Validity):
         self.pairs = pairs
         self._masks: OrderedDict[tuple[object, ...], Bool[np.ndarray, " v"]] = OrderedDict()
         self._remembered = remembered
-        self._kinds: dict[tuple[object, ...], tuple[list[tuple[_Outcome, ...]], Int[np.ndarray, " v"]]] = {}
+        self._kinds: OrderedDict[
+            tuple[object, ...], tuple[list[tuple[_Outcome, ...]], Int[np.ndarray, " v"]]
+        ] = OrderedDict()
         self._goes_on: dict[tuple[int, str], bool] = {}
         self._starts: dict[str, list[int]] = {}
         self._bytes = [data or b"" for data in vocab.token_bytes]
@@ -181,7 +183,9 @@ class ByteLevelValidity(Validity):
         """Whether each token of the vocabulary may follow."""
         armed = _armed(context.text)
         form = shape(context.text)
-        marks = tuple(e for e in context.edges if e <= _LEAD), tuple(context.joins)
+        # In a long word, splits can change only near its end; in white space, anywhere.
+        near = len(context.text) if context.text.isspace() else _LEAD
+        marks = tuple(e for e in context.edges if e <= near), context.joins
         key = (form, marks, context.last, split_partial(context.text)[1])
         found = self._masks.get(key)
         if found is not None:
@@ -224,6 +228,7 @@ class ByteLevelValidity(Validity):
         _, partial = split_partial(text)
         key = (form, partial)
         if key in self._kinds:
+            self._kinds.move_to_end(key)
             return self._kinds[key]
         tokens, shape_of = self._token_shapes(armed)
         numbers: dict[tuple[_Outcome, ...], int] = {}
@@ -239,7 +244,9 @@ class ByteLevelValidity(Validity):
                     seen[joint] = numbers.setdefault(self._split(text, self._bytes[token]), len(numbers))
                 kind_of[token] = seen[joint]
         self._kinds[key] = list(numbers), kind_of
-        return self._kinds[key]
+        if len(self._kinds) > self._remembered:
+            self._kinds.popitem(last=False)
+        return list(numbers), kind_of
 
     def _token_shapes(self, armed: int) -> tuple[list[int], Int[np.ndarray, " v"]]:
         return self._plain_shapes if not armed else self._armed_shapes[armed - 1]
@@ -275,28 +282,23 @@ class ByteLevelValidity(Validity):
             return ()
         whole = text + token
         body, partial = split_partial(whole)
+        ways: list[tuple[bytes, str | None]] = [(whole, None)]
+        if partial:
+            ways += [(body + char.encode(), _BROKEN) for char in completions(partial)]
+        elif _ends_in_space(body) or b"'" in body[-2:]:
+            ways += [(whole + char.encode(), char) for char in _AHEAD]
         found: dict[_Outcome, None] = {}
-
-        def add(longer: bytes, ahead: str | None) -> None:
+        for longer, ahead in ways:
             cuts = self._cuts(longer)
             inside = [cut for cut in cuts if cut < len(whole)]
             if any(cut > len(text) for cut in inside):
-                return
+                continue
             outcome = _Outcome(
                 tuple(len(text) - cut for cut in inside if cut < len(text)), len(text) in inside
             )
-            if outcome in found:
-                return
-            if ahead is not None and len(whole) not in cuts:
-                outcome = _Outcome(outcome.cuts, outcome.seam, ahead)
+            if outcome not in found and ahead is not None and len(whole) not in cuts:
+                outcome = replace(outcome, ahead=ahead)
             found.setdefault(outcome)
-
-        add(whole, None)
-        for char in completions(partial) if partial else ():
-            add(body + char.encode(), _BROKEN)
-        if body and not partial and (body[-1:].isspace() or _ends_in_space(body) or b"'" in body[-2:]):
-            for char in _AHEAD:
-                add(whole + char.encode(), char)
         return tuple(found)
 
     def _can_go_on(self, token: int, ahead: str) -> bool:
