@@ -121,7 +121,7 @@ def test_a_failed_save_leaves_the_old_network(
     with pytest.raises(InputError, match="No space left"):
         save_hypernetwork(hypernet, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
-    assert not (tmp_path / ".saving").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_bad_hypernetworks_are_refused(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerBase
 
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.data.files import whole_folder
+from tokenry.tokens.errors import InputError
 
 _HEAD_WEIGHTS, _HEAD_CONFIG = "retrieval.safetensors", "retrieval.json"
 _CHUNK = 512  # documents whose sparse parts are spread out at a time
@@ -181,23 +179,14 @@ class DupmaeEncoder(nn.Module):
         """Write an ordinary BERT folder with the linear map beside it; complete or not there at all.
 
         Raises:
-            TokenryError: if it cannot be written (a full disk); what was there before stays.
+            InputError: if it cannot be written (a full disk); what was there before stays.
         """
         folder = Path(folder)
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            self.model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            (temporary / _HEAD_CONFIG).write_text(json.dumps(self.settings()))
-            save_file(self.projection.state_dict(), temporary / _HEAD_WEIGHTS)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise TokenryError(
-                f"the encoder could not be written to {folder} ({error}): make room"
-            ) from error
+        with whole_folder(folder) as scratch:
+            self.model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            (scratch / _HEAD_CONFIG).write_text(json.dumps(self.settings()))
+            save_file(self.projection.state_dict(), scratch / _HEAD_WEIGHTS)
         return folder
 
     @classmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from tokenry.data.files import whole_folder
 from tokenry.learn import masking
 from tokenry.learn.loop import Batch
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.tokens.errors import InputError
 
 CONTINUES = "##"
 _START = "\u2581"  # marks the beginning of a word while pieces are learned
@@ -277,18 +275,9 @@ def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     """Write a model and its tokenizer as one folder that `from_pretrained` loads; complete or not there at all.
 
     Raises:
-        TokenryError: if the folder cannot be written (a full disk); what was there before stays.
+        InputError: if the folder cannot be written (a full disk); what was there before stays.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise TokenryError(
-            f"the model could not be written to {folder} ({error}): make room and run again"
-        ) from error
+    with whole_folder(folder) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
     return folder

@@ -8,9 +8,6 @@ folder that `AutoTokenizer` loads.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +24,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from tokenry.data.files import whole_folder
 from tokenry.tokens.errors import InputError, UnknownNameError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -251,21 +249,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> Pa
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a tokenizer is saved as a folder.")
-    temporary: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)  # mkdtemp's folder is for its owner only; a saved one is as any other
-        tokenizer.save_pretrained(temporary)
-        if folder.exists():
-            for file in sorted(temporary.iterdir()):
-                os.replace(file, folder / file.name)
-        else:
-            os.replace(temporary, folder)
-    except Exception as error:  # `tokenizers` reports a full disk as a bare Exception
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"Cannot save the tokenizer to {folder}: {reason}.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder, merge=True) as scratch:
+        tokenizer.save_pretrained(scratch)
     return folder

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,10 +14,11 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 
 from tokenry.bench.results import digest
 from tokenry.data.corpora import Corpus, load_corpus
+from tokenry.data.files import whole_folder
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
 from tokenry.learn.loop import LoopSettings, train
 from tokenry.learn.zett import ZettTraining, train_hypernetwork
-from tokenry.text.training import save_tokenizer, train_bpe
+from tokenry.text.training import train_bpe
 from tokenry.text.zett import Hypernetwork, SamplerSettings
 
 CORPORA = ("debian-docs", "manpages/en")
@@ -102,12 +101,10 @@ def _train(chosen: TinySettings, folder: Path, console: Console | None) -> None:
         workers=0,
         console=console,
     )
-    temporary = folder / ".model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    save_tokenizer(tokenizer, temporary)
     (folder / "settings.json").write_text(json.dumps(asdict(chosen), indent=1) + "\n")
-    os.replace(temporary, folder / "model")
+    with whole_folder(folder / "model") as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
 
 
 def tiny_hypernet(
@@ -129,9 +126,7 @@ def tiny_hypernet(
     if not (folder / "model").is_dir():
         texts, _, _ = tiny_lm_texts(lm_settings.limit)
         trained = train_hypernetwork(model, tokenizer, texts, folder / "training", settings, console=console)
-        temporary = folder / ".model.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        trained.save_pretrained(temporary)
-        os.replace(temporary, folder / "model")
+        with whole_folder(folder / "model") as scratch:
+            trained.save_pretrained(scratch)
     hypernet: Hypernetwork = Hypernetwork.from_pretrained(folder / "model")
     return model, tokenizer, hypernet.eval()

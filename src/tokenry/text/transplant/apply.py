@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tokenry.data.files import whole_folder
 from tokenry.text.transplant.base import Context, Rows, Transplant
 from tokenry.text.transplant.equip import control_ids, equip
 from tokenry.text.transplant.plan import ROLES, TransplantPlan, role_ids, special_names
 from tokenry.text.transplant.registry import transplant_method
 from tokenry.text.vocabulary import ByteVocab, load_tokenizer
-from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
+from tokenry.tokens.errors import InputError, UnsupportedError
 
 REPORT: Final = "transplant.json"
 """File beside a saved model that says what was done."""
@@ -171,17 +168,16 @@ def _write(model: PreTrainedModel, rows: Rows, plan: TransplantPlan, multiple: i
         n, pad_to_multiple_of=multiple if multiple > 1 else None, mean_resizing=False
     )
     parts = _Head.of(model)
+    unused = [token for token in plan.idle.tolist() if token not in plan.target.special_ids]
     with torch.no_grad():
         _fill(parts.embedding.weight, rows.input, 0.0)
         if rows.output is not None and parts.output is not None:
             _fill(parts.output, rows.output, 0.0)
         if rows.bias is not None and parts.bias is not None:
-            unused = torch.from_numpy(plan.idle)
             bias = rows.bias.clone()
-            bias[unused[[t not in plan.target.special_ids for t in plan.idle.tolist()]]] = _NEVER
+            bias[unused] = _NEVER
             _fill(parts.bias, bias, _NEVER)
-    fillers = [t for t in plan.idle.tolist() if t not in plan.target.special_ids]
-    fillers += range(n, parts.embedding.num_embeddings)
+    fillers = [*unused, *range(n, parts.embedding.num_embeddings)]
     generation = getattr(model, "generation_config", None)
     if generation is not None:
         generation.suppress_tokens = fillers or None
@@ -256,12 +252,12 @@ def save_transplanted(
         The folder.
 
     Raises:
-        InputError: the folder exists and is not empty.
-        TokenryError: it cannot be written (a full disk, no permission); nothing is left behind.
+        InputError: the folder exists and is not empty; or it cannot be written (a full disk, no permission), and
+            nothing is left behind.
     """
     target = Path(folder)
     check_free(target)
-    with _whole(target) as scratch:
+    with whole_folder(target) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         if report is not None:
@@ -279,26 +275,3 @@ def check_free(folder: Path) -> None:
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder} exists already and is not an empty folder: choose another, or remove it.")
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder beside the target that becomes the target if all goes well, and is removed if not."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    except OSError as error:
-        raise TokenryError(f"Cannot write to {target.parent}: {error.strerror or error}.") from error
-    try:
-        yield scratch
-        scratch.chmod(0o755)  # mkdtemp makes it private
-        if target.exists():
-            target.rmdir()
-        os.replace(scratch, target)
-    except Exception as error:
-        # safetensors reports a full disk as an error of its own
-        if isinstance(error, TokenryError):
-            raise
-        raise TokenryError(f"Cannot write {target}: {error}. Nothing was left behind.") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

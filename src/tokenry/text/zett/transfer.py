@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,10 +10,10 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tokenry.data.files import whole_folder
 from tokenry.text.transplant.base import Context, Rows, Transplant
 from tokenry.text.transplant.plan import TransplantPlan
 from tokenry.text.zett.network import Hypernetwork
@@ -162,25 +160,14 @@ def add_body_change(
 
 
 def save_hypernetwork(network: Hypernetwork, folder: str | Path) -> Path:
-    """Write a hypernetwork into a folder, weights first, each file whole or not at all.
+    """Write a hypernetwork into a folder, each file whole or not at all; checkpoints in it stay.
 
     Raises:
         InputError: the folder cannot be written; what was in it is as before.
     """
     folder = Path(folder)
-    temporary = folder / ".saving"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        network.save_pretrained(temporary)
-        for name in ("model.safetensors", "config.json"):
-            os.replace(temporary / name, folder / name)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"The hypernetwork cannot be saved to {folder}: {error}. Make room and try again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder, merge=True) as scratch:
+        network.save_pretrained(scratch)
     return folder
 
 

@@ -35,7 +35,7 @@ class Question:
 
 
 def questions(words: Sequence[bytes], length: int, count: int, seed: int) -> list[Question]:
-    """Stretches of text in each of which every seventh word is hidden, as many as BERT hides."""
+    """Stretches of text in each of which 15 % of the words are hidden at random, as many as BERT hides."""
     random = np.random.default_rng(seed)
     starts = random.integers(0, len(words) - length, count)
     hidden = [
