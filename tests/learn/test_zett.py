@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,13 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaForCausalL
 from tokenry.learn.language import small_llama
 from tokenry.learn.loop import LoopSettings, share, train
 from tokenry.learn.zett import (
-    Frame,
-    IdentityBatches,
     IdentityObjective,
     NShotObjective,
-    SampledBatches,
     TransferObjective,
-    ZettTraining,
     lexical_loss,
     train_hypernetwork,
 )
+from tokenry.learn.zett_batches import Frame, IdentityBatches, SampledBatches, ZettTraining
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import (
@@ -285,6 +283,16 @@ def test_an_interrupted_training_continues_bit_for_bit(
     resumed = train_hypernetwork(llama(tokenizer), tokenizer, TEXTS, tmp_path / "b", SETTINGS, console=QUIET)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_training_is_not_taken_up_with_something_else(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    train_hypernetwork(llama(tokenizer), tokenizer, TEXTS, tmp_path, SETTINGS, console=QUIET)
+    with pytest.raises(InputError, match="started with another settings, text: choose another output"):
+        train_hypernetwork(
+            llama(tokenizer), tokenizer, TEXTS[:1], tmp_path, replace(SETTINGS, steps=6), console=QUIET
+        )
 
 
 def test_several_languages_get_vectors_of_their_own(

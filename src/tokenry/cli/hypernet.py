@@ -46,7 +46,8 @@ def train_hypernet(
     """
     from tokenry.bench.transplant import load_language_model
     from tokenry.data.sources import gather
-    from tokenry.learn.zett import ZettTraining, train_hypernetwork
+    from tokenry.learn.zett import train_hypernetwork
+    from tokenry.learn.zett_batches import ZettTraining
     from tokenry.text.zett import SamplerSettings
     from tokenry.text.zett.transfer import save_hypernetwork
 

@@ -17,7 +17,8 @@ from tokenry.data.corpora import Corpus, load_corpus
 from tokenry.data.files import whole_folder
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
 from tokenry.learn.loop import LoopSettings, train
-from tokenry.learn.zett import ZettTraining, train_hypernetwork
+from tokenry.learn.zett import train_hypernetwork
+from tokenry.learn.zett_batches import ZettTraining
 from tokenry.text.training import train_bpe
 from tokenry.text.zett import Hypernetwork, SamplerSettings
 
