@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from tokenry.data import debian, packages
-from tokenry.data.debian import PackageUnavailableError, cache_folder, fetch
+from tokenry.data.debian import fetch
 from tokenry.data.fashion_mnist import CLASSES, load_fashion_mnist, read_idx
+from tokenry.data.packages import PackageUnavailableError, cache_folder
 from tokenry.data.stamps import load_stamps, read_captions
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
 

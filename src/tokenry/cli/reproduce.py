@@ -50,7 +50,7 @@ def reproduce_systems(
     continues where it was interrupted.
     """
     from tokenry.bench import environment, reproduce
-    from tokenry.data.debian import cache_folder
+    from tokenry.data.packages import cache_folder
     from tokenry.tokens import InputError
 
     if bool(systems) == every:

@@ -11,7 +11,6 @@ from tokenry.data.packages import (
     CommandError,
     Package,
     PackageUnavailableError,
-    Provenance,
     cache_folder,
     keep,
     kept,
@@ -20,8 +19,6 @@ from tokenry.data.packages import (
     sha256_of,
 )
 from tokenry.tokens.errors import TokenryError
-
-__all__ = ["KNOWN_SHA256", "Package", "PackageUnavailableError", "Provenance", "cache_folder", "fetch"]
 
 # SHA-256 of package files that tokenry was tested with. apt checks every download against Debian's signed index; these
 # also tell when a different file carries a version that we know.

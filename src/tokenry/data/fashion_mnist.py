@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from numpy import ndarray
 
-from tokenry.data.debian import Provenance, fetch
+from tokenry.data.debian import fetch
+from tokenry.data.packages import Provenance
 from tokenry.tokens.errors import InputError, UnknownNameError
 
 PACKAGE = "dataset-fashion-mnist"

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from PIL import Image, UnidentifiedImageError
 
-from tokenry.data.debian import Provenance, fetch
+from tokenry.data.debian import fetch
+from tokenry.data.packages import Provenance
 from tokenry.tokens.errors import InputError
 
 PACKAGE = "tuxpaint-stamps-default"

@@ -19,7 +19,7 @@ from tokenry.bench.reproduce.figure import Figure, rounded
 from tokenry.bench.reproduce.recipe import Recipe
 from tokenry.bench.reproduce.verdict import judge
 from tokenry.bench.results import digest
-from tokenry.data.debian import Provenance
+from tokenry.data.packages import Provenance
 from tokenry.learn.loop import Batch, LoopSettings, Objective, train
 from tokenry.tokens import InputError
 

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.bench.reproduce.tiny_lm import tiny_lm, tiny_lm_texts
 from tokenry.data.corpora import Corpus, load_corpus
-from tokenry.data.debian import cache_folder
+from tokenry.data.packages import cache_folder
 from tokenry.models.pretrained import load_smollm2
 from tokenry.predict.lm.byte_model import byte_model
 from tokenry.predict.lm.drawing import Draw
