@@ -86,6 +86,8 @@ def test_bits_per_byte_count_every_byte_once_whatever_the_window() -> None:
     assert sum(counted) == sum(len(word) + 1 for word in split)
     with pytest.raises(InputError, match="no text to score"):
         word_bits_per_byte(model, [""])
+    with pytest.raises(InputError, match="at least 2 words, got 1"):
+        word_bits_per_byte(model, texts, window=1)
 
 
 def test_masked_words_are_seen_as_bert_has_it_and_learnt_with_their_end() -> None:

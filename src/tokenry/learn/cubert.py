@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import BertForPreTraining
 
 from tokenry.data.code_tasks import CodeExample, Misuse
-from tokenry.learn.encoder_data import Rows, SpecialIds, rows_of
+from tokenry.learn.encoder_data import Rows, SpecialIds, rows_of, shuffled
 from tokenry.learn.loop import Batch, Figures, Objective
-from tokenry.learn.masked_lm import BertMasking, hidden_states
+from tokenry.learn.masked_lm import BertMasking, as_batch, hidden_states
 from tokenry.learn.masking import IGNORE
 from tokenry.text.cubert import ERROR, NEWLINE, CodeTokenizer
 from tokenry.tokens.errors import InputError
@@ -217,10 +217,7 @@ def misuse_rows(
             f"none of the functions fits into {length} tokens with its bug and a repair: use longer rows"
         )
     rows = rows_of(texts, length, ids)
-    batch = {
-        "input_ids": rows.ids,
-        "attention_mask": rows.mask,
-        "token_type_ids": rows.types,
+    batch = as_batch(rows) | {
         "candidates": _marked(candidates, length),
         "repairs": _marked(repairs, length),
         "error": torch.tensor(errors),
@@ -344,9 +341,7 @@ class ShuffledBatches:
         return len(next(iter(self.tensors.values())))
 
     def __call__(self, step: int) -> Batch:
-        epoch, at = divmod(step, len(self) // self.size)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self))
-        index = torch.from_numpy(order[at * self.size : (at + 1) * self.size])
+        index = shuffled(len(self), self.size, step, self.seed)
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
 
@@ -354,9 +349,4 @@ def labelled(rows: Rows) -> Batch:
     """Rows and their labels under the names `TextClassification` reads."""
     if rows.labels is None:
         raise InputError("these rows have no labels")
-    return {
-        "input_ids": rows.ids,
-        "attention_mask": rows.mask,
-        "token_type_ids": rows.types,
-        "labels": rows.labels,
-    }
+    return as_batch(rows) | {"labels": rows.labels}

@@ -241,6 +241,13 @@ Prepare = Callable[[Rows, torch.Generator], Batch]
 """Turns rows of text into the batch of an objective: what is hidden, and what is asked."""
 
 
+def shuffled(count: int, size: int, step: int, seed: int) -> Int[Tensor, " size"]:
+    """Which of ``count`` rows are in the batch of a step: each once an epoch, in a new order every epoch."""
+    epoch, at = divmod(step, count // size)
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    return torch.from_numpy(order[at * size : (at + 1) * size])
+
+
 @dataclass(frozen=True)
 class RowBatches:
     """Step -> batch: shuffled rows, a new order every epoch, and masks of its own for every step.
@@ -264,9 +271,7 @@ class RowBatches:
             )
 
     def __call__(self, step: int) -> Batch:
-        epoch, at = divmod(step, len(self.rows) // self.size)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
-        index = torch.from_numpy(order[at * self.size : (at + 1) * self.size])
+        index = shuffled(len(self.rows), self.size, step, self.seed)
         words = np.random.SeedSequence((self.seed, 1, step)).generate_state(1)
         return self.prepare(self.rows[index], torch.Generator().manual_seed(int(words[0])))
 

@@ -104,8 +104,10 @@ def word_bits_per_byte(model: Any, texts: Iterable[str], *, window: int = 256, b
         batch: windows at once.
 
     Raises:
-        InputError: if there is nothing to score.
+        InputError: if there is nothing to score, or the window has no room for context.
     """
+    if window < 2:
+        raise InputError(f"a window shows a word and what is before it: at least 2 words, got {window}")
     split, ids = model.config.word_splitter().split, model.unit_ids
     pieces: list[tuple[list[bytes], int]] = []  # words, and from which on they are scored
     n_bytes = 0

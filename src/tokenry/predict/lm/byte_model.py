@@ -17,6 +17,7 @@ from tokenry.predict.lm.covers import Covers, Group
 from tokenry.predict.lm.drawing import Draw, State, check, generators
 from tokenry.predict.lm.fim import MiddleTokens, Order
 from tokenry.predict.lm.validity import Anything, Context, Validity, validity_of
+from tokenry.text.measure import start_id
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, UnsupportedError
@@ -336,10 +337,9 @@ def _stops(lm: PreTrainedModel, vocab: ByteVocab) -> list[int]:
 
 
 def _beginning(lm: PreTrainedModel, vocab: ByteVocab) -> list[int]:
-    for token in (vocab.tokenizer.bos_token_id, vocab.tokenizer.eos_token_id):
-        if token is not None:
-            return [int(token)]
-    token = lm.config.get_text_config().bos_token_id
+    token = start_id(vocab.tokenizer)
+    if token is None:
+        token = lm.config.get_text_config().bos_token_id
     return [] if token is None else [int(token)]
 
 
