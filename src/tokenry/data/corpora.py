@@ -130,12 +130,20 @@ def read_corpus(
     files = [file for path in given for file in _files(path, tuple(suffixes))]
     documents = tuple(text for file in files if (text := read_text(file, errors=errors)).strip())
     if not documents:
-        named = ", ".join(str(path) for path in given) or "nothing"
-        raise InputError(
-            f"the corpus is empty: {len(files)} files in {named}, none with text "
-            f"(of folders, files that end in {', '.join(suffixes)} are read)"
-        )
+        raise InputError(f"the corpus is empty: {_without_text(given, len(files), suffixes)}")
     return Corpus(", ".join(path.name for path in given), "", documents)
+
+
+def _without_text(given: Sequence[Path], files: int, suffixes: Sequence[str]) -> str:
+    if not given:
+        return "no file or folder was given"
+    named = ", ".join(map(str, given))
+    if not any(path.is_dir() for path in given):
+        return f"there is no text in {named}"
+    return (
+        f"{files or 'no'} {'file' if files == 1 else 'files'} in {named}, none with text; "
+        f"of a folder, the files that end in {', '.join(suffixes)} are read"
+    )
 
 
 def read_text(path: Path, *, errors: Literal["strict", "replace"] = "strict") -> str:
@@ -150,15 +158,15 @@ def read_text(path: Path, *, errors: Literal["strict", "replace"] = "strict") ->
             data = gzip.decompress(data)
     except (OSError, EOFError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    remedy = 'remove it, or read with errors="replace"'
+    remedy = 'or leave it out (in Python, errors="replace" reads what can be read)'
     if errors == "strict" and (at := data.find(b"\0")) >= 0:
-        raise InputError(f"{path} holds a NUL at byte {at}, so it is no text file: {remedy}")
+        raise InputError(f"{path} holds a NUL at byte {at}, so it is no text file: clean it, {remedy}")
     try:
         text = data.decode("utf-8", errors=errors)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at {error.start} ({error.reason}); "
-            f"convert it, {remedy}"
+            f"convert it to UTF-8, {remedy}"
         ) from error
     return text.replace("\0", "").removeprefix("\ufeff")
 
