@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokenry.learn.cabrita import Recipe, run
+from tokenry.learn.cabrita import Recipe, main, run
 from tokenry.learn.language import small_llama
 from tokenry.learn.loop import LoopSettings
 from tokenry.text.training import save_tokenizer, train_bpe
@@ -114,6 +114,16 @@ def test_what_cannot_be_run_is_said(recipe: Recipe, tmp_path: Path) -> None:
         run(replace(recipe, texts=(str(tmp_path / "missing"),)))
     with pytest.raises(InputError, match=r"no document is left after cleaning.*stop_words"):
         run(replace(recipe, texts=(str(tmp_path / "en.txt"), str(tmp_path / "en.txt"))))
+
+
+def test_the_command_says_what_is_wrong_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("output: x\ntexts: [a]\nsize: 4\nloop: {steps: 3}\ncolour: red\n")
+    assert main([str(file)]) == 1
+    assert (
+        capsys.readouterr().err
+        == f"error: {file} is not a recipe for Cabrita: there is no setting 'colour'\n"
+    )
 
 
 def test_another_recipe_does_not_go_on_in_the_same_output(recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from tokenry.data.corpora import Corpus
 from tokenry.data.sources import gather
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack
 from tokenry.learn.loop import LoopSettings, train
+from tokenry.learn.recipe import reason
 from tokenry.learn.resuming import claim
 from tokenry.models.pretrained import model_folder
 from tokenry.text.cabrita import extend_tokenizer
@@ -29,7 +31,7 @@ from tokenry.text.measure import bits_per_byte, bytes_per_token
 from tokenry.text.training import save_tokenizer
 from tokenry.text.transplant import Context, save_transplanted, transplant
 from tokenry.text.vocabulary import load_tokenizer
-from tokenry.tokens.errors import InputError, UnknownNameError
+from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
 
 _REPORT = "cabrita.json"
 
@@ -105,7 +107,7 @@ class Recipe:
             }
             return cls(**(content | changed))
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a recipe for Cabrita: {error!r}") from error
+            raise InputError(f"{path} is not a recipe for Cabrita: {reason(error)}") from error
 
     def claim_output(self) -> None:
         """Make the output this recipe's own, so that no other takes up its vocabulary, checkpoints or report.
@@ -246,26 +248,35 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: run a recipe, or go on with it."""
     parser = argparse.ArgumentParser(
-        description="Extend a language model by a language; run again to continue."
+        prog="python -m tokenry.learn.cabrita",
+        description="Extend a language model by a language; run again to continue.",
     )
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, help="a YAML file, such as recipes/cabrita.yaml")
     parser.add_argument("--stop-after", type=int, help="stop after this step; a later run goes on")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     console = Console()
-    report = run(Recipe.load(given.recipe), stop_after=given.stop_after, console=console)
+    try:
+        report = run(Recipe.load(given.recipe), stop_after=given.stop_after, console=console)
+    except TokenryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: run the same command to continue", file=sys.stderr)
+        return 130
     if report.folder is None:
         console.print("Stopped; run again to go on.")
-        return
+        return 0
     for title, figures in {"bytes per token": report.tokens, "bits per byte": report.bits}.items():
         table = Table(title, "", title_justify="left")
         for what, value in figures.items():
             table.add_row(what, f"{value:.3f}")
         console.print(table)
     console.print(f"The model is in {report.folder}.")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

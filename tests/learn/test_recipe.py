@@ -1,0 +1,31 @@
+"""Messages about recipes name the setting, not Python's internals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tokenry.learn.recipe import reason
+
+
+@dataclass
+class Settings:
+    steps: int
+    lr: float
+
+
+def _raised(call: object) -> Exception:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - what it is, is what is asked
+        call()  # type: ignore[operator]
+    return caught.value
+
+
+def test_reasons(tmp_path: Path) -> None:
+    assert reason(_raised(lambda: {"a": 1}["training"])) == "it lacks 'training'"
+    assert reason(_raised(lambda: Settings(steps=1, lr=1.0, lrr=2))) == "there is no setting 'lrr'"
+    assert reason(_raised(lambda: Settings())) == "it lacks 'steps' and 'lr'"
+    assert reason(_raised(lambda: (tmp_path / "x.yaml").read_text())) == "No such file or directory"
+    assert "line 1" in reason(_raised(lambda: yaml.safe_load("{")))
