@@ -108,8 +108,10 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     model = tiny.llama(source)
     with pytest.raises(UnknownNameError, match="tokenadapt"):
         transplant(model, source, target, "tokenadap")
-    with pytest.raises(TokenryError, match="settings"):
+    with pytest.raises(TokenryError, match="retok has no setting top_k; its settings: none"):
         transplant(model, source, target, "retok", top_k=2)
+    with pytest.raises(TokenryError, match=r"tokenadapt .* top_k='many' \(takes int\)"):
+        transplant(model, source, target, "tokenadapt", top_k="many")
     with pytest.raises(TokenryError, match="already configured"):
         transplant(model, source, target, ReTok(), top_k=2)
     with pytest.raises(InputError, match="not this model's tokenizer"):

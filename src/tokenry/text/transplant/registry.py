@@ -75,11 +75,16 @@ def transplant_method(name: str | Transplant, **settings: Any) -> Transplant:
         hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(paths)}."
         raise UnknownNameError(f"There is no transplanting method {name!r}. {hint}")
     cls = _load(name, paths[name])
+    known = {field.name: field.type for field in fields(cls) if field.init}
+    if unknown := sorted(settings.keys() - known):
+        raise TokenryError(
+            f"{name} has no setting {', '.join(unknown)}; its settings: {', '.join(known) or 'none'}."
+        )
     try:
         return cls(**settings)
-    except TypeError as error:
-        has = ", ".join(f.name for f in fields(cls)) or "none"
-        raise TokenryError(f"{name}: {error}. Its settings: {has}.") from None
+    except TypeError as error:  # a text where a number belongs, mostly
+        given = ", ".join(f"{key}={value!r} (takes {known[key]})" for key, value in settings.items())
+        raise TokenryError(f"{name} cannot be set up with {given}: {error}.") from None
 
 
 @cache
