@@ -133,7 +133,11 @@ def test_a_tokenizer_that_cuts_off_is_measured_whole(folders: tuple[Path, Path])
         (("train", "TEXT", "--size", "100", "-o", "OUT"), InputError, "256 bytes"),
         (("train", "TEXT", "--size", "400", "--kind", "bpf", "-o", "OUT"), UnknownNameError, "'bpe'"),
         (("train", "TEXT", "--size", "400", "--set", "x", "-o", "OUT"), InputError, "NAME=VALUE"),
-        (("train", "TEXT", "--size", "400", "--set", "sugar=1", "-o", "OUT"), InputError, "options of bpe"),
+        (
+            ("train", "TEXT", "--size", "400", "--set", "sugar=1", "-o", "OUT"),
+            InputError,
+            "bpe has no option sugar",
+        ),
         (("train", "EMPTY", "--size", "400", "-o", "OUT"), InputError, "empty"),
         (("train", "NUL", "--size", "400", "-o", "OUT"), InputError, "NUL"),
         (("train", "LATIN", "--size", "400", "-o", "OUT"), InputError, "UTF-8"),
@@ -141,7 +145,9 @@ def test_a_tokenizer_that_cuts_off_is_measured_whole(folders: tuple[Path, Path])
         (("compare", "FOLDER", "-t", "TEXT"), InputError, "no tokenizer"),
         (("compare", "no/such/folder", "-t", "TEXT"), InputError, "no file or folder"),
         (("compare", "BPE"), InputError, "No text is named"),
-        (("compare", "BPE", "-t", "TEXT", "--plot", "OUT.pdf"), InputError, ".svg or .png"),
+        # the text that is missing would be said later: the plot's name is looked at first
+        (("compare", "BPE", "-t", "nowhere", "--plot", "OUT.pdf"), InputError, ".svg or .png"),
+        (("compare", "BPE", "-t", "nowhere", "--plot", "nowhere/p.svg"), InputError, "no folder nowhere"),
     ],
 )
 def test_what_cannot_be_done_is_told(

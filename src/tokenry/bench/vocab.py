@@ -287,16 +287,26 @@ def plot(comparison: VocabularyComparison, *, width: float = 900) -> Canvas:
     return canvas
 
 
+def check_plot(path: Path) -> None:
+    """See that a plot can have this name, before any work is done.
+
+    Raises:
+        InputError: another ending than .svg and .png, or no folder to write into.
+    """
+    if path.suffix not in (".svg", ".png"):
+        ending = path.suffix or "a name without an ending"
+        raise InputError(f"A plot is written as .svg or .png, not {ending} ({path}).")
+    if not path.parent.is_dir():
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}.")
+
+
 def save_plot(comparison: VocabularyComparison, path: Path) -> None:
     """Write the plot, as SVG or PNG by the ending of its name.
 
     Raises:
         InputError: another ending, or a file that cannot be written.
     """
-    if path.suffix not in (".svg", ".png"):
-        raise InputError(
-            f"A plot is written as .svg or .png, not {path.suffix or 'without an ending'} ({path})."
-        )
+    check_plot(path)
     canvas = plot(comparison)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def train_vocabulary(
     settings = options.keyword_settings(setting or [])
     options.check_writable(out.parent)  # before the work; the folder itself appears when it is whole
     texts = [document for one in gather(corpus, limit=limit) for document in one.documents]
-    tokenizer = train(kind, texts, size, **{"progress": True, **settings})
+    tokenizer = train(kind, texts, size, **{"progress": sys.stderr.isatty(), **settings})
     save_tokenizer(tokenizer, out)
     held = count_tokens(tokenizer, texts)
     typer.echo(
@@ -72,9 +73,17 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Compare vocabularies on the same text: bytes per token, tokens per word, speed, languages."""
-    from tokenry.bench.vocab import compare_vocabularies, read_vocabulary, save_plot, vocabulary_tables
+    from tokenry.bench.vocab import (
+        check_plot,
+        compare_vocabularies,
+        read_vocabulary,
+        save_plot,
+        vocabulary_tables,
+    )
     from tokenry.data.sources import gather
 
+    if plot is not None:
+        check_plot(plot)
     paths = list(dict.fromkeys(vocabularies))
     named = dict(zip(_names(paths), map(read_vocabulary, paths), strict=True))
     comparison = compare_vocabularies(named, gather(text or [], limit=limit))

@@ -84,8 +84,8 @@ def train(kind: str, texts: Iterable[str], size: int, **options: Any) -> PreTrai
         hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(_KINDS)}."
         raise UnknownNameError(f"There is no kind of vocabulary {kind!r}. {hint}")
     chosen = _KINDS[kind]
-    try:
-        signature(chosen.train).bind(texts, size, **options)
-    except TypeError as error:
-        raise InputError(f"{error}; options of {kind} are {', '.join(chosen.options)}.") from None
+    if unknown := sorted(options.keys() - set(chosen.options)):
+        raise InputError(
+            f"{kind} has no option {', '.join(unknown)}; options of {kind} are {', '.join(chosen.options)}."
+        )
     return chosen.train(texts, size, **options)

@@ -150,9 +150,10 @@ def check_size(size: int, special_tokens: Sequence[str], extra: int = 0) -> None
         raise InputError(f"Special tokens must be different and not empty, not {list(special_tokens)!r}.")
     least = 256 + len(special_tokens) + extra
     if size < least:
-        more = f" and {extra} further entries" if extra else ""
+        special_ones = f"{len(special_tokens)} special token{'' if len(special_tokens) == 1 else 's'}"
+        held = f", {special_ones} and {extra} further entries" if extra else f" and {special_ones}"
         raise InputError(
-            f"A vocabulary of {size:,} does not hold the 256 bytes, {len(special_tokens)} special tokens{more}: "
+            f"A vocabulary of {size:,} does not hold the 256 bytes{held}: "
             f"without all bytes some texts would have no encoding. Ask for at least {least:,}."
         )
 
