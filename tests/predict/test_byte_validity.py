@@ -77,6 +77,23 @@ def test_masks_equal_the_tokenizer(name: str, size: int) -> None:
                 assert split_partial(whole)[1], (text, before, vocab.token_bytes[token])
 
 
+WORDS = ["comp", "compiler", "x", "rest", "ve", "élan", "日本", "12", "a1"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt4"])
+def test_what_is_remembered_holds_for_the_text_at_hand(name: str) -> None:
+    """Texts of one shape share tables, but a word behind a quote is cut elsewhere if it is longer."""
+    vocab = ByteVocab.from_tokenizer(train_bpe([*CORPUS, *WORDS], 320, pre_tokenizer=name, min_frequency=1))
+    validity = validity_of(vocab)
+    for quote in (" '", "'", "''", "«'", "!!!'", '"', "\n    '"):
+        for word in WORDS:
+            context = Context()
+            for token in vocab.encode(f"[{quote}{word}".encode()):
+                assert validity.mask(context)[token]
+                context = validity.extend(context, token)
+            np.testing.assert_array_equal(validity.mask(context), validity_of(vocab).mask(context))
+
+
 def test_boundaries_hold_whatever_follows() -> None:
     rng = random.Random(0)
     for name in ("gpt2", "gpt4", "words"):

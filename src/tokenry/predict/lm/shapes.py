@@ -97,6 +97,21 @@ def shape(text: bytes, armed: int = 0) -> tuple[str, ...]:
     return tuple(found)
 
 
+def borders(text: bytes) -> tuple[int, ...]:
+    """Where the kind of character changes, in bytes from the end: the only places inside it at which a text is split,
+    but for white space and digits, which a `shape` does not shorten."""
+    found: list[int] = []
+    left, before = len(text), ""
+    for char in text.decode("utf-8", "surrogateescape"):
+        broken = "\udc80" <= char <= "\udcff"
+        kind = char if broken else character_class(char)
+        if before and kind != before:
+            found.append(left)
+        left -= 1 if broken else len(char.encode())
+        before = kind
+    return tuple(found)
+
+
 def split_partial(data: bytes) -> tuple[bytes, bytes]:
     """A text and the beginning of a UTF-8 character that it ends with, if it does."""
     for back in range(1, min(3, len(data)) + 1):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,7 +17,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tokenry.predict.lm.pairs import PairValidity
-from tokenry.predict.lm.shapes import character_class, check_splitting, completions, shape, split_partial
+from tokenry.predict.lm.shapes import (
+    borders,
+    character_class,
+    check_splitting,
+    completions,
+    shape,
+    split_partial,
+)
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import UnsupportedError
 
@@ -95,6 +101,21 @@ class _Outcome:
     ahead: str | None = None
 
 
+@dataclass(frozen=True)
+class _Kinds:
+    """How each token of a vocabulary is split after a text.
+
+    Attributes:
+        kinds: the different ways.
+        of: which of them is each token's.
+        borders: of the texts for which this holds; () for all of their shape, as nothing is split inside them.
+    """
+
+    kinds: list[tuple[_Outcome, ...]]
+    of: Int[np.ndarray, " v"]
+    borders: tuple[int, ...]
+
+
 class ByteLevelValidity(Validity):
     """Rules of byte-level BPE with a splitting pattern of GPT-2's kind.
 
@@ -116,9 +137,7 @@ class ByteLevelValidity(Validity):
         self.pairs = pairs
         self._masks: OrderedDict[tuple[object, ...], Bool[np.ndarray, " v"]] = OrderedDict()
         self._remembered = remembered
-        self._kinds: OrderedDict[
-            tuple[object, ...], tuple[list[tuple[_Outcome, ...]], Int[np.ndarray, " v"]]
-        ] = OrderedDict()
+        self._kinds: OrderedDict[tuple[object, ...], _Kinds] = OrderedDict()
         self._goes_on: dict[tuple[int, str], bool] = {}
         self._starts: dict[str, list[int]] = {}
         self._bytes = [data or b"" for data in vocab.token_bytes]
@@ -183,23 +202,24 @@ class ByteLevelValidity(Validity):
         """Whether each token of the vocabulary may follow."""
         armed = _armed(context.text)
         form = shape(context.text)
+        table = self._kinds_after(context.text, form, armed)
         # In a long word, splits can change only near its end; in white space, anywhere.
         near = len(context.text) if context.text.isspace() else _LEAD
         marks = tuple(e for e in context.edges if e <= near), context.joins
-        key = (form, marks, context.last, split_partial(context.text)[1])
+        key = (form, marks, context.last, split_partial(context.text)[1], table.borders)
         found = self._masks.get(key)
         if found is not None:
             self._masks.move_to_end(key)
             return found
-        found = self._mask(context, form, armed)
+        found = self._mask(context, table)
         found.setflags(write=False)
         self._masks[key] = found
         if len(self._masks) > self._remembered:
             self._masks.popitem(last=False)
         return found
 
-    def _mask(self, context: Context, form: tuple[str, ...], armed: int) -> Bool[np.ndarray, " v"]:
-        kinds, kind_of = self._kinds_after(context.text, form, armed)
+    def _mask(self, context: Context, table: _Kinds) -> Bool[np.ndarray, " v"]:
+        kinds, kind_of = table.kinds, table.of
         row = self.pairs.row(context.last) if context.last >= 0 else self.pairs.reachable
         edges, joins = set(context.edges), set(context.joins)
         # 0: no; 1: yes; 2: if it is a valid pair with the last token
@@ -221,15 +241,19 @@ class ByteLevelValidity(Validity):
                 )
         return mask
 
-    def _kinds_after(
-        self, text: bytes, form: tuple[str, ...], armed: int
-    ) -> tuple[list[tuple[_Outcome, ...]], Int[np.ndarray, " v"]]:
-        """The different ways in which tokens are split after a text, and which one is each token's."""
+    def _kinds_after(self, text: bytes, form: tuple[str, ...], armed: int) -> _Kinds:
+        """The different ways in which tokens are split after a text, and which one is each token's.
+
+        Texts of one shape are split alike, but where that is, counted in bytes, depends on how long their runs of
+        letters and symbols are: what is found for one text holds for another with the same borders, and for any other
+        only if nothing is split inside it.
+        """
         _, partial = split_partial(text)
-        key = (form, partial)
-        if key in self._kinds:
-            self._kinds.move_to_end(key)
-            return self._kinds[key]
+        ends = borders(text)
+        for key in ((form, partial, ()), (form, partial, ends)):
+            if key in self._kinds:
+                self._kinds.move_to_end(key)
+                return self._kinds[key]
         tokens, shape_of = self._token_shapes(armed)
         numbers: dict[tuple[_Outcome, ...], int] = {}
         of_shape = np.array(
@@ -243,10 +267,12 @@ class ByteLevelValidity(Validity):
                 if joint not in seen:
                     seen[joint] = numbers.setdefault(self._split(text, self._bytes[token]), len(numbers))
                 kind_of[token] = seen[joint]
-        self._kinds[key] = list(numbers), kind_of
+        splits = any(outcome.cuts for outcomes in numbers for outcome in outcomes)
+        found = _Kinds(list(numbers), kind_of, ends if splits else ())
+        self._kinds[form, partial, found.borders] = found
         if len(self._kinds) > self._remembered:
             self._kinds.popitem(last=False)
-        return list(numbers), kind_of
+        return found
 
     def _token_shapes(self, armed: int) -> tuple[list[int], Int[np.ndarray, " v"]]:
         return self._plain_shapes if not armed else self._armed_shapes[armed - 1]
@@ -420,8 +446,3 @@ class Anything(Validity):
     def boundary(self, data: bytes) -> int:
         """There is none but the beginning."""
         return 0
-
-
-def encodes_to(vocab: ByteVocab, tokens: Sequence[int]) -> bool:
-    """Whether a token sequence is the encoding of its own text."""
-    return vocab.encode(vocab.decode(tokens)) == list(tokens)
