@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tests.text.transplant import tiny
+from tokenry.bench.transplant import changes_text
 from tokenry.cli import transplant
 from tokenry.tokens.errors import InputError, UnknownNameError
 
@@ -45,12 +47,25 @@ def test_move_measure_train_and_save(place: Path) -> None:
     assert model.config.vocab_size == len(tokenizer)
 
 
+def test_bits_of_a_tokenizer_that_changes_the_text_are_marked(place: Path) -> None:
+    assert not changes_text(tiny.sentencepiece(), [tiny.TEXT])
+    target = tiny.wordpiece()
+    target.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert changes_text(target, ["A text"])
+    assert not changes_text(target, ["a text"])
+    target.save_pretrained(place / "target")
+    (place / "text.txt").write_text(tiny.TEXT.upper()[:40])
+    done = call(place, "--method", "retok", "--text", str(place / "text.txt"))
+    assert done.exit_code == 0, done.output
+    assert "do not compare" in done.output
+
+
 def test_what_is_wrong_is_said_before_any_work(place: Path) -> None:
     (place / "empty").mkdir()
     (place / "taken").mkdir()
     (place / "taken" / "file").touch()
     for arguments, error, words in (
-        ({"model": "empty"}, InputError, "holds no tokenizer"),
+        ({"model": "empty"}, InputError, "holds no tokenizer: there is no tokenizer.json"),
         ({"model": "nowhere"}, InputError, "There is no folder"),
         ({"out": "taken"}, InputError, "exists already"),
     ):

@@ -80,3 +80,20 @@ def bits(model: Any, tokenizer: Any, texts: Sequence[str]) -> float | None:
             f"{type(model).__name__} does not predict next tokens, so it has no bits per byte: leave --text out."
         )
     return bits_per_byte(model, tokenizer, texts)
+
+
+def changes_text(tokenizer: Any, texts: Sequence[str]) -> bool:
+    """Whether a tokenizer reads something else than these texts (lower-cased, without accents, line breaks as spaces).
+
+    A model then predicts less than the text, and its bits per byte are not those of a model that predicts all of it.
+    SentencePiece's signs for spaces are no change.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: what it is measured on.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is None:
+        return False
+    read = (normalizer.normalize_str(text).replace("\u2581", " ").strip() for text in texts)
+    return any(one != text.strip() for one, text in zip(read, texts, strict=True))

@@ -55,7 +55,7 @@ def transplant_model(
     Texts are files, folders, or names of corpora (debian-docs, manpages/de ...). An interrupted --continue-on goes on
     with the same command.
     """
-    from tokenry.bench.transplant import bits, load_donor, load_language_model, texts_of
+    from tokenry.bench.transplant import bits, changes_text, load_donor, load_language_model, texts_of
     from tokenry.models.pretrained import model_folder
     from tokenry.text.transplant import Context, save_transplanted, transplant, transplant_method
     from tokenry.text.transplant.apply import check_free
@@ -78,6 +78,11 @@ def transplant_model(
     report = dict(moved.report)
     if before is not None:
         report["bits per byte"] = {"before": before, "after": bits(moved.model, moved.tokenizer, measured)}
+        if changes_text(moved.tokenizer, measured) != changes_text(tokenizer, measured):
+            report["beware"] = (
+                "one of the two tokenizers changes the text (case, accents, white space) before it cuts it, so the "
+                "two models predict different texts and their bits per byte do not compare"
+            )
     if trained_on:
         from tokenry.learn.transplant import ContinueSettings, continue_training
 
@@ -102,4 +107,6 @@ def _shown(value: Any) -> str:
         return ", ".join(f"{key} {_shown(one)}" for key, one in value.items())
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
     return f"{value:,}" if isinstance(value, int) else str(value)

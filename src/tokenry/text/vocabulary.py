@@ -297,9 +297,15 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if not (
+            Path(folder) / "tokenizer.json"
+        ).is_file():  # what transformers says then is a list of its classes
+            raise InputError(
+                f"{folder} holds no tokenizer: there is no tokenizer.json. Save the model's tokenizer there "
+                "(tokenizer.save_pretrained), or name the folder that has it."
+            ) from error
         raise InputError(
-            f"{folder} holds no tokenizer that transformers can load (tokenizer.json with tokenizer_config.json): "
-            f"{str(error).splitlines()[0]}"
+            f"{folder} holds no tokenizer that transformers can load: {str(error).splitlines()[0]}"
         ) from error
     return loaded
 
