@@ -41,6 +41,7 @@ def experiment(study: Study) -> Outcome:
             "sequence accuracy over no gate": figure(
                 lambda a, b, c: a["sequences"] / max(b["sequences"], 1e-3)
             ),
+            "sequence accuracy without gate": figure(lambda a, b, c: b["sequences"]),
             "byte accuracy over random gate, points": figure(lambda a, b, c: 100 * (a["bytes"] - c["bytes"])),
         },
         tables={
