@@ -48,6 +48,7 @@ from tokenry.learn.language import CausalLanguageModel, TokenBatches, small_llam
 from tokenry.learn.language import pack as pack_row
 from tokenry.learn.loop import Batch, LoopSettings, Objective, once, train
 from tokenry.learn.masked_lm import BertMasking, MaskedLanguageModelling
+from tokenry.learn.recipe import reason
 from tokenry.learn.resuming import claim
 from tokenry.text.cubert import CodeTokenizer
 from tokenry.text.training import save_tokenizer, train_bpe
@@ -95,7 +96,7 @@ class PretrainRecipe:
             training = LoopSettings(**{"seed": content.get("seed", 0)} | content["training"])
             recipe = cls(**content | {"training": training, "output": Path(content["output"])})
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a recipe for pre-training: {error!r}") from error
+            raise InputError(f"{path} is not a recipe for pre-training: {reason(error)}") from error
         recipe.kind()
         return recipe
 
@@ -222,7 +223,16 @@ def _row_batches(recipe: PretrainRecipe, rows: Rows, prepare: Prepare) -> RowBat
 
 
 def _bert_config(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> BertConfig:
-    """BERT-Base unless the recipe says otherwise."""
+    """BERT-Base unless the recipe says otherwise.
+
+    Raises:
+        InputError: a setting that the configuration does not have, which transformers would keep without a word.
+    """
+    if unknown := sorted(recipe.model.keys() - BertConfig().to_dict().keys()):
+        raise InputError(
+            f"model has no setting {', '.join(unknown)}; it takes those of BertConfig, such as hidden_size, "
+            "num_hidden_layers, num_attention_heads and intermediate_size"
+        )
     return BertConfig(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
