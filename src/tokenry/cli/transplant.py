@@ -92,7 +92,11 @@ def transplant_model(
         try:
             continue_training(moved.model, moved.tokenizer, trained_on, schedule, checkpoints, origin=origin)
         except KeyboardInterrupt:
-            typer.echo(f"\nInterrupted. The same command goes on from {checkpoints}.", err=True)
+            every = f"there is one every {schedule.checkpoint_every} steps"
+            typer.echo(
+                f"\nInterrupted. The same command goes on from the last checkpoint in {checkpoints}; {every}.",
+                err=True,
+            )
             raise typer.Exit(options.INTERRUPTED) from None
         if before is not None:
             report["bits per byte"]["after training"] = bits(moved.model, moved.tokenizer, measured)
