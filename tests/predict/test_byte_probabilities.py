@@ -497,6 +497,8 @@ def test_bad_input_is_refused_by_name(tokenizer: PreTrainedTokenizerFast, model:
     lm = model.lm
     with pytest.raises(InputError, match="no prompt"):
         model.states([])
+    with pytest.raises(InputError, match="surrogate"):
+        model.state("a\ud800")
     with pytest.raises(InputError, match="is no byte"):
         model.state("a").step(256)
     with pytest.raises(InputError, match="context"):

@@ -323,7 +323,13 @@ class ByteModel(Draw):
 
 
 def _bytes(text: bytes | str) -> bytes:
-    return text if isinstance(text, bytes) else text.encode()
+    try:
+        return text if isinstance(text, bytes) else text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"Character {error.start} of {error.object[:40]!r} is half of a surrogate pair, which has no bytes; hand "
+            "in bytes, or clean the text."
+        ) from error
 
 
 def _stops(lm: PreTrainedModel, vocab: ByteVocab) -> list[int]:
