@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -99,19 +100,21 @@ def unescape(text: str, strings: dict[str, str] | None = None) -> str:
         text: One line, without its end.
         strings: Strings that the page has defined, beside those that every page has.
     """
+    if "\\" not in text:
+        return text
     known = _STRINGS if strings is None else {**_STRINGS, **strings}
+    return _ESCAPE.sub(partial(_printed, known), text)
 
-    def printed(match: re.Match[str]) -> str:
-        groups = match.groupdict()
-        if (name := groups["two"] or groups["many"] or groups["named"]) is not None:
-            return _character(name)
-        if (name := groups["string2"] or groups["string"] or groups["string1"]) is not None:
-            return known.get(name, "")
-        if groups["over"] is not None:
-            return groups["over"]
-        return _SIMPLE.get(groups["one"] or "", "")
 
-    return _ESCAPE.sub(printed, text)
+def _printed(known: Mapping[str, str], match: re.Match[str]) -> str:
+    groups = match.groupdict()
+    if (name := groups["two"] or groups["many"] or groups["named"]) is not None:
+        return _character(name)
+    if (name := groups["string2"] or groups["string"] or groups["string1"]) is not None:
+        return known.get(name, "")
+    if groups["over"] is not None:
+        return str(groups["over"])
+    return _SIMPLE.get(groups["one"] or "", "")
 
 
 def _character(name: str) -> str:

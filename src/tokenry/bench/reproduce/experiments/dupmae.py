@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.manpages import load_manpages, manpages_provenance
+from tokenry.data.manpages import each_manpage, manpages_provenance
 from tokenry.embed.dupmae import DupmaeEncoder, Representation
 from tokenry.learn.dupmae import ContrastiveRetrieval, DupmaeMasking, DupmaeObjective, DupmaeSettings
 from tokenry.learn.encoder_data import RowBatches, Rows, SpecialIds, encode, pack, rows_of, train_wordpiece
@@ -38,7 +39,8 @@ class Data:
 
 def load(settings: Mapping[str, Any]) -> Data:
     """Encode the manual pages; no NAME section is pre-trained on."""
-    pages = [p for p in load_manpages("en") if p.description and p.summary][: settings["pages"]]
+    described = (p for p in each_manpage("en") if p.description and p.summary)
+    pages = list(islice(described, settings["pages"]))
     texts = [page.text.split("\n\n", 2)[-1] for page in pages]  # without the heading NAME and its line
     tokenizer = train_wordpiece(texts, settings["vocabulary"])
     ids, length = SpecialIds.of(tokenizer), settings["length"]

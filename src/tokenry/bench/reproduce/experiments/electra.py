@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.manpages import ManPage, load_manpages, manpages_provenance
+from tokenry.data.manpages import ManPage, each_manpage, manpages_provenance
 from tokenry.learn.classification import TextClassification, linear_probe
 from tokenry.learn.electra import ElectraMasking, ElectraObjective, ElectraSettings, Task, electra_config
 from tokenry.learn.encoder_data import RowBatches, Rows, SpecialIds, encode, pack, rows_of, train_wordpiece
@@ -36,7 +37,8 @@ class Data:
 
 def load(settings: Mapping[str, Any]) -> Data:
     """Encode the manual pages; a page's section is told from the beginning of its DESCRIPTION alone."""
-    pages = [page for page in load_manpages("en") if page.description][: settings["pages"]]
+    with_text = (page for page in each_manpage("en") if page.description)
+    pages = list(islice(with_text, settings["pages"]))
     texts = [page.text for page in pages]
     tokenizer = train_wordpiece(texts, settings["vocabulary"])
     ids, length = SpecialIds.of(tokenizer), settings["length"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.manpages import ManPage, load_manpages, manpages_provenance
+from tokenry.data.manpages import ManPage, each_manpage, manpages_provenance
 from tokenry.learn.ftp import FutureTokenPrediction, adjacent_cosine, with_positions
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack
 from tokenry.learn.loop import LoopSettings
@@ -22,9 +23,8 @@ from tokenry.text.training import train_bpe
 def experiment(study: Study) -> Outcome:
     """FTP against a GPT of as many parameters on manual pages: next token, adjacent cosine, section of the page."""
     s = study.settings
-    pages = [page for page in load_manpages("en") if len(page.description) >= s["least_characters"]][
-        : s["pages"]
-    ]
+    long = (page for page in each_manpage("en") if len(page.description) >= s["least_characters"])
+    pages = list(islice(long, s["pages"]))
     held_out = pages[:: s["every"]]
     train_on = [page for i, page in enumerate(pages) if i % s["every"]]
     texts = [page.text for page in train_on]

@@ -115,7 +115,7 @@ def _trained(
 
 @torch.no_grad()
 def _losses(
-    objective: LexinvariantLanguageModel, windows: Int[Tensor, "b n"], draws: int
+    objective: LexinvariantLanguageModel, windows: Int[Tensor, "b t"], draws: int
 ) -> Float[Tensor, " n"]:
     """Nats at each position, the mean over texts and draws."""
     found = [
@@ -142,7 +142,7 @@ def _deciphering(
     objective: LexinvariantLanguageModel,
     ids: Int[Tensor, " n"],
     cipher: Int[Tensor, " v"],
-    windows: Int[Tensor, "b n"],
+    windows: Int[Tensor, "b t"],
     seed: int,
 ) -> dict[str, float]:
     """Train a probe on plain text; read ciphered text with it, by single votes and by majority."""
