@@ -15,6 +15,7 @@ _BLOCK = re.compile(
 )  # blocks marked `py` need the reader's own files
 
 
+@pytest.mark.packages  # the README fetches SmolLM2
 @pytest.mark.parametrize("page", ["README.md", "docs/adding-a-method.md"])
 def test_python_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
