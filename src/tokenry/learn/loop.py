@@ -12,6 +12,7 @@ step that one process would have made; a loss whose denominator is counted (mask
 processes' own counts, and in-batch negatives are those of the process.
 """
 
+import atexit
 import json
 import math
 import os
@@ -218,7 +219,17 @@ def _accelerator(precision: str) -> Accelerator:
     launched_on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     # Objectives may leave parameters unused (a pooler, a head of a later stage): DDP has to be told.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision=precision, cpu=launched_on_cpu, kwargs_handlers=[unused])
+    accelerator = Accelerator(mixed_precision=precision, cpu=launched_on_cpu, kwargs_handlers=[unused])
+    if accelerator.num_processes > 1:
+        atexit.unregister(_leave)  # once, however many trainings there are
+        atexit.register(_leave)
+    return accelerator
+
+
+def _leave() -> None:
+    """Part from the other processes in order: gloo's threads, if still running at the end, abort the interpreter."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def share(batch: Batch, process: int, processes: int) -> Batch:
