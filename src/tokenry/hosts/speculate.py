@@ -1,6 +1,6 @@
 """Decoding with draft trees: one forward pass judges many guesses, and what is accepted stays in the cache.
 
-The engine behind `tokenry.generate`. A pass gets the root and the guesses of every row as one block, with a mask that
+Used as ``model.generate(..., custom_generate=Speculation(...))``. A pass gets the root and the guesses of every row as one block, with a mask that
 lets each node see the cached text and its own ancestors, and position ids by depth. The accepted path's keys and
 values are then moved to where the text ends; the others are cut off.
 """

@@ -51,8 +51,8 @@ class Adaptive:
     long, so that text that cannot be guessed costs little.
 
     Attributes:
-        latency: nodes in a pass, the root included -> time, in units of a pass over the root alone (see
-            `tokenry.hosts.calibrate`).
+        latency: nodes in a pass, the root included -> time, in units of a pass over the root alone, as
+            measured on this machine.
         memory: share of a running mean that the newest pass makes up.
         patience: passes before a larger tree is first tried without a sign that it would help.
         longest_wait: most passes between two such trials.
