@@ -1,8 +1,8 @@
 """Decoding with draft trees: one forward pass judges many guesses, and what is accepted stays in the cache.
 
-Used as ``model.generate(..., custom_generate=Speculation(...))``. A pass gets the root and the guesses of every row as one block, with a mask that
-lets each node see the cached text and its own ancestors, and position ids by depth. The accepted path's keys and
-values are then moved to where the text ends; the others are cut off.
+Used as ``model.generate(..., custom_generate=Speculation(...))``. A pass gets the root and the guesses of every row as
+one block, with a mask that lets each node see the cached text and its own ancestors, and position ids by depth. The
+accepted path's keys and values are then moved to where the text ends; the others are cut off.
 """
 
 from __future__ import annotations
