@@ -148,7 +148,8 @@ class Mixtures(NamedTuple):
 class Transplant(ABC):
     """A method: its fields are its hyperparameters, with the paper's defaults. It holds no state and is safe to share.
 
-    Rows of shared and special tokens are copied, bit for bit; a method makes the others.
+    Rows of special tokens are copied, bit for bit, and so are those of shared tokens unless the method says otherwise
+    (ZeTT predicts them); a method makes the others.
     """
 
     slug: ClassVar[str]
