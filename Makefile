@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@# torch first, pinned: the dependency resolver would otherwise pick the newest build with its CUDA packages.
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[demo,dev,docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[adapt,demo,dev,docs,retrieval]'
 	@touch $@
 
 test: check ## make check, then the whole test suite
