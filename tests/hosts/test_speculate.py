@@ -35,7 +35,9 @@ class Noise:
     def __init__(self, seed: int) -> None:
         self.generator = np.random.default_rng(seed)
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
+    hidden = False
+
+    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[torch.Tensor] | None) -> None:
         pass
 
     def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
@@ -55,7 +57,9 @@ class Oracle:
     def __init__(self, texts: list[list[int]]) -> None:
         self.texts = texts
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
+    hidden = False
+
+    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[torch.Tensor] | None) -> None:
         pass
 
     def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:

@@ -132,7 +132,7 @@ def test_rejection_changes_nothing_when_siblings_are_drawn_without_replacement(k
     def draft_of(root: int, rule: Rule) -> tuple[Draft, Rule]:
         siblings = torch.multinomial(q, k, replacement=False, generator=generator).tolist()
         tree = DraftTree.from_paths([[i] for i in range(k)])
-        return Draft(tree, np.array([root, *siblings])), Rejection(lambda node: q, generator)
+        return Draft(tree, np.array([root, *siblings]), proposal=q.repeat(k + 1, 1)), Rejection(generator)
 
     found = texts(Greedy(), draft_of, 2, 6000)
     assert surprise(found, 2, 6000) < 2
@@ -144,8 +144,9 @@ def acceptance(k: int, n: int = 8000) -> float:
     accepted = 0
     for _ in range(n):
         siblings = torch.multinomial(q, k, replacement=False, generator=generator).tolist()
-        draft = Draft(DraftTree.from_paths([[i] for i in range(k)]), np.array([0, *siblings]))
-        done = Rejection(lambda node: q, generator).walk(draft, lambda path: p.log())
+        tree = DraftTree.from_paths([[i] for i in range(k)])
+        draft = Draft(tree, np.array([0, *siblings]), proposal=q.repeat(k + 1, 1))
+        done = Rejection(generator).walk(draft, lambda path: p.log())
         accepted += len(done.path) - 1
     return accepted / n
 
@@ -157,7 +158,7 @@ def test_how_often_rejection_accepts() -> None:
 
 def test_typical_acceptance_says_that_it_changes_the_text() -> None:
     assert not Typical().lossless
-    assert all(rule.lossless for rule in (Greedy(), SampleAndMatch(), Rejection(lambda node: P[0])))
+    assert all(rule.lossless for rule in (Greedy(), SampleAndMatch(), Rejection()))
     draft = Draft.of(3, [[0, 0], [1]])
     rule = Typical(epsilon=0.3, delta=10.0, generator=torch.Generator().manual_seed(0))
     assert rule.walk(draft, following(draft)).path == (0,)  # 0.25 is not above 0.3

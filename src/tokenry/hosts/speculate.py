@@ -7,19 +7,20 @@ accepted path's keys and values are then moved to where the text ends; the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from tokenry.hosts._compat import is_flash, plain_layers
-from tokenry.predict.lm.acceptance import Greedy, Rule, SampleAndMatch
+from tokenry.predict.lm.acceptance import Greedy, Rejection, Rule, SampleAndMatch
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Sizing
 from tokenry.predict.lm.tree import Draft
@@ -33,7 +34,7 @@ class DecodingStats:
     Attributes:
         tokens: written, over all rows.
         forwards: passes after the one over the prompt.
-        nodes: judged, over all passes and rows, roots included.
+        nodes: judged, over all passes and rows: roots, guesses and probes.
         steps: rows over all passes: what a row wrote in one pass counts once.
         interrupted: whether it was stopped with Ctrl-C.
     """
@@ -59,7 +60,8 @@ class Speculation:
     Attributes:
         proposer: makes the guesses.
         sizing: how many of them a pass judges.
-        rule: which of them are kept; None for greedy or sampled decoding without loss, as `do_sample` says.
+        rule: which of them are kept; None for greedy or sampled decoding without loss, as `do_sample` says and as
+            the guesses were made.
         stats: of the last call.
     """
 
@@ -103,10 +105,10 @@ class _Run:
     ) -> None:
         self.how, self.model, self.processors, self.stopping = how, model, processors, stopping
         self.config, self.streamer = config, streamer
-        self.rule = how.rule or (SampleAndMatch() if config.do_sample else Greedy())
         self._refuse(input_ids)
         self.prompt = input_ids
         self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.hidden: Tensor | None = None  # of the last pass, if the proposer wants to see it
         self.written: list[list[int]] = [[] for _ in input_ids]
         self.done = [False for _ in input_ids]
 
@@ -138,16 +140,40 @@ class _Run:
     @torch.no_grad()
     def decode(self, kwargs: dict[str, Any]) -> Tensor | GenerateDecoderOnlyOutput:
         try:
-            if self.streamer is not None:
-                self.streamer.put(self.prompt.cpu())
-            self._begin(kwargs)
-            while not all(self.done):
-                self._step()
+            with self._listening():
+                if self.streamer is not None:
+                    self.streamer.put(self.prompt.cpu())
+                self._begin(kwargs)
+                while not all(self.done):
+                    self._step()
         except KeyboardInterrupt:
             self.how.stats.interrupted = True
         if self.streamer is not None:
             self.streamer.end()
         return self._output()
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Note what enters the output layer, for a proposer that wants it."""
+        if not self.how.proposer.hidden:
+            yield
+            return
+
+        def heard(module: nn.Module, args: Any, output: Any) -> None:
+            self.hidden = output[0]
+
+        handle = cast(nn.Module, self.model.get_decoder()).register_forward_hook(heard)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _rule(self, draft: Draft) -> Rule:
+        if self.how.rule is not None:
+            return self.how.rule
+        if not self.config.do_sample:
+            return Greedy()
+        return SampleAndMatch() if draft.proposal is None else Rejection()
 
     def _begin(self, kwargs: dict[str, Any]) -> None:
         """The pass over the prompt, as the model itself prepares it, and the first token."""
@@ -155,8 +181,12 @@ class _Run:
         mask = kwargs.get("attention_mask")
         self.alive = (torch.ones_like(self.prompt) if mask is None else mask).bool()
         rows = [row[keep].tolist() for row, keep in zip(self.prompt, self.alive, strict=True)]
-        self.how.proposer.begin(rows)
         output = model._prefill(self.prompt, self.config, kwargs)
+        read = None
+        if self.hidden is not None:
+            width = self.hidden.shape[1]
+            read = [h[keep] for h, keep in zip(self.hidden, self.alive[:, -width:], strict=True)]
+        self.how.proposer.begin(rows, read)
         self.cache = output.past_key_values
         plain_layers(self.cache)  # before anything is written to it: refuses what cannot be cut
         self.alive = self.alive[:, -self.cache.get_seq_length() :]
@@ -168,19 +198,16 @@ class _Run:
         self.positions = self.alive.sum(1)[:, None] if positions is None else positions[..., -1:]
         self._check(output.logits)
         for row in range(len(rows)):
-            scores = self._scores(row, output.logits[row, -1:], Draft.of(rows[row][-1], []), rooted=False)
-            first = self.rule.walk(Draft.of(rows[row][-1], []), scores)
+            nothing = Draft.of(rows[row][-1], [])
+            scores = self._scores(row, output.logits[row, -1:], nothing, rooted=False)
+            first = self._rule(nothing).walk(nothing, scores)
             self._write(row, [first.token])
         self.how.stats._first = len(rows)
         self.texts = [prompt + new for prompt, new in zip(rows, self.written, strict=True)]
 
     def _step(self) -> None:
         how = self.how
-        limit = how.sizing.nodes()
-        drafts = [
-            Draft.of(text[-1], []) if done else self._checked(how.proposer.propose(row, text, limit))
-            for row, (text, done) in enumerate(zip(self.texts, self.done, strict=True))
-        ]
+        drafts = [self._draft(row, how.sizing.nodes()) for row in range(len(self.texts))]
         logits = self._forward(drafts)
         self._check(logits)
         how.stats.forwards += 1
@@ -189,17 +216,37 @@ class _Run:
             if self.done[row]:
                 paths.append(())
                 continue
-            own = logits[row, : draft.tree.n]
-            accepted = self.rule.walk(draft, self._scores(row, own, draft))
+            n = draft.tree.n
+            accepted = self._rule(draft).walk(draft, self._scores(row, logits[row, :n], draft))
             new = [int(draft.tokens[node]) for node in accepted.path[1:]] + [accepted.token]
-            how.proposer.learn(row, Verified(draft, own, accepted))
-            how.sizing.learn(draft.tree.n - 1, accepted.path)
-            how.stats.nodes += draft.tree.n
+            how.proposer.learn(
+                row,
+                Verified(
+                    draft,
+                    logits[row, :n],
+                    accepted,
+                    logits[row, n : draft.rows] if draft.probes is not None else None,
+                    self.hidden[row, :n] if self.hidden is not None else None,
+                ),
+            )
+            how.sizing.learn(n - 1, accepted.path)
+            how.stats.nodes += draft.rows
             how.stats.steps += 1
             written = self._write(row, new)
             self.texts[row].extend(new[:written])
             paths.append(accepted.path)
-        self._compact(paths, max(draft.tree.n for draft in drafts))
+        self._compact(paths, logits.shape[1])
+
+    def _draft(self, row: int, limit: int) -> Draft:
+        """The guesses for a row."""
+        text = self.texts[row]
+        if self.done[row]:
+            return Draft.of(text[-1], [])
+        return self._checked(self.how.proposer.propose(row, text, limit if self._left(row) > 1 else 0))
+
+    def _left(self, row: int) -> int:
+        """How many tokens a row may still write."""
+        return int(self.config.max_length) - self.prompt.shape[1] - len(self.written[row])
 
     def _write(self, row: int, tokens: Sequence[int]) -> int:
         """Take over tokens one by one until a stopping criterion holds; how many were."""
@@ -239,19 +286,26 @@ class _Run:
     # ------------------------------------------------------------------------------------------------ one forward
 
     def _forward(self, drafts: Sequence[Draft]) -> Float[Tensor, "b n v"]:
+        """Logits at the nodes and probes of every row's draft; rows with fewer of them are padded."""
         device, dtype = self.prompt.device, self.model.dtype
-        n = max(draft.tree.n for draft in drafts)
+        n = max(draft.rows for draft in drafts)
         tokens = np.zeros((len(drafts), n), np.int64)
         depth = np.zeros((len(drafts), n), np.int64)
         sees = np.zeros((len(drafts), n, n), bool)
         sees[:, range(n), range(n)] = True  # padding sees itself, or its softmax would have nothing to sum
         for row, draft in enumerate(drafts):
-            m = draft.tree.n
+            m, all_ = draft.tree.n, draft.rows
             tokens[row, :m], depth[row, :m], sees[row, :m, :m] = (
                 draft.tokens,
                 draft.tree.depth,
                 draft.tree.ancestors,
             )
+            if (probes := draft.probes) is not None:
+                depth[row, m:all_] = draft.tree.depth[probes.after] + probes.depth
+                sees[row, m:all_, :m] = draft.tree.ancestors[probes.after]
+                sees[row, m:all_, m:all_] = probes.sees
+            # What stands behind the longest text cannot be accepted; a table of positions may end there.
+            np.minimum(depth[row], max(self._left(row) - 1, 0), out=depth[row])
         visible = torch.cat(
             [self.alive[:, None].expand(-1, n, -1), torch.from_numpy(sees).to(device)], dim=-1
         )
@@ -260,7 +314,7 @@ class _Run:
             ~visible, torch.finfo(dtype).min
         )
         output = self.model(
-            input_ids=torch.from_numpy(tokens).to(device),
+            **self._inputs(drafts, torch.from_numpy(tokens).to(device)),
             attention_mask=mask[:, None],
             position_ids=self.positions + torch.from_numpy(depth).to(device),
             past_key_values=self.cache,
@@ -268,6 +322,16 @@ class _Run:
             return_dict=True,
         )
         return output.logits
+
+    def _inputs(self, drafts: Sequence[Draft], tokens: Int[Tensor, "b n"]) -> dict[str, Tensor]:
+        """The rows of a pass as ids, or as embeddings where some are no tokens."""
+        if all(draft.probes is None for draft in drafts):
+            return {"input_ids": tokens}
+        embeddings = cast(nn.Module, self.model.get_input_embeddings())(tokens)
+        for row, draft in enumerate(drafts):
+            if draft.probes is not None:
+                embeddings[row, draft.tree.n : draft.rows] = draft.probes.embeddings.to(embeddings)
+        return {"inputs_embeds": embeddings}
 
     def _compact(self, paths: Sequence[tuple[int, ...]], n: int) -> None:
         """Keep the accepted nodes' keys and values, right behind the text, and cut off the others."""

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.predict.lm.tree import Draft
+from tokenry.tokens.errors import InputError
 
 Scores = Callable[[list[int]], Float[Tensor, " v"]]
 """The processed logits at the last of some nodes, which are a path from the root."""
@@ -39,8 +40,10 @@ class Accepted:
 class Rule(Protocol):
     """A way of accepting guesses."""
 
-    lossless: bool
-    """Whether the text is distributed as without drafts."""
+    @property
+    def lossless(self) -> bool:
+        """Whether the text is distributed as without drafts."""
+        ...
 
     def walk(self, draft: Draft, scores: Scores) -> Accepted:
         """Accept guesses of a draft.
@@ -111,22 +114,29 @@ class Rejection:
     ordinary speculative sampling.
 
     Attributes:
-        proposal: node -> the distribution q that its children were drawn from.
         generator: of the draws.
     """
 
-    proposal: Callable[[int], Float[Tensor, " v"]]
     generator: torch.Generator | None = None
     lossless: bool = True
 
     def walk(self, draft: Draft, scores: Scores) -> Accepted:
-        """See `Rule.walk`."""
+        """See `Rule.walk`.
+
+        Raises:
+            InputError: the draft does not say what its nodes were drawn from.
+        """
+        if draft.proposal is None:
+            raise InputError(
+                "Rejection needs to know which distribution the guesses were drawn from (`Draft.proposal`); these were "
+                "not drawn. SampleAndMatch is lossless for any guesses."
+            )
         path = [0]
         while True:
             p = scores(path).softmax(-1)
             accepted = None
             children = draft.tree.children[path[-1]]
-            q = self.proposal(path[-1]).to(p) if children else p
+            q = draft.proposal[path[-1]].to(p) if children else p
             for child in children:
                 x = int(draft.tokens[child])
                 u = torch.rand((), generator=self.generator, device=p.device)

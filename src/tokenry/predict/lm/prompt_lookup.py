@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
 
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft
@@ -29,6 +32,7 @@ class PromptLookup:
     shortest: int = 1
     occurrences: int = 2
     length: int = 10
+    hidden: ClassVar[bool] = False
     _seen: list[dict[tuple[int, ...], list[int]]] = field(default_factory=list, repr=False)
     _read: list[int] = field(default_factory=list, repr=False)
 
@@ -38,7 +42,7 @@ class PromptLookup:
                 f"Prompt lookup needs 1 <= shortest <= longest and at least one guess, got {self}."
             )
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
+    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None) -> None:
         """See `Proposer.begin`."""
         self._seen = [{} for _ in prompts]
         self._read = [0 for _ in prompts]

@@ -21,11 +21,15 @@ class Verified:
         draft: what was judged.
         logits: at every node, as the model gave them.
         accepted: the path that was kept, and the token behind it.
+        probes: logits at every probe of the draft.
+        hidden: what entered the model's output layer at every node, if the proposer wants it.
     """
 
     draft: Draft
     logits: Float[Tensor, "n v"]
     accepted: Accepted
+    probes: Float[Tensor, "p v"] | None = None
+    hidden: Float[Tensor, "n d"] | None = None
 
 
 @runtime_checkable
@@ -35,8 +39,16 @@ class Proposer(Protocol):
     A proposer may keep what it has learned from one text to the next; `begin` says that new texts start.
     """
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
-        """New texts: the prompts, one a row, without padding."""
+    hidden: bool
+    """Whether it wants to see the model's last hidden states."""
+
+    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Float[Tensor, "s d"]] | None) -> None:
+        """New texts, whose prompts the model has read.
+
+        Args:
+            prompts: one a row, without padding.
+            hidden: for a proposer that wants them, what entered the output layer at every token of each prompt.
+        """
         ...
 
     def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
@@ -45,7 +57,8 @@ class Proposer(Protocol):
         Args:
             row: which text.
             text: prompt and everything written so far; its last token is the draft's root.
-            limit: most nodes beside the root; nodes that promise more come first, and parents before their children.
+            limit: most rows beside the root, probes included; nodes that promise more come first, and parents before
+                their children.
         """
         ...
 

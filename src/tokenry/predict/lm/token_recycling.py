@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch import Tensor
 
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft, DraftTree
@@ -60,6 +61,7 @@ class TokenRecycling:
     vocabulary: int
     k: int = 8
     tree: DraftTree = field(default_factory=template)
+    hidden: ClassVar[bool] = False
     successors: Int[np.ndarray, "vocabulary k"] = field(init=False, repr=False)
     _hits: np.ndarray = field(init=False, repr=False)
     _parts: dict[int, tuple[DraftTree, np.ndarray]] = field(init=False, repr=False, default_factory=dict)
@@ -75,7 +77,7 @@ class TokenRecycling:
         self._hits = 4 * 0.5 ** np.array([sum(int(self.tree.rank[i]) + 1 for i in self.tree.path(node)[1:])
                                           for node in range(self.tree.n)])  # fmt: skip
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
+    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None) -> None:
         """See `Proposer.begin`. The matrix stays; what successions the prompts hold is put in."""
         for prompt in prompts:
             for token, successor in pairwise(prompt):

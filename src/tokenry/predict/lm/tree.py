@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from tokenry.tokens.errors import InputError
 
@@ -137,20 +138,63 @@ class DraftTree:
 
 
 @dataclass(frozen=True, eq=False)
+class Probes:
+    """Rows of a pass that are no guesses: learned embeddings behind a node, whose logits tell what might come later.
+
+    A probe sees the cached text, the node it follows, that node's ancestors and the other probes it names; no node
+    sees a probe. Its keys and values are never kept.
+
+    Attributes:
+        after: the node that each probe follows.
+        depth: how many steps behind that node it stands, from 1.
+        sees: which probes each one attends to, itself among them.
+        embeddings: what stands in place of a token's embedding.
+    """
+
+    after: Int[np.ndarray, " p"]
+    depth: Int[np.ndarray, " p"]
+    sees: Bool[np.ndarray, "p p"]
+    embeddings: Float[Tensor, "p d"]
+
+    def __post_init__(self) -> None:
+        if not self.sees.diagonal().all() or (self.depth < 1).any():
+            raise InputError("A probe sees itself and stands at least one step behind its node.")
+
+    @property
+    def n(self) -> int:
+        """Number of probes."""
+        return len(self.after)
+
+
+@dataclass(frozen=True, eq=False)
 class Draft:
     """A tree with a token at every node.
 
     Attributes:
         tree: its shape.
         tokens: of each node, the root first.
+        probes: further rows of the pass, if the proposer wants any.
+        proposal: the distribution that each node's children were drawn from, one after the other without replacement;
+            None if they were not drawn. Rows of leaves are not looked at.
     """
 
     tree: DraftTree
     tokens: Int[np.ndarray, " n"]
+    probes: Probes | None = None
+    proposal: Float[Tensor, "n v"] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the pass that judges the draft: nodes and probes."""
+        return self.tree.n + (self.probes.n if self.probes is not None else 0)
 
     def __post_init__(self) -> None:
         if self.tokens.shape != (self.tree.n,):
             raise InputError(f"A draft of {self.tree.n} nodes needs as many tokens, got {self.tokens.shape}.")
+        if self.probes is not None and self.probes.n and int(self.probes.after.max()) >= self.tree.n:
+            raise InputError(
+                f"A probe follows node {int(self.probes.after.max())} of a draft of {self.tree.n} nodes."
+            )
 
     @classmethod
     def of(cls, root: int, continuations: Iterable[Sequence[int]], limit: int | None = None) -> Self:
