@@ -19,6 +19,7 @@ from tokenry.cli import (
     catalog,
     check,
     compare,
+    decode_bench,
     demo,
     hypernet,
     report,
@@ -41,6 +42,7 @@ _COMMANDS = (
     vocab,
     transplant,
     hypernet,
+    decode_bench,
     reproduce,
 )  # a new command module is one entry here
 

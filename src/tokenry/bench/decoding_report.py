@@ -1,0 +1,243 @@
+"""What a comparison of decoders found: every run, a summary of each decoder, and a table."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tokenry.tokens.errors import InputError
+
+GREEDY: Final = "greedy"
+"""The way that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One prompt, decoded in one way.
+
+    Attributes:
+        kind, prompt: the prompt's class and name.
+        decoder: the way.
+        tokens: written.
+        seconds: of the whole call, one a round.
+        passes: forward passes of the model, the one over the prompt included.
+        rows: tokens that went through the model in all passes but the first.
+        promised: how many times faster than one row a pass these passes are by the calibrated forward times, if
+            drafting costs nothing; None without calibration.
+        differs_at: the first token that greedy decoding writes otherwise; None if there is none.
+        held_bytes: what the way keeps in memory beside the model, after this prompt.
+        peak_bytes: peak memory of the process or the device; None where the platform does not tell.
+    """
+
+    kind: str
+    prompt: str
+    decoder: str
+    tokens: int
+    seconds: tuple[float, ...]
+    passes: int
+    rows: int
+    promised: float | None
+    differs_at: int | None
+    held_bytes: int
+    peak_bytes: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A way of decoding over all prompts.
+
+    Attributes:
+        decoder: the way.
+        speedup: over greedy decoding, by class of prompts: the median over the prompts of each one's median.
+        mean_speedup: geometric mean over the classes.
+        tokens_per_second: over everything.
+        acceptance_length: tokens per forward pass, the pass over the prompt and its token left out (transformers' own
+            assisted generation already judges guesses in that pass, which counts in its favour).
+        acceptance: the same by class.
+        forwards_per_token: all passes over all tokens.
+        rows_per_pass: tokens in a pass after the prompt's.
+        promised: median of what calibration promises.
+        same: share of the prompts whose text is that of greedy decoding.
+        differs_at: median of the first differing token where it is not.
+        held_bytes, peak_bytes: the most at any prompt.
+    """
+
+    decoder: str
+    speedup: dict[str, float]
+    mean_speedup: float
+    tokens_per_second: float
+    acceptance_length: float
+    acceptance: dict[str, float]
+    forwards_per_token: float
+    rows_per_pass: float
+    promised: float | None
+    same: float
+    differs_at: float | None
+    held_bytes: int
+    peak_bytes: float | None
+
+
+@dataclass(frozen=True)
+class DecodingReport:
+    """What a comparison of decoders found.
+
+    Attributes:
+        facts: model, machine, versions.
+        new_tokens: most tokens that were written for a prompt.
+        clock: "process" or "wall".
+        latency: rows of a forward pass -> its time, in units of a pass over one row, if it was calibrated.
+        runs: every prompt in every way.
+        left_out: decoders that do not run on this model, and why.
+    """
+
+    facts: dict[str, Any]
+    new_tokens: int
+    clock: str
+    latency: dict[int, float] | None
+    runs: tuple[Decoded, ...]
+    left_out: dict[str, str]
+
+    @cached_property
+    def decoders(self) -> tuple[str, ...]:
+        """The ways that were measured, greedy decoding first."""
+        return tuple(dict.fromkeys(run.decoder for run in self.runs))
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The classes of prompts."""
+        return tuple(dict.fromkeys(run.kind for run in self.runs))
+
+    @cached_property
+    def summaries(self) -> tuple[Summary, ...]:
+        """One of every decoder."""
+        return tuple(map(self.summary, self.decoders))
+
+    def of(self, decoder: str, kind: str | None = None) -> list[Decoded]:
+        """The runs of one decoder, of one class of prompts or of all."""
+        return [run for run in self.runs if run.decoder == decoder and kind in (None, run.kind)]
+
+    def speedup(self, decoder: str, kind: str, over: str = GREEDY) -> float:
+        """How many times faster one decoder is than another on a class of prompts, per token."""
+        return statistics.median(map(_ratio, self.of(over, kind), self.of(decoder, kind)))
+
+    def mean_speedup(self, decoder: str, over: str = GREEDY) -> float:
+        """Geometric mean of the speed-ups over the classes."""
+        return statistics.geometric_mean(self.speedup(decoder, kind, over) for kind in self.kinds)
+
+    def summary(self, decoder: str) -> Summary:
+        """One decoder over all prompts."""
+        runs = self.of(decoder)
+        promised = [run.promised for run in runs if run.promised is not None]
+        differing = [run.differs_at for run in runs if run.differs_at is not None]
+        peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
+        tokens, passes = sum(run.tokens for run in runs), sum(run.passes for run in runs)
+        return Summary(
+            decoder=decoder,
+            speedup={kind: self.speedup(decoder, kind) for kind in self.kinds},
+            mean_speedup=self.mean_speedup(decoder),
+            tokens_per_second=tokens / sum(statistics.median(run.seconds) for run in runs),
+            acceptance_length=_acceptance(runs),
+            acceptance={kind: _acceptance(self.of(decoder, kind)) for kind in self.kinds},
+            forwards_per_token=passes / tokens,
+            rows_per_pass=sum(run.rows for run in runs) / max(1, passes - len(runs)),
+            promised=statistics.median(promised) if promised else None,
+            same=1 - len(differing) / len(runs),
+            differs_at=statistics.median(differing) if differing else None,
+            held_bytes=max(run.held_bytes for run in runs),
+            peak_bytes=max(peaks) if peaks else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Summaries and single runs as JSON values."""
+        return {
+            "facts": self.facts,
+            "new_tokens": self.new_tokens,
+            "clock": self.clock,
+            "latency": None if self.latency is None else {str(n): t for n, t in self.latency.items()},
+            "left_out": self.left_out,
+            "decoders": [asdict(summary) for summary in self.summaries],
+            "runs": [asdict(run) for run in self.runs],
+        }
+
+
+def decoding_table(report: DecodingReport) -> Group:
+    """Speed-up over greedy decoding by class of prompts, and what else it took, one decoder a line."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("decoder", no_wrap=True)
+    heads = (*report.kinds, "mean", "tokens/s", "tokens/pass", "passes/token", "rows/pass", "promised", "MB held",
+             "MB peak", "as greedy")  # fmt: skip
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in report.summaries:
+        same = f"{one.same:.0%}" + ("" if one.differs_at is None else f", else from {one.differs_at:.0f}")
+        table.add_row(
+            one.decoder,
+            *(f"{ratio:.2f}" for ratio in one.speedup.values()),
+            f"{one.mean_speedup:.2f}",
+            f"{one.tokens_per_second:.1f}",
+            f"{one.acceptance_length:.2f}",
+            f"{one.forwards_per_token:.2f}",
+            f"{one.rows_per_pass:.1f}",
+            "" if one.promised is None else f"{one.promised:.2f}",
+            f"{one.held_bytes / 1e6:.2f}",
+            "" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}",
+            "" if one.decoder == GREEDY else same,
+            style="bold" if one.decoder == GREEDY else "",
+        )
+    notes = [Text(f"{name}: left out: {why}", style="yellow") for name, why in report.left_out.items()]
+    return Group(table, *notes, Text(), Text(_footer(report), style="dim"))
+
+
+def calibration_table(latency: Mapping[int, float]) -> Table:
+    """Forward times by number of rows, in units of a pass over one row."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("rows in a pass", no_wrap=True)
+    for rows in sorted(latency):
+        table.add_column(str(rows), justify="right", no_wrap=True)
+    table.add_row("time", *(f"{latency[rows]:.2f}" for rows in sorted(latency)))
+    return table
+
+
+def save_report(report: DecodingReport, path: Path) -> None:
+    """Write a report as JSON, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}. Choose another file (--out).") from error
+
+
+def _footer(report: DecodingReport) -> str:
+    facts = report.facts
+    return (
+        f"{facts['model']}, {facts['dtype']}, {facts['device']}, {facts['threads']} threads; {facts['machine']}; "
+        f"up to {report.new_tokens} new tokens a prompt, {len(report.of(GREEDY))} prompts, {report.clock} time of the "
+        "whole call. Columns of the classes: times greedy decoding, median over the prompts; mean: geometric, over the "
+        "classes; tokens/pass: without the prompt's; promised: by calibrated forward times alone; as greedy: prompts "
+        "with the same text, and where the others part from it (near-ties, which rounding decides)."
+    )
+
+
+def _ratio(slow: Decoded, fast: Decoded) -> float:
+    """Time per token of one over that of another, on the same prompt: the median over the rounds."""
+    each = zip(slow.seconds, fast.seconds, strict=True)
+    return statistics.median((a / slow.tokens) / (b / fast.tokens) for a, b in each)
+
+
+def _acceptance(runs: Sequence[Decoded]) -> float:
+    passes = sum(run.passes - 1 for run in runs)
+    return sum(run.tokens - 1 for run in runs) / passes if passes else float("nan")

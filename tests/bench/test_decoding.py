@@ -1,0 +1,214 @@
+"""Comparing decoders: the same prompts, the same text, counted right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from tests.text.transplant import tiny
+from tokenry.bench.decoding import DECODERS, compare_decoders, held_bytes
+from tokenry.bench.decoding_report import Decoded, DecodingReport, decoding_table
+from tokenry.data.prompts import Prompt
+from tokenry.hosts.speculate import Speculation
+from tokenry.predict.lm.prompt_lookup import PromptLookup
+from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.token_recycling import TokenRecycling
+from tokenry.predict.lm.tree import Draft
+from tokenry.tokens.errors import InputError, TokenryError
+
+PROMPTS = {
+    "short": (Prompt.of("a", "the cat sat on the mat"), Prompt.of("b", "the dog")),
+    "long": (Prompt.of("c", "a b c a b c a b c"),),
+}
+LATENCY = {1: 1.0, 8: 1.2, 16: 1.5}
+
+
+@pytest.fixture(scope="module")
+def host() -> tuple[Any, Any]:
+    tokenizer = tiny.byte_level()
+    torch.manual_seed(0)
+    model = tiny.llama(tokenizer).eval()
+    model.generation_config.eos_token_id = None
+    return model, tokenizer
+
+
+class Memory:
+    """Drafts nothing, and counts the texts it has begun."""
+
+    hidden = False
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    def begin(self, prompts: Sequence[Sequence[int]], hidden: Any = None) -> None:
+        self.begun.append(len(prompts[0]))
+
+    def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
+        SEEN.append(len(self.begun))
+        return Draft.of(text[-1], [])
+
+    def learn(self, row: int, verified: Any) -> None:
+        pass
+
+
+SEEN: list[int] = []
+
+
+def test_every_decoder_writes_the_same_and_is_counted(host: tuple[Any, Any]) -> None:
+    model, tokenizer = host
+    decoders = {
+        "lookup": Speculation(PromptLookup(), Fixed(6)),
+        "recycling": Speculation(TokenRecycling(model.config.vocab_size), Fixed(12)),
+        "prompt-lookup-transformers": "prompt-lookup-transformers",
+        "assisted": "assisted",
+    }
+    report = compare_decoders(
+        model, tokenizer, PROMPTS, decoders, new_tokens=12, rounds=2, assistant=1, calibration=LATENCY
+    )
+    assert report.decoders == ("greedy", *decoders)
+    assert report.left_out == {}
+    assert [(run.kind, run.prompt) for run in report.of("greedy")] == [
+        ("short", "a"),
+        ("short", "b"),
+        ("long", "c"),
+    ]
+    for run in report.runs:
+        assert run.differs_at is None  # float32
+        assert (run.tokens, len(run.seconds)) == (12, 2)
+        assert run.passes <= 13
+    greedy = report.summary("greedy")
+    assert (greedy.acceptance_length, greedy.forwards_per_token, greedy.rows_per_pass) == (1, 1, 1)
+    assert greedy.speedup == {"short": 1.0, "long": 1.0}
+    assert greedy.promised == 1
+    assert greedy.held_bytes == 0
+    recycling = report.summary("recycling")
+    assert recycling.acceptance_length > 1
+    assert recycling.rows_per_pass > 1
+    assert recycling.held_bytes >= model.config.vocab_size * 8 * 4
+    assert recycling.same == 1
+    assert json.loads(json.dumps(report.to_json()))["decoders"][0]["decoder"] == "greedy"
+
+
+def test_what_was_learnt_stays_for_a_round_unless_cold(host: tuple[Any, Any]) -> None:
+    model, tokenizer = host
+    mine = Memory()
+    for name, expected in (("mine", [1, 2, 3]), ("mine-cold", [1, 1, 1])):
+        SEEN.clear()
+        report = compare_decoders(
+            model, tokenizer, PROMPTS, {name: Speculation(mine, Fixed(4))}, new_tokens=3, rounds=2
+        )
+        warm_up, rest = SEEN[:2], SEEN[2:]
+        assert warm_up == [1, 1]
+        assert rest[::2] == expected * 2
+        assert report.summary(name).forwards_per_token == 1
+        assert report.summary(name).promised is None
+    assert mine.begun == []  # the user's own one has learnt nothing
+
+
+def test_decoders_by_name(host: tuple[Any, Any]) -> None:
+    model, tokenizer = host
+    report = compare_decoders(model, tokenizer, PROMPTS, new_tokens=6, rounds=1, calibration=LATENCY)
+    assert set(report.decoders) == set(DECODERS) - {"assisted"}
+    assert "no smaller model" in report.left_out["assisted"]
+    assert all(run.differs_at is None for run in report.runs)
+    with pytest.raises(TokenryError, match="token-recyclin"):
+        compare_decoders(model, tokenizer, PROMPTS, ["token-recyclin"], calibration=LATENCY)
+
+
+def test_what_does_not_run_is_left_out_with_the_reason(host: tuple[Any, Any]) -> None:
+    model, tokenizer = host
+
+    class Wrong(Memory):
+        def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
+            return Draft.of(text[-1], [[10**6]])
+
+    report = compare_decoders(
+        model, tokenizer, PROMPTS, {"wrong": Speculation(Wrong(), Fixed(2))}, new_tokens=2, rounds=1
+    )
+    assert report.decoders == ("greedy",)
+    assert "outside the vocabulary" in report.left_out["wrong"]
+    assert "left out" in shown(report)
+
+
+def test_bad_requests_are_refused_before_any_work(host: tuple[Any, Any]) -> None:
+    model, tokenizer = host
+    for changes, words in (
+        ({"prompts": {}}, "no prompts"),
+        ({"prompts": {"a": ()}}, "no prompts"),
+        ({"rounds": 0}, "one round"),
+        ({"new_tokens": 0}, "one new token"),
+        ({"new_tokens": 10**6}, "Prompt 'a' has"),
+    ):
+        with pytest.raises(InputError, match=words):
+            compare_decoders(model, tokenizer, **{"prompts": PROMPTS, "decoders": [], **changes})
+
+
+def run(kind: str, decoder: str, seconds: tuple[float, ...], **changes: Any) -> Decoded:
+    values = {
+        "prompt": "p", "tokens": 10, "passes": 10, "rows": 9, "promised": None, "differs_at": None,
+        "held_bytes": 0, "peak_bytes": None,
+    }  # fmt: skip
+    return Decoded(kind=kind, decoder=decoder, seconds=seconds, **(values | changes))
+
+
+def shown(report: DecodingReport) -> str:
+    console = Console(width=250)
+    with console.capture() as captured:
+        console.print(decoding_table(report))
+    return captured.get()
+
+
+def test_figures() -> None:
+    runs = (
+        run("x", "greedy", (1.0, 2.0, 8.0)),
+        run("y", "greedy", (1.0, 1.0, 1.0)),
+        run("x", "fast", (0.5, 0.5, 1.0), passes=4, rows=30, held_bytes=5_000_000, promised=2.5),
+        run(
+            "y",
+            "fast",
+            (2.0, 1.0, 1.0),
+            tokens=20,
+            passes=6,
+            rows=30,
+            differs_at=3,
+            peak_bytes=1e9,
+            promised=1.5,
+        ),
+    )
+    facts = {"model": "m", "dtype": "float32", "device": "cpu", "threads": 1, "machine": "none"}
+    report = DecodingReport(facts, 10, "process", None, runs, {})
+    assert report.speedup("fast", "x") == 4  # 2, 4, 8
+    assert report.speedup("fast", "y") == 2  # per token: 1, 2, 2
+    assert report.mean_speedup("fast") == pytest.approx(8**0.5)
+    assert report.speedup("greedy", "x", over="fast") == 0.25
+    fast = report.summary("fast")
+    assert fast.tokens_per_second == 30 / 1.5
+    assert fast.acceptance_length == (9 + 19) / (3 + 5)
+    assert fast.acceptance == {"x": 3, "y": 19 / 5}
+    assert fast.forwards_per_token == 10 / 30
+    assert fast.rows_per_pass == 60 / 8
+    assert (fast.same, fast.differs_at, fast.promised) == (0.5, 3, 2)
+    assert (fast.held_bytes, fast.peak_bytes) == (5_000_000, 1e9)
+    table = shown(report)
+    for figure in ("4.00", "2.83", "20.0", "50%, else from 3", "1000", "process time"):
+        assert figure in table
+
+
+def test_bytes_held_beside_the_model(host: tuple[Any, Any]) -> None:
+    model, _ = host
+    array, tensor = np.zeros(100, np.int32), torch.zeros(50)
+    assert held_bytes(None, beside=model) == 0
+    assert held_bytes(model, beside=model) == 0
+    assert held_bytes(array, beside=model) == 400
+    keeper = Memory()
+    keeper.things = {"a": array, "b": (tensor, tensor, model.get_input_embeddings())}  # type: ignore[attr-defined]
+    held = held_bytes(keeper, beside=model)
+    assert 600 < held < 1600  # each once, the containers, nothing of the model
+    other = torch.nn.Linear(4, 4)
+    assert held_bytes(other, beside=model) == 80
