@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,13 @@ def one_hot(choices: list[int], n: int) -> Tensor:
 
 def test_totals_of_a_table():
     assert (TABLE.full, TABLE.highest, TABLE.overhead) == (49, 50, 3)
+
+
+def test_a_table_can_be_copied_and_does_not_follow_its_source():
+    modules = {"a": ModuleCost((0, 1))}
+    table = CostTable(modules)
+    modules["b"] = ModuleCost((0, 5))
+    assert copy.deepcopy(table) == table == CostTable({"a": ModuleCost((0, 1))})
 
 
 def test_executed_counts_gates_and_the_map_does_not():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -71,7 +70,7 @@ class CostTable:
     def __post_init__(self) -> None:
         if not self.modules:
             raise InputError("A table of costs needs at least one module, got none.")
-        object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
+        object.__setattr__(self, "modules", dict(self.modules))  # ours, whatever becomes of theirs
 
     @property
     def full(self) -> int:
