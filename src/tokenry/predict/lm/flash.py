@@ -86,7 +86,7 @@ class _Text:
     """
 
     span: tuple[int, int]
-    unread: list[Float[Tensor, "m d"]]
+    unread: list[Float[Tensor, "_ d"]]
     cache: DynamicCache = field(default_factory=DynamicCache)
 
 
@@ -129,7 +129,7 @@ class _FromHidden:
             self.image_token = getattr(self.model.config, "image_token_id", None)
         self._embedding, self._head = embedding, cast(nn.Module, self.model.get_output_embeddings())
 
-    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Float[Tensor, "s d"]] | None) -> None:
+    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Float[Tensor, "_ d"]] | None) -> None:
         """See `Proposer.begin`.
 
         Raises:
@@ -206,6 +206,7 @@ class Flash(_FromHidden):
 
     nodes: int = 25
 
+    @torch.no_grad()
     def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
         """See `Proposer.propose`."""
         most = min(limit, self.nodes)
@@ -247,6 +248,7 @@ class ChainDrafts(_FromHidden):
                     "The children of a node have ranks 0, 1, 2 ... in this order, or draws would be lost."
                 )
 
+    @torch.no_grad()
     def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
         """See `Proposer.propose`."""
         if limit < 1:
