@@ -10,65 +10,32 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     LogitsProcessor,
     LogitsProcessorList,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
 )
+from transformers.cache_utils import Cache, QuantizedLayer
+from transformers.generation import stopping_criteria
 
+from tests.hosts.drafts import Noise, Oracle, texts_of
+from tests.hosts.families import FAMILIES
 from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.prompt_lookup import PromptLookup
-from tokenry.predict.lm.proposer import Proposer, Verified
+from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Adaptive, Fixed
 from tokenry.predict.lm.token_recycling import TokenRecycling
-from tokenry.predict.lm.tree import Draft, DraftTree
+from tokenry.predict.lm.tree import Draft
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
 
 V = 48
-
-
-class Noise:
-    """Guesses that mean nothing, in trees of any shape."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = np.random.default_rng(seed)
-
-    hidden = False
-
-    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[torch.Tensor] | None) -> None:
-        pass
-
-    def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
-        n = int(self.generator.integers(0, limit + 1))
-        parent = np.array([-1, *(int(self.generator.integers(0, i)) for i in range(1, n + 1))])
-        tokens = self.generator.integers(0, V, n + 1)
-        tokens[0] = text[-1]
-        return Draft(DraftTree(parent, np.zeros(n + 1, np.int64)), tokens)
-
-    def learn(self, row: int, verified: Verified) -> None:
-        assert verified.logits.shape == (verified.draft.tree.n, V)
-
-
-class Oracle:
-    """Guesses that are right, two tokens ahead, with wrong ones beside them."""
-
-    def __init__(self, texts: list[list[int]]) -> None:
-        self.texts = texts
-
-    hidden = False
-
-    def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[torch.Tensor] | None) -> None:
-        pass
-
-    def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
-        after = self.texts[row][len(text) : len(text) + 2]
-        wrong = [[(t + 1) % V] for t in after[:1]]
-        return Draft.of(text[-1], [*wrong, after], limit)
-
-    def learn(self, row: int, verified: Verified) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +63,7 @@ def prompts(rows: int) -> dict[str, torch.Tensor]:
 
 
 PROPOSERS: dict[str, Any] = {
-    "noise": lambda: Noise(0),
+    "noise": lambda: Noise(0, V),
     "lookup": PromptLookup,
     "recycling": lambda: TokenRecycling(V),
 }
@@ -122,8 +89,7 @@ def test_greedy_text_is_the_same(model: Any, name: str, rows: int, size: int, at
 def test_right_guesses_save_passes(model: Any) -> None:
     asked = dict(prompts(3), max_new_tokens=31, do_sample=False, pad_token_id=0)
     expected = model.generate(**asked)
-    real = torch.nn.functional.pad(asked["attention_mask"], (0, 31), value=1).bool()
-    texts = [row[keep].tolist() for row, keep in zip(expected, real, strict=True)]
+    texts = texts_of(expected, asked["attention_mask"])
     how = Speculation(Oracle(texts), Fixed(8))
     assert torch.equal(model.generate(**asked, custom_generate=how), expected)
     assert how.stats.forwards == 10
@@ -148,9 +114,6 @@ def test_processors_stops_and_ends_are_those_of_transformers(model: Any, rows: i
 class Both(Noise):
     """Two of the three tokens of the language below, and two after the first."""
 
-    def __init__(self) -> None:
-        super().__init__(0)
-
     def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
         return Draft.of(text[-1], [[0, 2], [1], [0, 0]], limit)
 
@@ -167,7 +130,7 @@ class Plain(LogitsProcessor):
 
 def test_sampled_text_is_distributed_the_same(model: Any) -> None:
     n = 1500
-    how = Speculation(Both(), Fixed(6))
+    how = Speculation(Both(0, V), Fixed(6))
     ids = torch.tensor([[5, 3, 3]]).expand(50, -1)
     torch.manual_seed(0)
     found = torch.cat(
@@ -229,7 +192,7 @@ def test_an_interruption_gives_what_was_written(model: Any) -> None:
 
     asked = dict(prompts(1), max_new_tokens=20, do_sample=False, pad_token_id=0)
     expected = model.generate(**asked)
-    how = Speculation(Interrupted(0), Fixed(4))
+    how = Speculation(Interrupted(0, V), Fixed(4))
     out = model.generate(**asked, custom_generate=how)
     assert how.stats.interrupted
     assert torch.equal(out, expected[:, : 9 + 4])
@@ -239,25 +202,65 @@ def test_an_interruption_gives_what_was_written(model: Any) -> None:
     )
 
 
-def test_what_does_not_fit_is_refused(model: Any) -> None:
+def test_an_interruption_within_a_pass_leaves_a_cache_that_can_be_used(model: Any) -> None:
+    """Some layers have seen the pass, others have not."""
+    model = copy.deepcopy(model)
+    asked = dict(prompts(3), max_new_tokens=20, do_sample=False, pad_token_id=0, return_dict_in_generate=True)
+    expected = model.generate(**asked).sequences
+    how = Speculation(Oracle(texts_of(expected, asked["attention_mask"]), (3, 0, 1, 2)), Fixed(8))
+    calls = iter(range(100))
+
+    def stop(module: Any, args: Any) -> None:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+
+    hook = model.model.layers[1].register_forward_pre_hook(stop)
+    out = model.generate(**asked, custom_generate=how)
+    hook.remove()
+    assert how.stats.interrupted
+    new = out.sequences.shape[1] - 9
+    lengths = {layer.keys.shape[2] for layer in out.past_key_values.layers}
+    assert lengths == {9 + new - 1}
+    # The rows have got on differently, so what is behind the end of a row is padding.
+    for row, full in zip(out.sequences, expected, strict=True):
+        assert torch.equal(row[row != 0], full[: len(row)][row != 0])
+    assert torch.equal(model.generate(**asked).sequences, expected)
+
+
+def test_an_interruption_while_the_prompt_is_read_gives_the_prompt(model: Any) -> None:
+    model = copy.deepcopy(model)
+
+    def stop(module: Any, args: Any) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.model.layers[1].register_forward_pre_hook(stop)
     how = Speculation(PromptLookup(), Fixed(4))
-    asked = dict(prompts(1), max_new_tokens=4, pad_token_id=0, custom_generate=how)
+    out = model.generate(
+        **prompts(1), max_new_tokens=4, pad_token_id=0, custom_generate=how, return_dict_in_generate=True
+    )
+    hook.remove()
+    assert how.stats.interrupted
+    assert torch.equal(out.sequences, prompts(1)["input_ids"])
+    assert out.past_key_values is None
+
+
+# --------------------------------------------------------------------------------------------------- bad input
+
+HOW = Speculation(PromptLookup(), Fixed(4))
+
+
+def test_settings_that_do_not_fit_are_refused(model: Any) -> None:
+    asked = dict(prompts(1), max_new_tokens=4, pad_token_id=0, custom_generate=HOW)
     with pytest.raises(UnsupportedError, match="num_beams=2"):
         model.generate(**asked, num_beams=2)
-    with pytest.raises(UnsupportedError, match="StaticLayer"):
-        model.generate(**asked, cache_implementation="static")
     with pytest.raises(UnsupportedError, match="output_scores"):
         model.generate(**asked, output_scores=True, return_dict_in_generate=True)
+    with pytest.raises(UnsupportedError, match="leave use_cache on"):
+        model.generate(**asked, use_cache=False)
     with pytest.raises(InputError, match="one prompt"):
         model.generate(**{**asked, **prompts(3)}, stream_to=Silent())
-    sliding = MistralForCausalLM(
-        MistralConfig(
-            vocab_size=V, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, sliding_window=4,
-        )
-    )  # fmt: skip
-    with pytest.raises(UnsupportedError, match="Sliding"):
-        sliding.generate(**asked)
+    with pytest.raises(InputError, match="The prompt is empty"):
+        model.generate(torch.zeros(1, 0, dtype=torch.long), max_new_tokens=4, custom_generate=HOW)
 
 
 class Silent:
@@ -268,19 +271,158 @@ class Silent:
         pass
 
 
-def test_tokens_of_another_vocabulary_and_broken_models_are_told(model: Any) -> None:
+class Halved(QuantizedLayer):
+    """A quantised cache that needs no further package."""
+
+    def _quantize(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        return tensor.half()
+
+    def _dequantize(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.float()
+
+
+def test_caches_that_give_no_tokens_back_are_refused_before_the_prompt_is_read(model: Any) -> None:
+    model = copy.deepcopy(model)
+    passes: list[int] = []
+    model.register_forward_pre_hook(lambda module, args: passes.append(1))
+    asked = dict(prompts(1), max_new_tokens=4, pad_token_id=0, custom_generate=HOW)
+    with pytest.raises(UnsupportedError, match="StaticCache with StaticLayer"):
+        model.generate(**asked, cache_implementation="static")
+    quantized = Cache(layers=[Halved() for _ in range(3)])
+    with pytest.raises(UnsupportedError, match="Cache with Halved"):
+        model.generate(**asked, past_key_values=quantized)
+    offloaded = DynamicCache(config=model.config)
+    offloaded.offloading = True  # what offloading=True does on a machine with an accelerator
+    with pytest.raises(UnsupportedError, match="offloaded DynamicCache"):
+        model.generate(**asked, past_key_values=offloaded)
+    assert not passes
+
+
+def test_models_without_a_cache_of_keys_are_refused(model: Any) -> None:
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=16, num_hidden_layers=1, state_size=4))
+    asked = dict(prompts(1), max_new_tokens=4, pad_token_id=0, custom_generate=HOW)
+    with pytest.raises(UnsupportedError, match="MambaForCausalLM keeps no cache of keys"):
+        mamba.generate(**asked)
+    with pytest.raises(UnsupportedError, match="with LinearAttentionLayer"):
+        FAMILIES["qwen3.5"].build().generate(**asked)
+
+
+def windowed(window: int) -> Any:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=V, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, sliding_window=window, initializer_range=0.3, eos_token_id=None,
+    )  # fmt: skip
+    return MistralForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_sliding_windows_longer_than_the_text_do_not_matter(rows: int) -> None:
+    model = windowed(29)
+    asked = dict(prompts(rows), do_sample=False, pad_token_id=0)
+    expected = model.generate(**asked, max_new_tokens=20)
+    how = Speculation(Oracle(texts_of(expected, asked["attention_mask"]), (2, 3, 0)), Fixed(8))
+    assert torch.equal(model.generate(**asked, max_new_tokens=20, custom_generate=how), expected)
+    for own in (
+        {},
+        {"past_key_values": DynamicCache()},
+    ):  # a cache without windows still meets masks with them
+        with pytest.raises(
+            UnsupportedError, match=r"MistralForCausalLM .* sliding window of 29 .* grow to 30"
+        ):
+            model.generate(**asked, **own, max_new_tokens=21, custom_generate=how)
+
+
+def test_prompts_longer_than_the_context_are_warned_of_as_without_drafts(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(stopping_criteria.logger, "warning_once", warned.append)
+    model = copy.deepcopy(model)
+    model.config.max_position_embeddings = 6
+    asked = dict(prompts(1), max_new_tokens=8, do_sample=False, pad_token_id=0)
+    expected = model.generate(**asked)
+    plain = set(warned)
+    warned.clear()
+    how = Speculation(Oracle(texts_of(expected, asked["attention_mask"])), Fixed(8))
+    assert torch.equal(model.generate(**asked, custom_generate=how), expected)
+    assert len(plain) == 1
+    assert set(warned) == plain
+
+
+def test_trees_end_where_a_table_of_positions_ends() -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=V, n_positions=16, n_embd=32, n_layer=2, n_head=2, eos_token_id=None, bos_token_id=None,
+        initializer_range=0.3,
+    )  # fmt: skip
+    model: Any = GPT2LMHeadModel(config).eval()
+    asked = dict(prompts(3), do_sample=False, pad_token_id=0)
+    expected = model.generate(**asked, max_new_tokens=8)
+    for proposer in (Noise(1, V), Oracle(texts_of(expected, asked["attention_mask"]), (5,))):
+        how = Speculation(proposer, Fixed(12))
+        assert torch.equal(model.generate(**asked, max_new_tokens=8, custom_generate=how), expected)
+    for way in ({}, {"custom_generate": HOW}):
+        with pytest.raises(IndexError):
+            model.generate(**asked, max_new_tokens=12, **way)
+
+
+@pytest.mark.parametrize("token", [V, V + 5, -1])
+def test_tokens_of_another_vocabulary_are_told(model: Any, token: int) -> None:
     class Stranger(Noise):
         def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
-            return Draft.of(text[-1], [[V + 5]])
+            return Draft.of(text[-1], [[token]])
 
     asked = dict(prompts(1), max_new_tokens=4, do_sample=False, pad_token_id=0)
-    with pytest.raises(TokenryError, match=f"token {V + 5}, outside the vocabulary of {V}"):
-        model.generate(**asked, custom_generate=Speculation(Stranger(0), Fixed(4)))
+    with pytest.raises(TokenryError, match=f"Stranger proposed token {token}, outside the vocabulary of {V}"):
+        model.generate(**asked, custom_generate=Speculation(Stranger(0, V), Fixed(4)))
+
+
+def test_a_draft_of_another_text_is_told(model: Any) -> None:
+    class Elsewhere(Noise):
+        def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
+            return Draft.of((text[-1] + 1) % V, [])
+
+    with pytest.raises(TokenryError, match="Elsewhere proposed a draft with token"):
+        model.generate(
+            **prompts(1),
+            max_new_tokens=4,
+            pad_token_id=0,
+            custom_generate=Speculation(Elsewhere(0, V), Fixed(4)),
+        )
+
+
+@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_broken_models_are_told(model: Any, value: float, at: int) -> None:
+    """In the pass over the prompt, or later."""
     broken = copy.deepcopy(model)
-    with torch.no_grad():
-        broken.lm_head.weight[0, 0] = torch.nan
-    with pytest.raises(TokenryError, match="not numbers"):
-        broken.generate(**asked, custom_generate=Speculation(PromptLookup(), Fixed(4)))
+    calls = iter(range(100))
+
+    def spoil(module: Any, args: Any, output: Any) -> Any:
+        if next(calls) == at:
+            output.logits[0, -1, 1] = value
+        return output
+
+    broken.register_forward_hook(spoil)
+    asked = dict(prompts(1), max_new_tokens=8, do_sample=False, pad_token_id=0)
+    with pytest.raises(
+        TokenryError, match=f"LlamaForCausalLM gave logits that are not numbers after {at} tokens"
+    ):
+        broken.generate(**asked, custom_generate=Speculation(Noise(0, V), Fixed(0)))
+
+
+def test_tokens_that_a_model_rules_out_are_no_mistake(model: Any) -> None:
+    masked = copy.deepcopy(model)
+
+    def forbid(module: Any, args: Any, output: Any) -> Any:
+        output.logits[..., 7] = -torch.inf
+        return output
+
+    masked.register_forward_hook(forbid)
+    asked = dict(prompts(3), max_new_tokens=12, do_sample=False, pad_token_id=0)
+    expected = masked.generate(**asked)
+    assert torch.equal(masked.generate(**asked, custom_generate=HOW), expected)
 
 
 # ------------------------------------------------------------------------------------------------------- sizing

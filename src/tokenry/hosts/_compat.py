@@ -13,13 +13,23 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer, StaticCache
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from tokenry.tokens import UnsupportedError
 
-__all__ = ["Cache", "StaticCache", "is_flash", "key_columns", "keys_seen", "plain_layers", "watch_attention"]
+__all__ = [
+    "Cache",
+    "StaticCache",
+    "is_flash",
+    "key_columns",
+    "keys_seen",
+    "plain_layers",
+    "shortest_window",
+    "watch_attention",
+    "without_windows",
+]
 
 Listener = Callable[[Tensor, Tensor, Tensor | None, float], None]
 """Called with a layer's query [b h q d] and key [b kv t d] after RoPE, its mask and its logit scale."""
@@ -101,17 +111,40 @@ def plain_layers(cache: Cache | None) -> list[DynamicLayer]:
     """
     layers = list(getattr(cache, "layers", ()))
     strange = next((layer for layer in layers if type(layer) is not DynamicLayer), None)
-    if strange is not None or not layers:
-        kind = (
-            type(cache).__name__
-            if strange is None
-            else f"{type(cache).__name__} with {type(strange).__name__}"
-        )
+    offloaded = bool(getattr(cache, "offloading", False))
+    if strange is not None or offloaded or not layers:
+        kind = ("offloaded " if offloaded else "") + type(cache).__name__
+        kind += "" if strange is None else f" with {type(strange).__name__}"
         raise UnsupportedError(
             f"Guesses that are not accepted must leave the cache again, and a {kind} cannot give tokens back. Use a "
             "model with full attention in every layer, and the default DynamicCache."
         )
     return layers
+
+
+def shortest_window(config: Any) -> int | None:
+    """How far back the most short-sighted layers of a decoder look, or None if all look back all the way."""
+    types = getattr(config, "layer_types", None)
+    windows = {"sliding": "sliding_window", "chunked": "attention_chunk_size"}
+    if not getattr(config, "use_sliding_window", True):
+        del windows["sliding"]
+    found = [
+        window
+        for kind, name in windows.items()
+        if isinstance(window := getattr(config, name, None), int)
+        and (types is None or any(kind in layer for layer in types))
+    ]
+    return min(found, default=None)
+
+
+def without_windows(cache: Cache) -> None:
+    """Let layers of a cache that would forget what lies behind their window keep all: texts end before it matters."""
+    for i, layer in enumerate(cache.layers):
+        if type(layer) is DynamicSlidingWindowLayer:
+            plain = DynamicLayer()
+            if layer.is_initialized:
+                plain.update(layer.keys, layer.values)
+            cache.layers[i] = plain
 
 
 def key_columns(cache: Cache | None, layer: int, queries: int, columns: Tensor) -> Tensor:

@@ -75,6 +75,12 @@ class Memory:
             setattr(cache, _MEMORY, self)
 
 
+def columns_seen(cache: Cache) -> int:
+    """Tokens of the full sequence that a cache stands for: masks of a call that goes on cover them and its own."""
+    memory = getattr(cache, _MEMORY, None)
+    return keys_seen(cache, 0) if memory is None else memory.seen
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """The tokens of one call between two cuts.
@@ -99,6 +105,10 @@ class Chunk:
 
     It is created as the call begins and dealt with by the layers' hooks. What was decided at a cut stays decided, so
     that gradient checkpointing, which runs layers again, meets the same tokens.
+
+    A call that goes on may bring a 4-D mask of its own (`drawn`), as draft trees do: like a 2-D one it covers the full,
+    unshortened sequence, and each layer is given the columns that it holds. The cache may be cut to fewer tokens
+    between two calls, by the same number in every layer; what is left counts as that many columns.
     """
 
     def __init__(self, host: Host, cache: Cache | None, mask: Any, shape: tuple[int, int]) -> None:
@@ -111,6 +121,7 @@ class Chunk:
         self.memory = Memory.of(cache, shape[0])
         self.begins = self.memory.seen == 0
         self.offset = self.memory.seen
+        self.drawn = isinstance(mask, Tensor) and mask.ndim == 4 and not self.begins
         self.padding_mask = self._padding(mask)
         self.kinds: dict[str, Bool[Tensor, "b t"]] = {}
         self.items: Items | None = None
@@ -124,21 +135,41 @@ class Chunk:
         self._masks: dict[tuple[int, str], Tensor | None] = {}
 
     def _padding(self, mask: Any) -> Bool[Tensor, "b t"] | None:
-        """The 2-D padding mask over everything seen so far, or None for all ones."""
+        """The 2-D padding mask over everything seen so far, or None for all ones or where the caller drew a 4-D one."""
         if mask is None:
             return None
-        if not isinstance(mask, Tensor) or mask.ndim != 2:
+        if not isinstance(mask, Tensor) or (mask.ndim != 2 and not self.drawn):
             raise UnsupportedError(
                 "Only 2-D padding masks (ones and zeros, batch x tokens) can be shortened; this call has masks "
                 "prepared per layer, as `generate` makes for static caches. Use the default cache."
             )
-        if mask.shape[1] != self.memory.seen + self.shape[1]:
+        if mask.shape[-1] != self.memory.seen + self.shape[1]:
             raise InputError(
-                f"The attention mask covers {mask.shape[1]} tokens; {self.memory.seen} were seen before and this call "
-                f"has {self.shape[1]}. Pass a mask of the full, unshortened length."
+                f"The attention mask covers {mask.shape[-1]} tokens; {self.memory.seen} were seen before and this call "
+                f"has {self.shape[1]}. Pass a mask of the full, unshortened length; and where `generate` goes on from "
+                "a cache, the new tokens only, since it would cut the whole text by the length of the shortened cache."
             )
+        if self.drawn:
+            return None
         mask = mask.bool()
         return None if bool(mask.all()) else mask
+
+    def expect(self, ids: Int[Tensor, "... t"] | None) -> None:
+        """Notice a caller that sends again what the cache stands for, where no mask tells how much there is.
+
+        Raises:
+            InputError: position ids that begin before the end of what was seen.
+        """
+        after, many = self.memory.next, self.shape[1] > 1  # single steps are not worth looking at
+        if ids is None or after is None or self.padding_mask is not None or self.drawn or not many:
+            return
+        if bool((ids[..., 0] < after).any()):
+            raise InputError(
+                f"This call's tokens begin at position {int(ids[..., 0].min())}, but positions up to "
+                f"{int(after.max()) - 1} were seen before. Where `generate` goes on from a cache, pass the new tokens "
+                "only, and an attention mask over all of the text: it would cut the whole text by the length of the "
+                "shortened cache."
+            )
 
     # --- stages --------------------------------------------------------------------------------------------------
 
@@ -151,6 +182,12 @@ class Chunk:
             rule: what happens to their ids.
         """
         self.full_ids = ids
+        self.memory.seen = self.offset + self.shape[1]
+        if self.drawn and self.memory.next is not None:
+            # Branches of a tree share their ids; the next one is counted by the columns that will be left of it.
+            self.memory.next = self.memory.next + self.shape[1]
+        else:
+            self.memory.next = ids.amax((0, 2)) + 1
         columns = layout.pack(keep)
         first = Stage(0, columns, self._real(columns), layout.take(ids, columns, 2), own=True)
         return self._enter(first, rule, None)
@@ -194,11 +231,6 @@ class Chunk:
         self.memory.columns[stage.first] = columns if before is None else torch.cat([before, columns], 1)
         self.stages.append(stage)
         return stage
-
-    def end(self) -> None:
-        """The call is over: its tokens have been seen."""
-        self.memory.seen = self.offset + self.shape[1]
-        self.memory.next = self.full_ids.amax((0, 2)) + 1
 
     def stage_at(self, layer: int) -> Stage:
         """The stage that a decoder layer runs in."""
@@ -252,12 +284,15 @@ class Chunk:
         queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
         keys = key_columns(self.cache, layer, queries.shape[1], self.memory.columns[stage.first])
         real = keys >= 0
+        if self.padding_mask is not None and not self.begins:  # rows of an earlier turn may have ended early
+            real = real & layout.take(self.padding_mask, keys)
         config = self.host.text_config
         if is_flash(config):
             return None if bool(real.all()) else real.long()
         outer = self.outer.get(self.host.layer_type(layer), self.outer.get(""))
-        if outer is not None and self.begins:
-            return layout.crop_mask(outer, queries, keys, real)
+        if outer is not None and (self.begins or self.drawn):
+            rows = stage.columns.masked_fill(~stage.real, -1)
+            return layout.crop_mask(outer, rows, keys, real)
         mask = layout.attention_mask(queries, keys, real, self.host.window(layer))
         if "sdpa" in config._attn_implementation:
             return mask

@@ -227,12 +227,14 @@ class Session:
         self._chunk = chunk
         self._heard.clear()
         if not chunk.begins:
+            chunk.expect(kwargs.get("position_ids"))
             start = chunk.memory.next
             if kwargs.get("position_ids") is None and start is not None:
                 # The model would count from the shortened cache.
                 counted = start[:, None] + torch.arange(like.shape[1], device=start.device)
                 kwargs = kwargs | {"position_ids": counted}
-            if self.host.base is not self.host.decoder and kwargs.get("attention_mask") is not None:
+            padded = kwargs.get("attention_mask") is not None and not chunk.drawn
+            if self.host.base is not self.host.decoder and padded:
                 held = chunk.memory.columns[0] >= 0
                 new = torch.ones(chunk.shape, dtype=torch.bool, device=held.device)
                 kwargs = kwargs | {"attention_mask": torch.cat([held, new], 1).long()}
@@ -319,7 +321,6 @@ class Session:
         chunk: Chunk | None = kwargs.get(_KWARG) or self._chunk
         if chunk is None or not chunk.stages:
             return None
-        chunk.end()
         chunk.memory.keep_in(getattr(output, "past_key_values", None))
         if chunk.items is not None and chunk.begins:
             self._last = chunk
@@ -331,7 +332,12 @@ class Session:
         # Where the model looks at the last few positions only, and they were kept, the rest need not be laid out.
         tail, self._tail = self._tail or width, 0
         expected = torch.arange(width - tail, width, device=hidden.device)
-        if last.columns.shape[1] >= tail and bool((last.columns[:, -tail:] == expected).all()):
+        overheard = len(module._forward_hooks) > 1  # somebody else reads the decoder's output
+        if (
+            not overheard
+            and last.columns.shape[1] >= tail
+            and bool((last.columns[:, -tail:] == expected).all())
+        ):
             return None
         slots = last.columns.masked_fill(last.columns < 0, width)
         full = hidden.new_zeros(hidden.shape[0], width + 1, hidden.shape[2])

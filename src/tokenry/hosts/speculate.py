@@ -3,6 +3,10 @@
 Used as ``model.generate(..., custom_generate=Speculation(...))``. A pass gets the root and the guesses of every row as
 one block, with a mask that lets each node see the cached text and its own ancestors, and position ids by depth. The
 accepted path's keys and values are then moved to where the text ends; the others are cut off.
+
+Inside ``with tokenry.reduced(...)`` layers hold fewer tokens than the text has, and not all as many. Masks and
+position ids are those of the full text there too: the session gives every layer the columns that it holds. What a pass
+added is the end of each layer.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from tokenry.hosts._compat import is_flash, plain_layers
+from tokenry.hosts._compat import Cache, is_flash, plain_layers, shortest_window, without_windows
+from tokenry.hosts.chunk import columns_seen
 from tokenry.predict.lm.acceptance import Greedy, Rejection, Rule, SampleAndMatch
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Sizing
@@ -108,6 +113,7 @@ class _Run:
         self._refuse(input_ids)
         self.prompt = input_ids
         self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.cache: Cache | None = None
         self.hidden: Tensor | None = None  # of the last pass, if the proposer wants to see it
         self.written: list[list[int]] = [[] for _ in input_ids]
         self.done = [False for _ in input_ids]
@@ -130,6 +136,8 @@ class _Run:
                  if getattr(config, name)]  # fmt: skip
         if asked and config.return_dict_in_generate:
             raise UnsupportedError(f"{asked[0]} is not kept while guesses are judged; leave it off.")
+        if not config.use_cache:
+            raise UnsupportedError("Draft trees are judged against the cached text; leave use_cache on.")
         if not input_ids.shape[1]:
             raise InputError("The prompt is empty: give at least one token, such as the model's start token.")
         if self.streamer is not None and input_ids.shape[0] > 1:
@@ -150,6 +158,7 @@ class _Run:
             self.how.stats.interrupted = True
         if self.streamer is not None:
             self.streamer.end()
+        self._close()
         return self._output()
 
     @contextmanager
@@ -178,18 +187,13 @@ class _Run:
     def _begin(self, kwargs: dict[str, Any]) -> None:
         """The pass over the prompt, as the model itself prepares it, and the first token."""
         model = self.model
-        mask = kwargs.get("attention_mask")
-        self.alive = (torch.ones_like(self.prompt) if mask is None else mask).bool()
-        rows = [row[keep].tolist() for row, keep in zip(self.prompt, self.alive, strict=True)]
+        self.alive = self._seen(kwargs.get("attention_mask"))
+        real = self.alive[:, -self.prompt.shape[1] :]
+        rows = [row[keep].tolist() for row, keep in zip(self.prompt, real, strict=True)]
+        self._open(kwargs.get("past_key_values"))
         output = model._prefill(self.prompt, self.config, kwargs)
-        read = None
-        if self.hidden is not None:
-            width = self.hidden.shape[1]
-            read = [h[keep] for h, keep in zip(self.hidden, self.alive[:, -width:], strict=True)]
-        self.how.proposer.begin(rows, read)
-        self.cache = output.past_key_values
-        plain_layers(self.cache)  # before anything is written to it: refuses what cannot be cut
-        self.alive = self.alive[:, -self.cache.get_seq_length() :]
+        self._adopt(output.past_key_values)
+        self.how.proposer.begin(rows, self._read(real))
         # Where the next token stands is the model's own business: multi-axis positions go on after the picture's.
         kwargs = model._update_model_kwargs_for_generation(output, kwargs)
         one = torch.cat([self.prompt, self.prompt[:, -1:]], 1)
@@ -204,6 +208,60 @@ class _Run:
             self._write(row, [first.token])
         self.how.stats._first = len(rows)
         self.texts = [prompt + new for prompt, new in zip(rows, self.written, strict=True)]
+
+    def _seen(self, mask: Tensor | None) -> Bool[Tensor, "b t"]:
+        """Which columns of the text are no padding: those in the cache of earlier turns, and the prompt's."""
+        if mask is not None:
+            return mask.bool()
+        # `generate` leaves out a mask of ones, and notes how long it was: prompts may hold the new turn only.
+        width = max(getattr(self.config, "_mask_length", -1), self.prompt.shape[1])
+        return self.prompt.new_ones(len(self.prompt), width, dtype=torch.bool)
+
+    def _open(self, cache: Any) -> None:
+        """Refuse a cache that cannot give tokens back before the prompt is read."""
+        name = type(self.model).__name__
+        if not isinstance(cache, Cache):
+            raise UnsupportedError(
+                f"{name} keeps no cache of keys and values that tokens could be taken out of again; draft trees need "
+                "attention in every layer."
+            )
+        if self.how.proposer.hidden and cache.get_seq_length():
+            raise UnsupportedError(
+                f"{type(self.how.proposer).__name__} reads the whole prompt, but the cache holds "
+                f"{cache.get_seq_length()} tokens of it already; leave `past_key_values` off."
+            )
+        window = shortest_window(self.model.config.get_text_config())
+        longest = self.alive.shape[1] - self.prompt.shape[1] + int(self.config.max_length)
+        if window is not None and window < longest:
+            raise UnsupportedError(
+                f"{name} has layers that look back over a sliding window of {window} tokens, and a cache with windows "
+                f"cannot give tokens back; this text may grow to {longest}. Ask for at most {window} tokens, prompt "
+                "included, or decode without drafts."
+            )
+        without_windows(cache)
+        if cache.layers:
+            plain_layers(cache)
+
+    def _adopt(self, cache: Cache) -> None:
+        """The cache once the prompt is in it."""
+        self.held = [layer.get_seq_length() for layer in plain_layers(cache)]
+        if columns_seen(cache) != self.alive.shape[1]:
+            raise InputError(
+                f"Prompt and attention mask stand for {self.alive.shape[1]} tokens, the cache for "
+                f"{columns_seen(cache)}. With `past_key_values` from an earlier turn, pass the new tokens and an "
+                "attention mask over all of the text, outside `tokenry.reduced` if it was filled outside, else inside."
+            )
+        self.cache, self.width = cache, self.alive.shape[1]
+
+    def _read(self, real: Bool[Tensor, "b s"]) -> list[Float[Tensor, "_ d"]] | None:
+        """Hidden states of the prompts' tokens, if the proposer wants to see them."""
+        if self.hidden is None:
+            return None
+        if self.hidden.shape[1] != real.shape[1]:
+            raise UnsupportedError(
+                f"{type(self.how.proposer).__name__} reads the whole prompt in one pass; leave prefill_chunk_size off."
+            )
+        return [h[keep] for h, keep in zip(self.hidden, real, strict=True)]
 
     def _step(self) -> None:
         how = self.how
@@ -234,7 +292,7 @@ class _Run:
             how.stats.steps += 1
             written = self._write(row, new)
             self.texts[row].extend(new[:written])
-            paths.append(accepted.path)
+            paths.append(accepted.path[:written])  # where a text ends, its last token is not in the cache
         self._compact(paths, logits.shape[1])
 
     def _draft(self, row: int, limit: int) -> Draft:
@@ -242,7 +300,8 @@ class _Run:
         text = self.texts[row]
         if self.done[row]:
             return Draft.of(text[-1], [])
-        return self._checked(self.how.proposer.propose(row, text, limit if self._left(row) > 1 else 0))
+        limit = limit if self._left(row) > 1 else 0
+        return self._checked(self.how.proposer.propose(row, text, limit), text)
 
     def _left(self, row: int) -> int:
         """How many tokens a row may still write."""
@@ -340,34 +399,65 @@ class _Run:
         real = np.zeros((len(paths), longest), bool)
         for row, path in enumerate(paths):
             slots[row, : len(path)], real[row, : len(path)] = path, True
-        held = self.alive.shape[1]
-        index = torch.from_numpy(slots).to(self.prompt.device)
-        straight = bool((slots == np.arange(longest)).all())  # the prefix already lies where it should
-        for layer in plain_layers(self.cache):
-            for name in ("keys", "values"):
-                whole = getattr(layer, name)
-                if not straight:
-                    tail = whole[:, :, held : held + n]
-                    where = index[:, None, :, None].expand(-1, whole.shape[1], -1, whole.shape[3])
-                    whole[:, :, held : held + longest] = tail.gather(2, where)
-                setattr(layer, name, whole[:, :, : held + longest])
+        self._keep_of_last(n, slots)
         alive = torch.from_numpy(real).to(self.prompt.device)
         self.alive = torch.cat([self.alive, alive], 1)
         self.positions = self.positions + alive.sum(1)[:, None]
 
+    def _keep_of_last(self, n: int, slots: Int[np.ndarray, "b k"]) -> None:
+        """Of the last `n` tokens in every layer of the cache, keep some of each row, in the given order."""
+        k = slots.shape[1]
+        straight = bool((slots == np.arange(k)).all())  # they already lie where they should
+        index = torch.from_numpy(slots).to(self.prompt.device)[:, None, :, None]
+        for layer in plain_layers(self.cache):
+            held = layer.get_seq_length() - n
+            for name in ("keys", "values"):
+                whole = getattr(layer, name)
+                if not straight:
+                    where = index.expand(-1, whole.shape[1], -1, whole.shape[3])
+                    whole[:, :, held : held + k] = whole[:, :, held:].gather(2, where)
+                setattr(layer, name, whole[:, :, : held + k])
+
+    def _close(self) -> None:
+        """Leave the cache as plain decoding does: every token that was written, but the last of the longest text, lies
+        where it stands in the text."""
+        if self.cache is None:
+            return
+        here = self.alive.shape[1] - self.width
+        for layer, held in zip(plain_layers(self.cache), self.held, strict=True):
+            layer.crop(min(0, held + here - layer.get_seq_length()))  # of a pass that was interrupted
+        lengths = torch.tensor([len(tokens) for tokens in self.written], device=self.alive.device)
+        behind = (lengths < lengths.max()) & (lengths > self.alive[:, self.width :].sum(1))
+        if not (self.config.return_dict_in_generate or getattr(self.cache, "_is_user_defined", False)):
+            return
+        if bool(behind.any()):  # texts that ended early: their last token has not been through the model
+            self._forward([Draft.of(tokens[-1] if tokens else 0, []) for tokens in self.written])
+            self._compact([(0,) if late else () for late in behind.tolist()], 1)
+        real = self.alive[:, self.width :].cpu().numpy()
+        if not real.all():  # rows got on at different speeds
+            order = np.argsort(~real, axis=1, kind="stable")
+            self._keep_of_last(real.shape[1], order[:, : int(real.sum(1).max())])
+
     # ----------------------------------------------------------------------------------------------------- checks
 
-    def _checked(self, draft: Draft) -> Draft:
-        if not ((draft.tokens >= 0) & (draft.tokens < self.vocabulary)).all():
+    def _checked(self, draft: Draft, text: Sequence[int]) -> Draft:
+        name = type(self.how.proposer).__name__
+        strange = draft.tokens[(draft.tokens < 0) | (draft.tokens >= self.vocabulary)]
+        if len(strange):
             raise TokenryError(
-                f"{type(self.how.proposer).__name__} proposed token "
-                f"{int(max(draft.tokens.min(), draft.tokens.max(), key=abs))}, outside the vocabulary of "
-                f"{self.vocabulary}; it was made for another model."
+                f"{name} proposed token {int(strange[0])}, outside the vocabulary of {self.vocabulary}; it was made "
+                "for another model."
+            )
+        if draft.tokens[0] != text[-1]:
+            raise TokenryError(
+                f"{name} proposed a draft with token {int(draft.tokens[0])} as its root; the text ends with {text[-1]}."
             )
         return draft
 
     def _check(self, logits: Tensor) -> None:
-        if not bool(torch.isfinite(logits.sum())) and bool(torch.isnan(logits).any()):
+        if bool(torch.isfinite(logits.sum())):
+            return
+        if bool((logits.isnan() | logits.isposinf()).any()):  # minus infinity is a way to say never
             raise TokenryError(
                 f"{type(self.model).__name__} gave logits that are not numbers after {len(self.written[0])} tokens; "
                 f"its weights or its precision ({self.model.dtype}) are to blame, not the drafts."
