@@ -1,0 +1,207 @@
+"""Parallel Prompt Decoding: how many tokens a pass of SmolLM2 writes with two trained prompt tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.data.corpora import load_corpus
+from tokenry.hosts.speculate import Speculation
+from tokenry.learn.language import pack
+from tokenry.learn.ppd import (
+    PromptTokenDistillation,
+    TruncatedTexts,
+    acceptance_table,
+    prompt_settings,
+)
+from tokenry.models.ppd import PromptTokens
+from tokenry.models.pretrained import load_smollm2
+from tokenry.predict.lm.ppd import ParallelPromptDecoding
+from tokenry.predict.lm.ppd_tree import best_trees, static_trees
+from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.token_recycling import TokenRecycling
+
+
+def experiment(study: Study) -> Outcome:
+    """Train on documents, measure the table on what the model writes after some others, decode after yet others."""
+    s = study.settings
+    corpus = load_corpus(s["corpus"], limit=s["bytes"])
+    train_on, held_out = corpus.split(s["held_out"])
+    model, tokenizer = load_smollm2(torch.bfloat16)
+    model.generation_config.eos_token_id = None  # every text gets the same length
+    ids = pack(tokenizer, train_on.documents)
+    beginnings = [
+        tokens[: s["context"]]
+        for text in held_out.documents
+        if len(tokens := tokenizer(text[: 8 * s["context"]])["input_ids"]) >= s["context"]
+    ]
+    calibration = _continued(model, beginnings[: s["calibrated"]], s["new_tokens"])
+    asked = beginnings[s["calibrated"] : s["calibrated"] + s["measured"]]
+    large, small = str(max(s["limits"])), str(min(s["limits"]))
+
+    found: list[dict[str, float]] = []
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for seed in study.seeds:
+        words = PromptTokens.from_words(model, tokenizer, s["prompts"])
+        first = PromptTokens(words.embeddings)
+        objective = PromptTokenDistillation(model, words)
+        batches = TruncatedTexts(ids, s["length"], s["batch"], s["points"], seed=seed)
+        study.train(objective, batches, prompt_settings(s["steps"], seed=seed), f"prompts-{seed}")
+        sets = {"trained": words, "the words they began as": first, "random": _random(model, words, seed)}
+        for prompts in sets.values():
+            prompts.acceptance = acceptance_table(
+                model, prompts, calibration, first=s["context"], teacher="text"
+            )
+        words.about = {"model": "SmolLM2-135M-Instruct", "corpus": corpus.name, "settings": dict(s)}
+        words.save(study.folder / f"prompt-tokens-{seed}")
+        arms, rows = _decode(model, asked, sets, s)
+        tables = {"tokens per pass": arms, "share of tokens that are the first guess, the second, ...": rows}
+        found.append(
+            {name: float(row["tokens per pass"]) for name, row in arms.items()}
+            | {f"predicted, {name}": float(row.get("predicted", np.nan)) for name, row in arms.items()}
+            | {"differing": _differing(asked[: s["exact"]], words, s)}
+        )
+
+    def each(name: str) -> tuple[float, ...]:
+        return tuple(values[name] for values in found)
+
+    def gap(a: str, b: str) -> Figure:
+        return Figure.of([x - y for x, y in zip(each(a), each(b), strict=True)])
+
+    best, static = f"trained, {large} rows", f"trained, one tree, {large} rows"
+    recycled = f"token recycling, {large} rows"
+    off = [
+        max(
+            abs(values[f"predicted, trained, {n} rows"] / values[f"trained, {n} rows"] - 1)
+            for n in s["limits"]
+        )
+        for values in found
+    ]
+    return Outcome(
+        metric=f"tokens per pass of SmolLM2-135M continuing documents ({corpus.name}), {large} rows beside the root",
+        ours=Arm("trained prompt tokens, dynamic tree", each(best)),
+        baseline=Arm("random prompt tokens, a tree of their own", each(f"random, {large} rows")),
+        figures={
+            "texts that differ from greedy": Figure.of(each("differing")),
+            "tokens per pass": Figure.of(each(best)),
+            "over random prompts": gap(best, f"random, {large} rows"),
+            "over a static tree": gap(best, static),
+            "prediction off by": Figure.of(off),
+            "over token recycling": gap(best, recycled),
+            "over token recycling, small limit": gap(
+                f"trained, {small} rows", f"token recycling, {small} rows"
+            ),
+        },
+        tables=tables,
+        details={"training rows": s["steps"] * s["batch"] * s["points"] * s["prompts"]},
+        notes=(
+            "Contexts and continuations are plain documents; the model's end-of-text token is ignored, so that every "
+            f"text has {s['new_tokens']} new tokens. Tokens per pass are measured in bfloat16, one text at a time; "
+            "that the text is greedy decoding's is checked in float32, where near-ties do not flip.",
+            "The table of acceptance that trees are chosen by is measured on texts which the model wrote after other "
+            "held-out documents; random prompt tokens get a table of their own.",
+            "The specification's batch of 4 stretches of 128 tokens is one of "
+            f"{s['batch']} with {s['points']} points of truncation each.",
+            "Token recycling begins with an empty matrix and keeps it from text to text. Times are of this machine "
+            "and this run, in units of plain greedy decoding by transformers.",
+        ),
+        data=corpus.provenance,
+    )
+
+
+def _continued(model: Any, contexts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """What the model writes after contexts of equal length."""
+    ids = torch.tensor([list(context) for context in contexts])
+    mask = torch.ones_like(ids)
+    return model.generate(
+        ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=0
+    ).tolist()
+
+
+def _random(model: Any, like: PromptTokens, seed: int) -> PromptTokens:
+    spread = float(model.get_input_embeddings().weight.float().std())
+    generator = torch.Generator().manual_seed(seed)
+    return PromptTokens(spread * torch.randn(like.embeddings.shape, generator=generator))
+
+
+def _decode(
+    model: Any, asked: Sequence[Sequence[int]], sets: Mapping[str, PromptTokens], s: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Every arm on the same contexts: tokens per pass, predicted and measured, and time."""
+    small, large = min(s["limits"]), max(s["limits"])
+    _write(model, asked[:1], s["new_tokens"], None)  # the first call of a process is slow
+    plain, greedy, _ = _write(model, asked, s["new_tokens"], None)
+    arms: dict[str, dict[str, Any]] = {}
+
+    def arm(name: str, proposer: Proposer, limit: int, predicted: float | None) -> None:
+        seconds, texts, tau = _write(model, asked, s["new_tokens"], Speculation(proposer, Fixed(limit)))
+        arms[f"{name}, {limit} rows"] = {
+            "tokens per pass": round(tau, 4),
+            **({} if predicted is None else {"predicted": round(predicted, 4)}),
+            "time over greedy": round(seconds / plain, 3),
+            "texts as greedy's in bfloat16": sum(map(torch.equal, texts, greedy)) / len(texts),
+        }
+
+    for name, limits in (("trained", s["limits"]), ("the words they began as", [large]), ("random", [large])):
+        prompts = sets[name]
+        assert prompts.acceptance is not None
+        for limit in limits:
+            arm(name, ParallelPromptDecoding(prompts), limit, best_trees(prompts.acceptance, limit).tau())
+    trained = sets["trained"]
+    assert trained.acceptance is not None
+    for limit in s["limits"]:
+        static = static_trees(trained.acceptance, limit).tau()
+        arm("trained, one tree", ParallelPromptDecoding(trained, search=static_trees), limit, static)
+    for limit in (small, large):
+        arm("token recycling", TokenRecycling(model.config.vocab_size), limit, None)
+    rows = {
+        f"{name}, {i + 2} ahead": {
+            f"guess {rank + 1}": round(float(share), 4) for rank, share in enumerate(shares)
+        }
+        for name, prompts in sets.items()
+        if prompts.acceptance is not None
+        for i, shares in enumerate(prompts.acceptance)
+    }
+    return arms, rows
+
+
+def _write(
+    model: Any, asked: Sequence[Sequence[int]], tokens: int, how: Speculation | None
+) -> tuple[float, list[torch.Tensor], float]:
+    """Seconds, texts, and tokens per pass over all contexts, one after the other."""
+    texts: list[torch.Tensor] = []
+    written = passes = 0
+    started = time.perf_counter()
+    for context in asked:
+        ids = torch.tensor([list(context)])
+        settings: dict[str, Any] = {} if how is None else {"custom_generate": how}
+        texts.append(
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=0,
+                **settings,
+            )
+        )
+        if how is not None:
+            written += how.stats.tokens - 1  # the first one comes from the pass over the context
+            passes += how.stats.forwards
+    return time.perf_counter() - started, texts, written / passes if passes else 1.0
+
+
+def _differing(asked: Sequence[Sequence[int]], prompts: PromptTokens, s: Mapping[str, Any]) -> float:
+    """How many texts are not those of greedy decoding, in float32."""
+    model, _ = load_smollm2()
+    model.generation_config.eos_token_id = None
+    _, expected, _ = _write(model, asked, s["exact_tokens"], None)
+    how = Speculation(ParallelPromptDecoding(prompts), Fixed(max(s["limits"])))
+    _, found, _ = _write(model, asked, s["exact_tokens"], how)
+    return float(sum(not torch.equal(a, b) for a, b in zip(expected, found, strict=True)))
