@@ -23,6 +23,7 @@ PARTS = (
     "byte_sampling",
     "hat",
     "mrt5",
+    "acm",
     "decoding",
 )
 

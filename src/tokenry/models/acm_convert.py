@@ -116,13 +116,17 @@ class Converted:
                 _put(self.model, tail, nn.Identity())
 
     def _restore(self) -> None:
+        like = next(iter(self.acms.values())).w_in
+        for module in self._originals.values():  # nobody moved them while they were outside the model
+            module.to(like.device, like.dtype)
         for path, module in self._originals.items():
             _put(self.model, path, module)
 
     def undo(self) -> None:
-        """Put the layers back that were there, the very same tensors; a second call does nothing.
+        """Put the layers back that were there, the very same modules; a second call does nothing.
 
-        Weights outside them that training has changed since stay changed.
+        They follow the model to the type and device that it has now. Weights outside them that training has changed
+        since stay changed.
         """
         if not self._undone:
             self._restore()
@@ -138,11 +142,8 @@ class Converted:
 
     @contextmanager
     def base(self) -> Iterator[nn.Module]:
-        """Inside, the model computes with the layers it came with, on the device it is on now."""
+        """Inside, the model computes with the layers it came with, in the type and on the device it has now."""
         self._check_live()
-        device = next(iter(self.acms.values())).w_in.device
-        for module in self._originals.values():
-            module.to(device)
         self._restore()
         try:
             yield self.model
