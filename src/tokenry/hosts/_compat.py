@@ -125,16 +125,10 @@ def plain_layers(cache: Cache | None) -> list[DynamicLayer]:
 def shortest_window(config: Any) -> int | None:
     """How far back the most short-sighted layers of a decoder look, or None if all look back all the way."""
     types = getattr(config, "layer_types", None)
-    windows = {"sliding": "sliding_window", "chunked": "attention_chunk_size"}
-    if not getattr(config, "use_sliding_window", True):
-        del windows["sliding"]
-    found = [
-        window
-        for kind, name in windows.items()
-        if isinstance(window := getattr(config, name, None), int)
-        and (types is None or any(kind in layer for layer in types))
-    ]
-    return min(found, default=None)
+    sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    windows = {"sliding": sliding, "chunked": getattr(config, "attention_chunk_size", None)}
+    used = (w for kind, w in windows.items() if w and (not types or any(kind in layer for layer in types)))
+    return min(used, default=None)
 
 
 def without_windows(cache: Cache) -> None:

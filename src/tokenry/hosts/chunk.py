@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.hosts import layout
-from tokenry.hosts._compat import Cache, is_flash, key_columns, keys_seen
+from tokenry.hosts._compat import Cache, StaticCache, is_flash, key_columns, keys_seen
 from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
 from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
@@ -121,7 +121,8 @@ class Chunk:
         self.memory = Memory.of(cache, shape[0])
         self.begins = self.memory.seen == 0
         self.offset = self.memory.seen
-        self.drawn = isinstance(mask, Tensor) and mask.ndim == 4 and not self.begins
+        own = isinstance(mask, Tensor) and mask.ndim == 4 and not isinstance(cache, StaticCache)
+        self.drawn = own and not self.begins
         self.padding_mask = self._padding(mask)
         self.kinds: dict[str, Bool[Tensor, "b t"]] = {}
         self.items: Items | None = None

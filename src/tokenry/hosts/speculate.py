@@ -421,15 +421,14 @@ class _Run:
     def _close(self) -> None:
         """Leave the cache as plain decoding does: every token that was written, but the last of the longest text, lies
         where it stands in the text."""
-        if self.cache is None:
+        kept = self.config.return_dict_in_generate or getattr(self.cache, "_is_user_defined", False)
+        if self.cache is None or not kept:
             return
         here = self.alive.shape[1] - self.width
         for layer, held in zip(plain_layers(self.cache), self.held, strict=True):
             layer.crop(min(0, held + here - layer.get_seq_length()))  # of a pass that was interrupted
         lengths = torch.tensor([len(tokens) for tokens in self.written], device=self.alive.device)
         behind = (lengths < lengths.max()) & (lengths > self.alive[:, self.width :].sum(1))
-        if not (self.config.return_dict_in_generate or getattr(self.cache, "_is_user_defined", False)):
-            return
         if bool(behind.any()):  # texts that ended early: their last token has not been through the model
             self._forward([Draft.of(tokens[-1] if tokens else 0, []) for tokens in self.written])
             self._compact([(0,) if late else () for late in behind.tolist()], 1)
