@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tokenry.bench import compare as compare
     from tokenry.bench import tune as tune
     from tokenry.hosts import check as check
+    from tokenry.hosts import decoder as decoder
+    from tokenry.hosts import generate as generate
     from tokenry.hosts import reduced as reduced
     from tokenry.models import load_embedded as load_embedded
     from tokenry.reduce import Reducer as Reducer
@@ -39,6 +41,8 @@ __version__ = "0.1.0"
 _HOME = {
     "reduced": "hosts",
     "check": "hosts",
+    "decoder": "hosts",
+    "generate": "hosts",
     "compare": "bench",
     "tune": "bench",
     "load_embedded": "models",

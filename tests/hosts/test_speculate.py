@@ -30,7 +30,7 @@ from tests.hosts.families import FAMILIES
 from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.prompt_lookup import PromptLookup
 from tokenry.predict.lm.proposer import Proposer
-from tokenry.predict.lm.sizing import Adaptive, Fixed
+from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.token_recycling import TokenRecycling
 from tokenry.predict.lm.tree import Draft
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
@@ -423,47 +423,6 @@ def test_tokens_that_a_model_rules_out_are_no_mistake(model: Any) -> None:
     asked = dict(prompts(3), max_new_tokens=12, do_sample=False, pad_token_id=0)
     expected = masked.generate(**asked)
     assert torch.equal(masked.generate(**asked, custom_generate=HOW), expected)
-
-
-# ------------------------------------------------------------------------------------------------------- sizing
-
-
-def drive(sizing: Adaptive, accepted: int, passes: int) -> float:
-    """Time per token, over plain decoding, if a tree gives that many accepted nodes."""
-    time = tokens = 0.0
-    for _ in range(passes):
-        size = sizing.nodes()
-        time += sizing.latency[size + 1]
-        path = tuple(range(1 + min(accepted, size)))
-        tokens += len(path)
-        sizing.learn(size, path)
-    return time / tokens
-
-
-LATENCY = {1: 1.0, 5: 1.05, 9: 1.1, 17: 1.4, 25: 1.8}
-
-
-def test_a_text_that_cannot_be_guessed_costs_little() -> None:
-    assert drive(Adaptive(LATENCY), 0, 400) < 1.03
-
-
-def test_a_text_that_can_be_guessed_gets_large_trees() -> None:
-    sizing = Adaptive(LATENCY)
-    assert drive(sizing, 24, 100) < 0.15
-    assert sizing.best() >= 16
-
-
-def test_sizing_finds_out_that_drafts_have_become_worth_while() -> None:
-    sizing = Adaptive(LATENCY)
-    drive(sizing, 0, 300)
-    assert drive(sizing, 8, 300) < 0.35
-
-
-def test_latencies_are_ratios() -> None:
-    with pytest.raises(InputError, match="which is 1"):
-        Adaptive({1: 0.02, 8: 0.03})
-    with pytest.raises(InputError, match="no fewer than 0"):
-        Fixed(-1)
 
 
 def test_proposers_are_proposers() -> None:

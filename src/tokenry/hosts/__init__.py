@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tokenry.hosts.calibrate import Calibration, calibrate
 from tokenry.hosts.check import CheckReport, check
 from tokenry.hosts.cost import Cost, decoder_flops, encoder_flops, kv_bytes
+from tokenry.hosts.generate import DECODERS, decoder, generate
 from tokenry.hosts.host import Host
 from tokenry.hosts.load import load_model
 from tokenry.hosts.prompt import question_text
@@ -19,16 +21,21 @@ from tokenry.hosts.vision import Encoded, encode_pictures
 from tokenry.reduce import Reducer, read_methods
 
 __all__ = [
+    "DECODERS",
+    "Calibration",
     "CheckReport",
     "Cost",
     "Encoded",
     "Host",
     "ItemTrace",
     "Session",
+    "calibrate",
     "check",
+    "decoder",
     "decoder_flops",
     "encode",
     "encoder_flops",
+    "generate",
     "kv_bytes",
     "load_model",
     "question_text",

@@ -265,7 +265,7 @@ class _Run:
 
     def _step(self) -> None:
         how = self.how
-        drafts = [self._draft(row, how.sizing.nodes()) for row in range(len(self.texts))]
+        drafts = self._drafts()
         logits = self._forward(drafts)
         self._check(logits)
         how.stats.forwards += 1
@@ -276,24 +276,30 @@ class _Run:
                 continue
             n = draft.tree.n
             accepted = self._rule(draft).walk(draft, self._scores(row, logits[row, :n], draft))
-            new = [int(draft.tokens[node]) for node in accepted.path[1:]] + [accepted.token]
-            how.proposer.learn(
-                row,
-                Verified(
-                    draft,
-                    logits[row, :n],
-                    accepted,
-                    logits[row, n : draft.rows] if draft.probes is not None else None,
-                    self.hidden[row, :n] if self.hidden is not None else None,
-                ),
+            verified = Verified(
+                draft,
+                logits[row, :n],
+                accepted,
+                logits[row, n : draft.rows] if draft.probes is not None else None,
+                self.hidden[row, :n] if self.hidden is not None else None,
             )
-            how.sizing.learn(n - 1, accepted.path)
+            how.proposer.learn(row, verified)
             how.stats.nodes += draft.rows
             how.stats.steps += 1
-            written = self._write(row, new)
-            self.texts[row].extend(new[:written])
+            written = self._write(row, verified.written)
+            self.texts[row].extend(verified.written[:written])
             paths.append(accepted.path[:written])  # where a text ends, its last token is not in the cache
         self._compact(paths, logits.shape[1])
+
+    def _drafts(self) -> list[Draft]:
+        """The guesses for every row, as many as are worth judging."""
+        sizing = self.how.sizing
+        most = sizing.most(len(self.texts))
+        drafts = [self._draft(row, most) for row in range(len(self.texts))]
+        if all(draft.chance is None for draft in drafts):
+            return drafts
+        size = sizing.choose(drafts)
+        return [draft if draft.chance is None else draft.first(size) for draft in drafts]
 
     def _draft(self, row: int, limit: int) -> Draft:
         """The guesses for a row."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.predict.lm.acceptance import Accepted
+from tokenry.predict.lm.guesses import Guesses
 from tokenry.predict.lm.tree import Draft
 
 
@@ -31,6 +32,11 @@ class Verified:
     probes: Float[Tensor, "p v"] | None = None
     hidden: Float[Tensor, "n d"] | None = None
 
+    @property
+    def written(self) -> list[int]:
+        """What the pass wrote behind the root."""
+        return [int(self.draft.tokens[node]) for node in self.accepted.path[1:]] + [self.accepted.token]
+
 
 @runtime_checkable
 class Proposer(Protocol):
@@ -39,8 +45,10 @@ class Proposer(Protocol):
     A proposer may keep what it has learned from one text to the next; `begin` says that new texts start.
     """
 
-    hidden: bool
-    """Whether it wants to see the model's last hidden states."""
+    @property
+    def hidden(self) -> bool:
+        """Whether it wants to see the model's last hidden states."""
+        ...
 
     def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Float[Tensor, "s d"]] | None) -> None:
         """New texts, whose prompts the model has read.
@@ -64,4 +72,13 @@ class Proposer(Protocol):
 
     def learn(self, row: int, verified: Verified) -> None:
         """See what the model made of a draft."""
+        ...
+
+
+@runtime_checkable
+class Guesser(Proposer, Protocol):
+    """A proposer whose guesses can be merged with those of others."""
+
+    def guesses(self, row: int, text: Sequence[int], limit: int) -> Guesses:
+        """What `propose` makes a draft of."""
         ...

@@ -6,25 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float
+
+from tokenry.predict.lm.tree import Draft
 from tokenry.tokens.errors import InputError
 
 
 @runtime_checkable
 class Sizing(Protocol):
-    """Chooses the size of the next tree."""
+    """Chooses the size of trees."""
 
-    def nodes(self) -> int:
-        """Most nodes beside the root."""
+    def most(self, texts: int) -> int:
+        """How many guesses a proposer should make at most, where a pass serves that many texts."""
         ...
 
-    def learn(self, nodes: int, path: Sequence[int]) -> None:
-        """See which nodes of a tree with that many were accepted (the root, node 0, always is)."""
+    def choose(self, drafts: Sequence[Draft]) -> int:
+        """How many guesses of each draft the next pass should judge; of drafts that know how likely theirs are."""
         ...
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Always the same number of nodes."""
+    """Always the same number of nodes beside the root."""
 
     size: int
 
@@ -32,84 +36,79 @@ class Fixed:
         if self.size < 0:
             raise InputError(f"A draft has no fewer than 0 nodes beside its root, got {self.size}.")
 
-    def nodes(self) -> int:
-        """See `Sizing.nodes`."""
+    def most(self, texts: int) -> int:
+        """See `Sizing.most`."""
         return self.size
 
-    def learn(self, nodes: int, path: Sequence[int]) -> None:
-        """Nothing to learn."""
+    def choose(self, drafts: Sequence[Draft]) -> int:
+        """See `Sizing.choose`."""
+        return self.size
 
 
 @dataclass(eq=False)
-class Adaptive:
-    """The size with the best expected speed: tokens written per pass over the pass's measured time.
+class Expected:
+    """The size with the best expected speed: tokens that a pass should write, over the time that it takes.
 
-    A proposer puts its better guesses first, so a smaller tree is the beginning of a larger one, and a pass over many
-    nodes also tells what a smaller tree would have given. What a size gives is a running mean over the passes that were
-    at least that large. A larger tree than the best is tried when the last guess of a tree was right, and otherwise now
-    and then, or it would never be known that drafts have become worth while; after each failure that waits twice as
-    long, so that text that cannot be guessed costs little.
+    A draft with chances c_1 >= c_2 >= ... writes 1 + c_1 + ... + c_n tokens in a pass over its first n guesses, so the
+    best n is found for every single draft. Where no guess is worth its time nothing is drafted, and decoding is as
+    without drafts.
 
     Attributes:
-        latency: nodes in a pass, the root included -> time, in units of a pass over the root alone, as
-            measured on this machine.
-        memory: share of a running mean that the newest pass makes up.
-        patience: passes before a larger tree is first tried without a sign that it would help.
-        longest_wait: most passes between two such trials.
+        latency: rows of a pass -> its time, in units of a pass over one row, as measured on this machine
+            (`tokenry.hosts.calibrate`). Between measured sizes it is interpolated, beyond them extrapolated.
+        margin: how much faster drafting must promise to be than not drafting.
+        expected: tokens that the passes so far should have written.
+        spent: time that they should have taken.
     """
 
     latency: Mapping[int, float]
-    memory: float = 0.1
-    patience: int = 2
-    longest_wait: int = 64
-    _given: dict[int, float] = field(init=False, repr=False)
-    _wait: int = field(init=False, repr=False)
-    _idle: int = field(init=False, repr=False, default=0)
-    _hungry: bool = field(init=False, repr=False, default=False)
+    margin: float = 1.02
+    expected: float = field(init=False, default=0.0)
+    spent: float = field(init=False, default=0.0)
+    _rows: Float[np.ndarray, " sizes"] = field(init=False, repr=False)
+    _time: Float[np.ndarray, " sizes"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.latency.get(1) != 1 or min(self.latency.values()) <= 0:
+        if self.latency.get(1) != 1 or min(self.latency.values()) <= 0 or len(self.latency) < 2:
             raise InputError(
-                f"Latencies are ratios to a pass over the root alone, which is 1; got {dict(self.latency)}."
+                "Latencies are ratios to a pass over one row, which is 1, and there are at least two; got "
+                f"{dict(self.latency)}."
             )
-        self._given = {size - 1: 1.0 for size in sorted(self.latency)}
-        self._wait = self.patience
+        self._rows = np.array(sorted(self.latency), np.float64)
+        # More rows never take less time: what looks like it is noise.
+        self._time = np.maximum.accumulate([self.latency[int(rows)] for rows in self._rows])
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """The sizes to choose from, beside the root."""
-        return tuple(self._given)
+    def speed_up(self) -> float:
+        """Over plain decoding, as expected of the passes so far."""
+        return self.expected / self.spent if self.spent else float("nan")
 
-    def speed(self, size: int) -> float:
-        """Expected speed-up of a size over plain decoding."""
-        return self._given[size] / self.latency[size + 1]
+    def time(self, rows: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Of passes over so many rows, in units of a pass over one."""
+        inside = np.interp(rows, self._rows, self._time)
+        slope = (self._time[-1] - self._time[-2]) / (self._rows[-1] - self._rows[-2])
+        return inside + np.maximum(rows - self._rows[-1], 0) * slope
 
-    def best(self) -> int:
-        """The size that is expected to be fastest."""
-        return max(self.sizes, key=self.speed)
+    def most(self, texts: int) -> int:
+        """See `Sizing.most`: no more than the largest size that was measured."""
+        return max(1, int(self._rows[-1]) // max(texts, 1) - 1)
 
-    def nodes(self) -> int:
-        """See `Sizing.nodes`."""
-        best = self.best()
-        if best == self.sizes[-1]:
-            return best
-        self._idle += 1
-        if not self._hungry and self._idle <= self._wait:
-            return best
-        if not self._hungry:
-            self._wait = min(self.longest_wait, 2 * self._wait)
-        self._idle, self._hungry = 0, False
-        return self.sizes[self.sizes.index(best) + 1]
-
-    def learn(self, nodes: int, path: Sequence[int]) -> None:
-        """See `Sizing.learn`."""
-        written = 1.0
-        for size in self.sizes:
-            if size <= nodes:
-                written = sum(1 for node in path if node <= size)
-                self._given[size] += self.memory * (written - self._given[size])
-            # More guesses are worth no less than fewer.
-            self._given[size] = max(self._given[size], *(self._given[s] for s in self.sizes if s <= size))
-        if len(path) > 1:
-            self._wait = self.patience
-            self._hungry = path[-1] == nodes
+    def choose(self, drafts: Sequence[Draft]) -> int:
+        """See `Sizing.choose`."""
+        size = max((len(draft.chance) for draft in drafts if draft.chance is not None), default=1)
+        written = np.zeros(size)
+        for draft in drafts:
+            if draft.chance is not None:
+                written[: len(draft.chance)] += draft.chance
+        written = written.cumsum()
+        if not written[0]:
+            return 0
+        texts = len(drafts)
+        time = self.time(texts * np.arange(1, size + 1.0))
+        speed = written / time
+        best = int(speed.argmax())
+        if speed[best] < self.margin * speed[0]:
+            best = 0
+        self.expected += float(written[best])
+        self.spent += float(time[best] * written[0] / time[0])
+        return best

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tokenry.predict.lm.guesses import Guesses, TrackRecord
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft, DraftTree
 from tokenry.tokens.errors import InputError
@@ -45,27 +46,29 @@ class TokenRecycling:
     walk through it fills a tree of fixed shape. Every pass updates the rows of all tokens that it saw, accepted or
     not. The matrix is kept from text to text.
 
-    The paper's template is used best node first, so that a smaller tree is a part of a larger one: nodes are ordered
-    by how often they have been accepted, which is counted here as decoding goes on (the template's own order to begin
-    with). Published code leaves open which row counts when a token occurs twice in a pass; here the last one in the
-    tree's order does, and accepted nodes come last.
+    The paper judges all 80 guesses of the template in every pass. Here the best of them come first, so that a pass may
+    judge as many as repay their time: how often each node of the template comes true is counted as texts go by. The
+    successions in a prompt are put into the matrix too, where it does not know them (`update_from_prompt`; published
+    code has nothing of a prompt). Published code leaves open which row counts when a token occurs twice in a pass;
+    here the last one in the draft's order does, and accepted nodes come last.
 
     Attributes:
         vocabulary: number of token ids.
         k: successors that are kept, at least the template's widest node (8). With 32-bit ids a vocabulary of 50,000
-        takes
-            1.6 MB.
+            takes 1.6 MB.
         tree: the template.
+        update_from_prompt: whether to learn from prompts which tokens follow each other in them.
     """
 
     vocabulary: int
     k: int = 8
     tree: DraftTree = field(default_factory=template)
+    update_from_prompt: bool = True
     hidden: ClassVar[bool] = False
     successors: Int[np.ndarray, "vocabulary k"] = field(init=False, repr=False)
-    _hits: np.ndarray = field(init=False, repr=False)
-    _parts: dict[int, tuple[DraftTree, np.ndarray]] = field(init=False, repr=False, default_factory=dict)
-    _last: dict[int, np.ndarray] = field(init=False, repr=False, default_factory=dict)
+    _record: TrackRecord = field(init=False, repr=False)
+    _order: list[int] = field(init=False, repr=False)
+    _last: dict[int, Guesses] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.k <= int(self.tree.rank.max()):
@@ -73,28 +76,39 @@ class TokenRecycling:
                 f"The template asks for candidate {int(self.tree.rank.max())}, but only {self.k} are kept."
             )
         self.successors = np.full((self.vocabulary, self.k), -1, np.int32)
-        # A prior worth a few passes: each node half as likely as its parent and the sibling before it.
-        self._hits = 4 * 0.5 ** np.array([sum(int(self.tree.rank[i]) + 1 for i in self.tree.path(node)[1:])
-                                          for node in range(self.tree.n)])  # fmt: skip
+        # A belief to begin with: the first candidate is right in two of five cases, every further one half as often.
+        self._record = TrackRecord(0.4 * 0.5**self.tree.rank)
+        self._sort()
 
     def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None) -> None:
-        """See `Proposer.begin`. The matrix stays; what successions the prompts hold is put in."""
-        for prompt in prompts:
-            for token, successor in pairwise(prompt):
-                self._promote(token, successor)
-        self._parts.clear()  # order the nodes anew, by what has been accepted since
+        """See `Proposer.begin`. The matrix stays."""
+        if self.update_from_prompt:
+            for prompt in prompts:
+                for token, successor in pairwise(prompt):
+                    self._promote(token, successor)
+        self._last.clear()
+        self._sort()
+
+    def guesses(self, row: int, text: Sequence[int], limit: int) -> Guesses:
+        """See `Guesser.guesses`."""
+        found = self._last[row] = Guesses(text[-1])
+        place = {0: 0}
+        rates = self._record.rates()
+        parent, rank = self.tree.parent, self.tree.rank
+        for node in self._order:
+            if len(found) > limit:
+                break
+            above = place.get(int(parent[node]))
+            if above is None:  # a token that was never seen has no successors; nor have its descendants
+                continue
+            token = int(self.successors[found.tokens[above], rank[node]])
+            if token >= 0:
+                place[node] = found.add(above, token, rates[node], node)
+        return found
 
     def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
         """See `Proposer.propose`."""
-        tree, origin = self._part(limit)
-        tokens = np.full(tree.n, text[-1], np.int64)
-        for level in tree.levels:
-            tokens[level] = self.successors[tokens[tree.parent[level]], tree.rank[level]]
-        known = tokens >= 0  # a token that was never seen has no successors; nor have its descendants
-        if not known.all():
-            tree, tokens, origin = _without(tree, tokens, origin, known)
-        self._last[row] = origin
-        return Draft(tree, tokens)
+        return self.guesses(row, text, limit).draft(limit)
 
     def learn(self, row: int, verified: Verified) -> None:
         """See `Proposer.learn`."""
@@ -103,37 +117,20 @@ class TokenRecycling:
         tokens = verified.draft.tokens
         self.successors[tokens] = best  # of equal tokens, the last one counts
         self.successors[tokens[path]] = best[path]
-        origin = self._last.pop(row, None)
-        if origin is not None:
-            self._hits[origin[path]] += 1
+        if row in self._last:
+            self._last.pop(row).judge(verified.written, self._record)
 
-    def _part(self, nodes: int) -> tuple[DraftTree, np.ndarray]:
-        """The best nodes of the template, as a tree, and which they are."""
-        if nodes not in self._parts:
-            order = sorted(range(1, self.tree.n), key=lambda i: (-self._hits[i], self.tree.depth[i], i))
-            closed = [
-                i for i in order if all(p == 0 or self._hits[p] >= self._hits[i] for p in self.tree.path(i))
-            ]
-            kept = np.array([0, *sorted(closed[:nodes])])
-            self._parts[nodes] = (_subtree(self.tree, kept), kept)
-        return self._parts[nodes]
+    def _sort(self) -> None:
+        """Put the template's nodes in the order in which they are worth judging, by what is known of them now."""
+        rates = self._record.rates()
+        value = [1.0]
+        for node in range(1, self.tree.n):
+            value.append(value[self.tree.parent[node]] * rates[node])
+        self._order = sorted(range(1, self.tree.n), key=lambda node: -value[node])
 
     def _promote(self, token: int, successor: int) -> None:
         """Put a successor in front, if it is not among the candidates yet."""
         row = self.successors[token]
         if successor not in row:
-            row[1:] = row[:-1]
+            row[1:] = row[:-1].copy()
             row[0] = successor
-
-
-def _subtree(tree: DraftTree, kept: np.ndarray) -> DraftTree:
-    number = np.full(tree.n, -1)
-    number[kept] = np.arange(len(kept))
-    return DraftTree(np.array([-1, *number[tree.parent[kept[1:]]]]), tree.rank[kept])
-
-
-def _without(
-    tree: DraftTree, tokens: np.ndarray, origin: np.ndarray, known: np.ndarray
-) -> tuple[DraftTree, np.ndarray, np.ndarray]:
-    kept = np.flatnonzero((tree.ancestors <= known).all(1))
-    return _subtree(tree, kept), tokens[kept], origin[kept]

@@ -176,12 +176,15 @@ class Draft:
         probes: further rows of the pass, if the proposer wants any.
         proposal: the distribution that each node's children were drawn from, one after the other without replacement;
             None if they were not drawn. Rows of leaves are not looked at.
+        chance: how likely each node is to be accepted, in the proposer's estimate, falling from node to node (the
+            root: 1). A pass may then judge the first nodes only; None: all or nothing.
     """
 
     tree: DraftTree
     tokens: Int[np.ndarray, " n"]
     probes: Probes | None = None
     proposal: Float[Tensor, "n v"] | None = None
+    chance: Float[np.ndarray, " n"] | None = None
 
     @property
     def rows(self) -> int:
@@ -195,6 +198,20 @@ class Draft:
             raise InputError(
                 f"A probe follows node {int(self.probes.after.max())} of a draft of {self.tree.n} nodes."
             )
+
+    def first(self, nodes: int) -> Draft:
+        """The draft without what lies behind its first nodes.
+
+        Args:
+            nodes: how many to keep beside the root.
+        """
+        n = nodes + 1
+        if n >= self.tree.n:
+            return self
+        tree = DraftTree(self.tree.parent[:n], self.tree.rank[:n])
+        proposal = None if self.proposal is None else self.proposal[:n]
+        chance = None if self.chance is None else self.chance[:n]
+        return Draft(tree, self.tokens[:n], None, proposal, chance)
 
     @classmethod
     def of(cls, root: int, continuations: Iterable[Sequence[int]], limit: int | None = None) -> Self:

@@ -1,0 +1,147 @@
+"""How long a forward pass takes as its rows grow: what decides how large a draft tree may be on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final, cast
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from tokenry.hosts._compat import plain_layers
+from tokenry.tokens.errors import InputError
+
+ROWS: Final = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured times of forward passes behind a cached text.
+
+    Attributes:
+        seconds: rows of a pass -> seconds.
+        context: tokens in the cache.
+        dtype: of the model.
+        device: on which it ran.
+        threads: that torch used on the CPU.
+    """
+
+    seconds: Mapping[int, float]
+    context: int
+    dtype: str
+    device: str
+    threads: int
+
+    @property
+    def latency(self) -> dict[int, float]:
+        """Rows -> time in units of a pass over one row; more rows never count as faster, for that is noise."""
+        least, found = 0.0, {}
+        for rows, seconds in sorted(self.seconds.items()):
+            least = max(least, seconds / self.seconds[1])
+            found[rows] = least
+        return found
+
+    def largest(self, acceptance_length: float) -> int:
+        """The largest pass that is not slower than plain decoding, if it writes so many tokens."""
+        return max(rows for rows, ratio in self.latency.items() if ratio <= max(acceptance_length, 1.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "seconds": {str(rows): seconds for rows, seconds in self.seconds.items()},
+            "latency": {str(rows): round(ratio, 3) for rows, ratio in self.latency.items()},
+            "context": self.context,
+            "dtype": self.dtype,
+            "device": self.device,
+            "threads": self.threads,
+        }
+
+    def __str__(self) -> str:
+        rows = "  ".join(f"{rows}: {ratio:.2f}" for rows, ratio in self.latency.items())
+        return (
+            f"A pass over one row takes {1e3 * self.seconds[1]:.1f} ms ({self.dtype}, {self.device}, "
+            f"{self.threads} threads, {self.context} tokens cached); times of larger ones: {rows}"
+        )
+
+
+@torch.no_grad()
+def calibrate(
+    model: PreTrainedModel, *, rows: Sequence[int] = ROWS, context: int = 256, rounds: int = 7
+) -> Calibration:
+    """Measure forward passes of a causal language model over one row and over draft trees of several.
+
+    The sizes take turns, so that a machine that slows down slows all of them, and the median counts. SmolLM2 takes
+    about four seconds on one CPU core.
+
+    Args:
+        model: in the precision, on the device and with the number of threads that it will decode with.
+        rows: sizes of passes; 1 is always among them.
+        context: tokens in the cache while measuring; at most what the model can hold.
+        rounds: passes of each size.
+
+    Raises:
+        InputError: sizes or rounds below 1.
+        UnsupportedError: the model keeps a cache that cannot give tokens back.
+    """
+    sizes = sorted({1, *rows})
+    if sizes[0] < 1 or rounds < 1 or context < 1:
+        raise InputError(
+            f"Passes, rounds and context are at least 1, got {list(rows)}, {rounds} and {context}."
+        )
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None:
+        context = max(1, min(context, longest - sizes[-1]))
+    device = model.device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
+    cache = DynamicCache(config=config)
+    model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
+    plain_layers(cache)  # refuses what cannot be cut
+
+    def once(n: int) -> float:
+        # A tree's mask: one row needs none, as in plain decoding.
+        hidden = torch.ones(n, n, dtype=torch.bool, device=device).triu(1)
+        mask = torch.zeros(1, 1, n, context + n, dtype=model.dtype, device=device)
+        mask[..., context:].masked_fill_(hidden, torch.finfo(model.dtype).min)
+        _wait(device)
+        started = time.perf_counter()
+        model(
+            input_ids=ids[:, context : context + n],
+            attention_mask=mask if n > 1 else None,
+            position_ids=torch.arange(context, context + n, device=device)[None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        _wait(device)
+        spent = time.perf_counter() - started
+        cache.crop(-n)
+        return spent
+
+    was_training = model.training
+    model.eval()
+    try:
+        times: dict[int, list[float]] = {n: [] for n in sizes}
+        for n in sizes:
+            once(n)  # kernels are chosen and memory is taken the first time
+        for round_ in range(rounds):
+            for n in sizes if round_ % 2 else reversed(sizes):
+                times[n].append(once(n))
+    finally:
+        model.train(was_training)
+    return Calibration(
+        {n: median(values) for n, values in times.items()},
+        context,
+        str(model.dtype).removeprefix("torch."),
+        device.type,
+        torch.get_num_threads(),
+    )
+
+
+def _wait(device: torch.device) -> None:
+    """Kernels on an accelerator run on their own; timing means waiting for them."""
+    if device.type != "cpu":
+        cast(Any, torch.accelerator).synchronize(device)

@@ -1,0 +1,170 @@
+"""Faster decoding by name: what `tokenry.generate` and `tokenry.decoder` do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriteria
+from transformers.generation import GenerateDecoderOnlyOutput
+
+from tokenry.hosts.calibrate import Calibration, calibrate
+from tokenry.hosts.speculate import Speculation
+from tokenry.predict.lm.merged import Merged
+from tokenry.predict.lm.prompt_lookup import PromptLookup
+from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.sizing import Expected, Sizing
+from tokenry.predict.lm.token_recycling import TokenRecycling
+from tokenry.tokens.errors import InputError, UnknownNameError
+
+
+def _recycling(model: PreTrainedModel) -> TokenRecycling:
+    return TokenRecycling(int(model.config.get_text_config().vocab_size))
+
+
+DECODERS: Final[Mapping[str, Callable[[PreTrainedModel], Proposer]]] = MappingProxyType(
+    {
+        "token-recycling": _recycling,
+        "prompt-lookup": lambda model: PromptLookup(),
+        "recycling+lookup": lambda model: Merged((PromptLookup(), _recycling(model))),
+    }
+)
+"""The decoders that need nothing but the model, by name."""
+
+_CALIBRATED: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], Calibration]] = WeakKeyDictionary()
+_IN_USE: WeakKeyDictionary[PreTrainedModel, dict[str, Speculation]] = WeakKeyDictionary()
+
+
+def decoder(
+    model: PreTrainedModel,
+    how: str | Proposer = "recycling+lookup",
+    *,
+    calibration: Calibration | Mapping[int, float] | None = None,
+    sizing: Sizing | None = None,
+) -> Speculation:
+    """A faster way for a model to decode: ``model.generate(**inputs, custom_generate=tk.decoder(model))``.
+
+    The text is that of ordinary decoding: greedy token for token (up to near-ties, since a pass over several rows
+    rounds otherwise than one over a single row), sampled in distribution. What a decoder learns from one text it keeps
+    for the next, so hold on to it.
+
+    Args:
+        model: a causal language model, or a vision-language model.
+        how: "recycling+lookup" (token recycling and prompt lookup in one tree), "token-recycling", "prompt-lookup", or
+            a proposer of your own (`tokenry.predict.lm.proposer.Proposer`).
+        calibration: forward times on this machine, from `tokenry.hosts.calibrate`; measured once for a model, in a few
+            seconds, if not given.
+        sizing: decides how many guesses a pass judges; by default as many as the calibration says repay their time.
+
+    Returns:
+        A `Speculation`; its `stats` tell what the last call took.
+
+    Raises:
+        UnknownNameError: no decoder has that name.
+        UnsupportedError: the model keeps a cache that cannot give tokens back.
+    """
+    if isinstance(how, str):
+        if how not in DECODERS:
+            raise UnknownNameError(f"No decoder is called {how!r}; there are {', '.join(DECODERS)}.")
+        how = DECODERS[how](model)
+    if sizing is None:
+        measured = _calibration(model) if calibration is None else calibration
+        sizing = Expected(measured.latency if isinstance(measured, Calibration) else measured)
+    return Speculation(how, sizing)
+
+
+def generate(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any] | Int[Tensor, "b s"],
+    *,
+    decoder: str | Proposer | Speculation = "recycling+lookup",
+    calibration: Calibration | Mapping[int, float] | None = None,
+    tokenizer: Any = None,
+    streamer: Any = None,
+    **options: Any,
+) -> Int[Tensor, "b t"] | GenerateDecoderOnlyOutput:
+    """`model.generate`, in fewer passes: ``tk.generate(model, inputs, max_new_tokens=128)``.
+
+    Decoders given by name are kept with the model, and go on with what they have learned.
+
+    Args:
+        model: a causal language model, or a vision-language model; also inside ``with tk.reduced(model, ...)``.
+        inputs: what the tokenizer or processor made, or ids without padding.
+        decoder: see `tokenry.decoder`; also what that returned.
+        calibration: see `tokenry.decoder`.
+        tokenizer: for the option `stop_strings`.
+        streamer: shows tokens as they are written, as in transformers; for one text.
+        **options: of `model.generate`: max_new_tokens, do_sample, temperature, logits_processor, stopping_criteria ...
+
+    Returns:
+        As `model.generate`: ids, prompt included, padded behind the end of shorter texts.
+
+    Raises:
+        InputError: `stop_strings` without a tokenizer, or an option that decoding with drafts replaces.
+        UnsupportedError: what the model or an option asks for cannot be had with drafts; the message says why.
+    """
+    if "custom_generate" in options:
+        raise InputError(
+            "`custom_generate` is what this function sets; call model.generate(...) with it yourself."
+        )
+    own = (
+        {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
+        if isinstance(inputs, Tensor)
+        else dict(inputs)
+    )
+    speculation = decoder if isinstance(decoder, Speculation) else _kept(model, decoder, calibration)
+    return model.generate(
+        **own,
+        **_with_stop_strings(model, tokenizer, options),
+        custom_generate=speculation,
+        stream_to=streamer,
+    )
+
+
+def _kept(
+    model: PreTrainedModel, how: str | Proposer, calibration: Calibration | Mapping[int, float] | None
+) -> Speculation:
+    """The decoder of that name which this model has used before, if any."""
+    if not isinstance(how, str):
+        return decoder(model, how, calibration=calibration)
+    known = _IN_USE.setdefault(model, {})
+    if how not in known or calibration is not None:
+        known[how] = decoder(model, how, calibration=calibration)
+    return known[how]
+
+
+def _calibration(model: PreTrainedModel) -> Calibration:
+    """Measured once for a model as it is now: another precision, device or number of threads is measured anew."""
+    key = (model.dtype, model.device, torch.get_num_threads())
+    known = _CALIBRATED.setdefault(model, {})
+    if key not in known:
+        known[key] = calibrate(model)
+    return known[key]
+
+
+def _with_stop_strings(model: PreTrainedModel, tokenizer: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Options in which stop strings have become a stopping criterion.
+
+    transformers does not hand the tokenizer on to a decoding loop that it is given (5.23).
+    """
+    config = options.get("generation_config")
+    strings = options.get("stop_strings", getattr(config, "stop_strings", None))
+    if strings is None:
+        return options
+    if tokenizer is None:
+        raise InputError(
+            f"To stop at {strings!r}, hand in the tokenizer too: generate(..., tokenizer=tokenizer)."
+        )
+    options = {name: value for name, value in options.items() if name != "stop_strings"}
+    if config is not None:
+        options["generation_config"] = copy.copy(config)
+        options["generation_config"].stop_strings = None
+    criterion: Any = StopStringCriteria(tokenizer, strings)
+    options["stopping_criteria"] = StoppingCriteriaList([*options.get("stopping_criteria", ()), criterion])
+    return options
