@@ -13,6 +13,7 @@ processes' own counts, and in-batch negatives are those of the process.
 """
 
 import atexit
+import gc
 import json
 import math
 import os
@@ -229,6 +230,7 @@ def _accelerator(precision: str) -> Accelerator:
 def _leave() -> None:
     """Part from the other processes in order: gloo's threads, if still running at the end, abort the interpreter."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # a wrapped model that lies in a reference cycle would keep the group, and its threads, alive
         torch.distributed.destroy_process_group()
 
 
