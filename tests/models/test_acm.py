@@ -377,6 +377,24 @@ def test_modules_are_in_the_mode_of_the_model() -> None:
     assert all(acm.training and acm.gate.training for acm in convert(bert().train()).acms.values())
 
 
+def test_the_seed_decides_what_is_drawn_and_leaves_the_global_generator_alone() -> None:
+    models, state = [llama() for _ in range(3)], torch.get_rng_state()
+    a, b, c = (convert(m, seed=s) for m, s in zip(models, (1, 1, 2), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    drawn = [next(iter(x.acms.values())).w_in for x in (a, b, c)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layers_of_half_precision_are_dealt_out_exactly(dtype: torch.dtype) -> None:
+    model = llama().to(dtype)
+    converted = convert(model, AcmConfig(form="layer", start="slices"))
+    for name, acm in converted.acms.items():
+        weights = converted.recorded(input_ids=IDS)[name]
+        torch.testing.assert_close(acm.prefix(weights[0], 4), weights[1], atol=0.02, rtol=0.02)
+
+
 def test_bfloat16_models_get_bfloat16_modules() -> None:
     model = llama().to(torch.bfloat16)
     converted = convert(model)
@@ -397,6 +415,7 @@ def test_bfloat16_models_get_bfloat16_modules() -> None:
         (lambda: FixedGate(5, 4), InputError, "from 0 to 4 learners here, got 5"),
         (lambda: module().prefix(torch.zeros(1, 8), -1), InputError, "got -1"),
         (lambda: module().chosen(torch.zeros(2, 8), torch.tensor([0, 5])), InputError, "got 5"),
+        (lambda: module().chosen(torch.zeros(2, 8), torch.tensor([-1, 5])), InputError, "got -1"),
         (lambda: ThresholdGate(Gate(8, 4), 1.5), InputError, "from 0 to 1, got 1.5"),
         (
             lambda: LearnerSize.dividing(10, 4, 32, multiplies=False, bias=True),
@@ -472,6 +491,9 @@ def test_what_does_not_fit_is_not_loaded_and_changes_nothing(tmp_path: Path) -> 
     assert torch.equal(output(other, {"input_ids": IDS}), before)
     (tmp_path / "acm.json").write_text('{"format": "other"}')
     with pytest.raises(InputError, match="not of a converted model"):
+        load_converted(other, tmp_path)
+    (tmp_path / "acm.json").write_text('{"format": "tokenry-acm", "version": 1, "config": {"heads": 2}}')
+    with pytest.raises(InputError, match="is damaged"):
         load_converted(other, tmp_path)
 
 

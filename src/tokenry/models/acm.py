@@ -383,9 +383,12 @@ class ACM(nn.Module):
         flat = x.flatten(0, -2)
         if not len(flat):
             return torch.zeros_like(x)
-        _check_choice(int(choices.min()), self.learners)
-        _check_choice(int(choices.max()), self.learners)
-        counts = torch.bincount(choices.flatten(), minlength=self.learners + 1).tolist()
+        # one more place in front, for what is below 0: all is known after one transfer from the device
+        below, *counts = torch.bincount(
+            choices.flatten().clamp(min=-1) + 1, minlength=self.learners + 2
+        ).tolist()
+        if below or len(counts) > self.learners + 1:
+            _check_choice(int(choices.min() if below else choices.max()), self.learners)
         if max(counts) == len(flat):  # a single token, for one: no need to sort
             return self.prefix(x, counts.index(max(counts)))
         order = choices.flatten().argsort(descending=True)[: len(flat) - counts[0]]

@@ -291,7 +291,11 @@ class Converted:
 
 
 def convert(
-    model: nn.Module, config: AcmConfig | None = None, modules: str | Sequence[str] = "ffn"
+    model: nn.Module,
+    config: AcmConfig | None = None,
+    modules: str | Sequence[str] = "ffn",
+    *,
+    seed: int = 0,
 ) -> Converted:
     """Put Adaptive Computation Modules (arXiv 2312.10193) in the place of layers of a trained model, in place.
 
@@ -304,6 +308,7 @@ def convert(
         modules: "ffn" for the feed-forward layers, "linear" for the square projections inside the layers (q, k, v, o),
             "all" for both; what of these kinds cannot be replaced is listed in `Converted.refused`. Or the paths of
             modules.
+        seed: Of what is drawn for learners and gates; torch's own generator is left as it was.
 
     Returns:
         A handle, which can undo it.
@@ -331,7 +336,9 @@ def convert(
                 f"{type(model).__name__} has no {what} that an Adaptive Computation Module could replace: it takes "
                 f"modules that map tokens to tokens of the same width.{reasons}"
             )
-    return Converted(model, config, sites, refused)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Converted(model, config, sites, refused)
 
 
 def load_converted(model: nn.Module, folder: Path | str) -> Converted:
@@ -352,12 +359,16 @@ def load_converted(model: nn.Module, folder: Path | str) -> Converted:
         raise InputError(f"{folder} holds no converted model: acm.json cannot be read ({error}).") from error
     if not isinstance(described, dict) or described.get("format") != _FORMAT or described.get("version") != 1:
         raise InputError(f"{folder / 'acm.json'} is not of a converted model that this version can read.")
-    converted = convert(model, AcmConfig(**described["config"]), list(described["modules"]))
+    try:
+        config, modules, host = AcmConfig(**described["config"]), described["modules"], described["host"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'acm.json'} is damaged: {error}.") from error
+    converted = convert(model, config, list(modules))
     try:
         sizes = {name: asdict(acm.size) for name, acm in converted.acms.items()}
-        if sizes != described["modules"]:
+        if sizes != modules:
             raise InputError(f"The learners in {folder} have other sizes than those of this model.")
-        if described["host"]:
+        if host:
             load_model(model, folder / "model.safetensors")
         else:
             tensors = load_file(folder / "model.safetensors")
@@ -421,9 +432,10 @@ def _slice(layer: nn.Module, linears: Sequence[nn.Module], acm: ACM, name: str) 
     d = acm.size.width
     into = [m for m in linears if shape(m)[0] == d]
     out = next(m for m in linears if shape(m)[1] == d)
-    x = torch.randn(4, d, generator=torch.Generator().manual_seed(0)).to(next(layer.parameters()))
-    expected = layer(x) - _bias(out, x[0])
-    acm.to(x.device, x.dtype)
+    x = torch.randn(4, d, generator=torch.Generator().manual_seed(0)).to(matrix(out).device)
+    exact = deepcopy(layer).float().eval()  # without dropout, nor rounding that would hide a difference
+    expected = exact(x) - _bias(out, x[0])
+    acm.to(x.device)
     for first, *second in (into, into[::-1]):  # which of two matrices meets the activation is tried out
         acm.w_in.copy_(matrix(first))
         acm.w_out.copy_(matrix(out).T)
@@ -431,7 +443,7 @@ def _slice(layer: nn.Module, linears: Sequence[nn.Module], acm: ACM, name: str) 
             acm.b_in.copy_(_bias(first, acm.b_in))
         if acm.w_mul is not None:
             acm.w_mul.copy_(matrix(second[0]))
-        if torch.allclose(acm.prefix(x, acm.learners), expected, rtol=2e-2, atol=1e-3):
+        if torch.allclose(acm.prefix(x, acm.learners), expected, rtol=1e-3, atol=1e-4):
             break
     else:
         raise UnsupportedError(

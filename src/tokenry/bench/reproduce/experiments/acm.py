@@ -23,7 +23,7 @@ from tokenry.models.conditional import compute_map
 
 _SIDE, _PATCH = 32, 4
 _AT_ONCE = 250  # pictures
-_BASE, _RANDOM = "base", "random choices, as often"
+_BASE, _RANDOM = "base, trained on as long", "random choices, as often"
 
 
 def experiment(study: Study) -> Outcome:
@@ -69,7 +69,8 @@ def experiment(study: Study) -> Outcome:
         },
         details={"multiply-adds per token": dict(runs[0].costs)},
         notes=(
-            "Every arm that is trained end to end has the same number of steps, from the same first two phases. The "
+            "Every arm that is trained end to end has the same number of steps, from the same first two phases; the "
+            "base is trained on for as many. The "
             "share executed is that of the learners on test pictures, where gates take their likeliest choice; gates "
             "themselves come on top. No mixup, and hundreds of steps where the paper has a hundred epochs.",
         ),
@@ -88,15 +89,20 @@ def _run(study: Study, seed: int, train_on: _Pictures, test: _Pictures) -> _Run:
         steps = s[f"{phase}_steps"]
         return LoopSettings(steps=steps, lr=s[f"{phase}_lr"], warmup=max(1, steps // 20), seed=seed)
 
+    later = _Batches(train_on, s["batch"], seed + 1000)
+
     def end_to_end(start: Converted, target: float, name: str) -> Converted:
-        # a copy, as all of these go on from the same two phases; on other pictures than those had
-        own = copy.deepcopy(start)
-        later = _Batches(train_on, s["batch"], seed + 1000)
+        own = copy.deepcopy(start)  # all of these go on from the same two phases
         study.train(EndToEnd(own, target), later, schedule("end_to_end"), f"{name}-{seed}")
         return own
 
     study.train(_Classification(model), batches, schedule("base"), f"base-{seed}")
-    scores = {_BASE: _Score(_accuracy(model, test), 1.0)}
+    longer = copy.deepcopy(model)
+    study.train(_Classification(longer), later, schedule("end_to_end"), f"longer-{seed}")
+    scores = {
+        "base, as converted": _Score(_accuracy(model, test), 1.0),
+        _BASE: _Score(_accuracy(longer, test), 1.0),
+    }
     converted = convert(model, AcmConfig(learners=s["learners"]))
     study.train(ModuleDistillation(converted), batches, schedule("distillation"), f"distillation-{seed}")
     study.train(GatePretraining(converted), batches, schedule("gates"), f"gates-{seed}")
