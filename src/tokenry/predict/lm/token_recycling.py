@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar, Final
 
 import numpy as np
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from tokenry.data.files import whole_folder
 from tokenry.predict.lm.guesses import Guesses, TrackRecord
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft, DraftTree
 from tokenry.tokens.errors import InputError
+
+_FILE: Final = "recycling.safetensors"
 
 _CHILDREN: Final = {
     "": 8, "0": 8, "1": 4, "2": 3, "3": 2, "4": 1, "5": 1, "6": 1, "7": 1,
@@ -119,6 +125,34 @@ class TokenRecycling:
         self.successors[tokens[path]] = best[path]
         if row in self._last:
             self._last.pop(row).judge(verified.written, self._record)
+
+    def save(self, folder: Path) -> None:
+        """Write the matrix to ``recycling.safetensors`` in a folder, so that another process need not start cold.
+
+        Raises:
+            InputError: it cannot be written; what was there before is untouched.
+        """
+        with whole_folder(folder, merge=True) as scratch:
+            save_file({"successors": self.successors}, scratch / _FILE)
+
+    def load(self, folder: Path) -> None:
+        """Take over a matrix that `save` has written.
+
+        Raises:
+            InputError: there is none, or one of another vocabulary or number of successors.
+        """
+        try:
+            found = load_file(folder / _FILE)["successors"]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise InputError(f"{folder} holds no readable {_FILE}: {error}.") from error
+        if found.shape != self.successors.shape or found.dtype != np.int32:
+            raise InputError(
+                f"{folder / _FILE} holds {found.shape[0]} tokens with {found.shape[1]} successors, not "
+                f"{self.vocabulary} with {self.k}; it was made for another model."
+            )
+        if found.min() < -1 or found.max() >= self.vocabulary:
+            raise InputError(f"{folder / _FILE} names tokens outside the vocabulary of {self.vocabulary}.")
+        self.successors[:] = found
 
     def _sort(self) -> None:
         """Put the template's nodes in the order in which they are worth judging, by what is known of them now."""
