@@ -117,7 +117,7 @@ class RandomRouting(_Partial):
         return loss, figures
 
     def _draw(self, ids: Int[Tensor, "b s"], layers: int) -> Int[Tensor, "b s l"]:
-        weights = torch.tensor(self.probabilities, device=ids.device)
+        weights = torch.tensor(self.probabilities, dtype=torch.float32, device=ids.device)
         return torch.multinomial(weights, ids.numel() * layers, replacement=True).view(*ids.shape, layers)
 
     def _distance(

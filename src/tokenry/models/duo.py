@@ -223,6 +223,7 @@ class DuoConfig(PreTrainedConfig):
             )
         self.tie_word_embeddings = self.host.tie_word_embeddings
         super().__post_init__(**kwargs)
+        self.dtype = self.host.dtype = getattr(self, "dtype", None) or self.host.dtype
 
 
 class DuoForCausalLM(PreTrainedModel, GenerationMixin):
@@ -354,7 +355,7 @@ class DuoForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             UnsupportedError: In training with gradient checkpointing, which would run the layers again after the block.
         """
-        if self.training and self.model.is_gradient_checkpointing:
+        if self.training and any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
             raise UnsupportedError(
                 "gradient checkpointing runs layers again when this routing is over: turn it off, or use route()"
             )

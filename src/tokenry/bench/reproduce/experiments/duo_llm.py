@@ -1,0 +1,182 @@
+"""Duo-LLM: how much would each token gain from the best routing, and how near to it do trained routers come?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.data.corpora import load_corpus
+from tokenry.learn.duo import RandomRouting, RouterTraining, annealed, fit_budget
+from tokenry.learn.language import TokenBatches, pack
+from tokenry.learn.loop import LoopSettings
+from tokenry.models.duo import Choice, DuoForCausalLM, Routing, convert, pattern, random_patterns
+from tokenry.models.duo_oracle import OracleResult, oracle
+from tokenry.text.training import train_bpe
+
+_FIXED = ("first", "last", "alternating")
+
+
+def experiment(study: Study) -> Outcome:
+    """Train under random routing, search all routings of held-out tokens, train routers, and compare."""
+    s, layers = study.settings, study.settings["layers"]
+    corpus = load_corpus(s["corpus"], limit=s["bytes"])
+    train_on, held_out = corpus.split(s["held_out"])
+    tokenizer = train_bpe(train_on.documents, s["vocabulary"])
+    ids = pack(tokenizer, train_on.documents)
+    test = _windows(pack(tokenizer, held_out.documents), s["context"], s["measured_tokens"])
+
+    found: dict[str, dict[str, list[float]]] = {}  # row -> column -> value of each seed
+    figures: dict[str, list[float]] = {}
+    half = layers // 2
+    for seed in study.seeds:
+        duo = _model(s, seed)
+        batches = TokenBatches(ids, s["context"], s["batch"], seed=seed)
+        study.train(RandomRouting(duo), batches, _schedule(s["steps"], s["lr"]), f"both-{seed}")
+        best = oracle(duo, test, prefix="big", rows=s["rows"])
+        values = _fixed(duo, test, best, s["patterns"], seed)
+        for bigs in s["budgets"]:
+            loss, share = _routers(study, copy.deepcopy(duo), batches, test, bigs / layers, f"{bigs}-{seed}")
+            values[f"{bigs} big"] |= {"routers": loss, "routers, big layers per token": share * layers}
+        for row, columns in values.items():
+            for column, value in columns.items():
+                found.setdefault(row, {}).setdefault(column, []).append(value)
+        for name, value in _figures(values, best, half, layers).items():
+            figures.setdefault(name, []).append(value)
+
+    middle = found[f"{half} big"]
+    return Outcome(
+        metric=f"nats per token of held-out documents ({s['corpus']}), half of the feed-forward layers big",
+        ours=Arm("trained routers", tuple(middle["routers"])),
+        baseline=Arm(f"best of {s['patterns']} random patterns", tuple(middle["best random pattern"])),
+        figures={name: Figure.of(v) for name, v in figures.items()},
+        tables={
+            "nats per token": {
+                row: {column: round(Figure.of(v).value, 4) for column, v in columns.items()}
+                for row, columns in found.items()
+            }
+        },
+        details={"tokens": int(test[:, 1:].numel()), "routings": 2**layers},
+        notes=(
+            "The oracle knows the token that it is to predict: it is a bound, not a way of running the model. It "
+            "routes one token at a time after a prefix that is all big; patterns and routers route the prefix too.",
+            f"{layers} layers have few patterns, so the best of {s['patterns']} random ones is the best of nearly all.",
+            "The routers' biases were shifted, on training text, so that the share of hard big choices is the target.",
+        ),
+        data=corpus.provenance,
+    )
+
+
+def _model(s: Any, seed: int) -> DuoForCausalLM:
+    config = LlamaConfig(
+        vocab_size=s["vocabulary"],
+        hidden_size=s["width"],
+        intermediate_size=s["inner"],
+        num_hidden_layers=s["layers"],
+        num_attention_heads=s["heads"],
+        num_key_value_heads=s["heads"],
+        max_position_embeddings=s["context"],
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        host = LlamaForCausalLM(config)
+    return convert(host, small=s["small"], start="random", seed=seed)
+
+
+def _schedule(steps: int, lr: float) -> LoopSettings:
+    return LoopSettings(steps=steps, lr=lr, warmup=max(1, steps // 20), betas=(0.9, 0.95), weight_decay=0.1)
+
+
+def _windows(ids: Int[Tensor, " n"], length: int, tokens: int) -> Int[Tensor, "b length"]:
+    """Stretches that lie evenly over a text."""
+    rows = max(1, tokens // length)
+    starts = torch.linspace(0, len(ids) - length, rows).long()
+    return ids[starts[:, None] + torch.arange(length)]
+
+
+@torch.no_grad()
+def _loss(duo: DuoForCausalLM, test: Int[Tensor, "b s"], routing: Routing) -> float:
+    with duo.routed(routing):
+        logits = duo(input_ids=test, use_cache=False).logits[:, :-1]
+    return float(F.cross_entropy(logits.flatten(0, 1).float(), test[:, 1:].flatten()))
+
+
+def _fixed(
+    duo: DuoForCausalLM, test: Int[Tensor, "b s"], best: OracleResult, n: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """By number of big layers: the oracle, and patterns that all tokens share."""
+    layers, rows = best.routings.shape[1], {}
+    losses: dict[Sequence[int], float] = {}
+
+    def loss(choices: tuple[int, ...]) -> float:
+        if choices not in losses:
+            losses[choices] = _loss(duo, test, choices)
+        return losses[choices]
+
+    for bigs in range(layers + 1):
+        drawn = {tuple(row) for row in random_patterns(layers, bigs, n, seed).tolist()}
+        rows[f"{bigs} big"] = {
+            "oracle, exactly": best.exactly(bigs).mean().item(),
+            "oracle, at most": best.at_most(bigs).mean().item(),
+            **{f"{name} layers big": loss(pattern(name, layers, bigs)) for name in _FIXED},
+            "best random pattern": min(loss(choices) for choices in drawn),
+            "mean random pattern": sum(loss(choices) for choices in drawn) / len(drawn),
+            "depth of the oracle's big layers": _depth(best.layer_use(bigs)),
+        }
+    return rows
+
+
+def _depth(use: Float[Tensor, " l"]) -> float:
+    """Where the big layers lie on average: 0 is the first layer, 1 the last; one half for all layers or none."""
+    places = torch.linspace(0, 1, len(use))
+    return float((use * places).sum() / use.sum()) if use.sum() else 0.5
+
+
+def _routers(
+    study: Study,
+    duo: DuoForCausalLM,
+    batches: TokenBatches,
+    test: Int[Tensor, "b s"],
+    target: float,
+    name: str,
+) -> tuple[float, float]:
+    """The loss of hard choices of trained routers, and how many of them were big."""
+    s = study.settings
+    steps = s["router_steps"]
+    objective = RouterTraining(duo, target, weight=s["budget_weight"])
+    later = TokenBatches(batches.ids, batches.length, batches.batch, seed=batches.seed + 1)
+    study.train(objective, annealed(later, steps), _schedule(steps, s["router_lr"]), f"routers-{name}")
+    duo.eval()
+    fit_budget(duo, later(steps)["input_ids"], target)
+    with duo.traced() as trace:
+        loss = _loss(duo, test, "router")
+    return loss, float((trace.choices == Choice.BIG).float().mean())
+
+
+def _figures(
+    values: dict[str, dict[str, float]], best: OracleResult, half: int, layers: int
+) -> dict[str, float]:
+    exact = [values[f"{b} big"]["oracle, exactly"] for b in range(layers + 1)]
+    all_big = values[f"{layers} big"]["first layers big"]
+    middle = values[f"{half} big"]
+    lowest = exact.index(min(exact))
+    depth = "depth of the oracle's big layers"
+    joint = torch.stack([best.difficulty, best.of([Choice.SMALL] * layers)])
+    return {
+        "oracle with one big layer over all big": exact[1] / all_big,
+        "oracle's best number of big layers": float(lowest),
+        "oracle's best number, from the nearer end": float(min(lowest, layers - lowest)),
+        "routers over best random pattern": middle["routers"] / middle["best random pattern"],
+        "routers over oracle": middle["routers"] / exact[half],
+        "depth of the big layer at 1, less that at all but 1": values["1 big"][depth]
+        - values[f"{layers - 1} big"][depth],
+        "correlation of difficulty with loss": float(torch.corrcoef(joint)[0, 1]),
+    }
