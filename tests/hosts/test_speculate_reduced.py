@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.token_recycling import TokenRecycling
-from tokenry.predict.lm.tree import Draft
+from tokenry.predict.lm.tree import Draft, Probes
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
@@ -177,6 +178,28 @@ def test_the_embedded_model() -> None:
         assert how.stats.acceptance_length > 1.5
 
 
+class Probing(Noise):
+    """Rows that are no tokens, beside guesses that mean nothing."""
+
+    def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
+        draft = super().propose(row, text, limit)
+        after = np.array([0, 0, draft.tree.n - 1])
+        sees = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool)
+        probes = Probes(after, np.array([1, 2, 1]), sees, torch.full((3, 32), 0.5))
+        return Draft(draft.tree, draft.tokens, probes)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2-vl"])
+def test_probes_leave_no_trace(name: str) -> None:
+    model = built(name)
+    inputs = FAMILIES[name].batch(model, "ragged")
+    for method in (METHODS[1], METHODS[3]):
+        with tk.reduced(model, method):
+            expected = model.generate(**inputs, **GREEDY)
+            how = Speculation(Probing(0, VOCAB), Fixed(6))
+            assert torch.equal(model.generate(**inputs, **GREEDY, custom_generate=how), expected)
+
+
 # ------------------------------------------------------------------------------------------------ hidden states
 
 
@@ -297,6 +320,35 @@ def test_a_whole_conversation_is_refused_where_it_would_be_cut_in_the_wrong_plac
         pytest.raises(InputError, match="the new tokens"),
     ):
         turns(model, inputs, proposer, whole=True)
+
+
+def test_an_interrupted_text_goes_on_from_its_cache() -> None:
+    """The pass was stopped between two layers, one of which has seen it."""
+    model: Any = FAMILIES["llava"].build()
+    inputs = FAMILIES["llava"].batch(model, "one")
+    width = inputs["input_ids"].shape[1]
+    for method in (METHODS[1], METHODS[3]):
+        calls = iter(range(100))
+
+        def stop(module: Any, args: Any, calls: Any = calls) -> None:
+            if next(calls) == 4:
+                raise KeyboardInterrupt
+
+        with tk.reduced(model, method):
+            expected = model.generate(**inputs, **GREEDY)
+            how = Speculation(Oracle(texts_of(expected, inputs["attention_mask"]), AHEAD), Fixed(9))
+            hook = model.get_decoder().layers[2].register_forward_pre_hook(stop)
+            part = model.generate(**inputs, **GREEDY, custom_generate=how, return_dict_in_generate=True)
+            hook.remove()
+            assert how.stats.interrupted
+            length = part.sequences.shape[1]
+            assert width < length < width + NEW
+            assert torch.equal(part.sequences, expected[:, :length])
+            rest = model.generate(
+                input_ids=part.sequences[:, -1:], attention_mask=torch.ones_like(part.sequences),
+                past_key_values=part.past_key_values, **GREEDY | {"max_new_tokens": width + NEW - length},
+            )  # fmt: skip
+            assert torch.equal(rest[:, 1:], expected[:, length:])
 
 
 def test_a_cache_that_leaves_the_block_is_refused() -> None:
