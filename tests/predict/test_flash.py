@@ -214,11 +214,12 @@ def test_the_likeliest_tree_holds_the_best_products() -> None:
     paths = [path for d in (1, 2, 3) for path in itertools.product(range(6), repeat=d)]
     worth = {path: float(np.prod([p[i, r] for i, r in enumerate(path)])) for path in paths}
     for n in (1, 9, 25):
-        tree = likeliest_tree(p, n)
+        tree, chance = likeliest_tree(p, n)
         found = [tuple(int(tree.rank[i]) for i in tree.path(node)[1:]) for node in range(1, tree.n)]
         assert found == sorted(paths, key=worth.__getitem__, reverse=True)[:n]
-    assert likeliest_tree(p[:1, :2], 25).n == 3  # there is no more
-    sure = likeliest_tree(np.array([[1.0, 0.1]] * 3), 3)
+        assert chance.tolist() == pytest.approx([1.0, *(worth[path] for path in found)])
+    assert likeliest_tree(p[:1, :2], 25)[0].n == 3  # there is no more
+    sure, _ = likeliest_tree(np.array([[1.0, 0.1]] * 3), 3)
     assert sure.parent.tolist() == [-1, 0, 1, 2]
 
 
@@ -388,8 +389,8 @@ def test_what_cannot_be_drafted_from() -> None:
     how = Flash(head, model, image_token=7)
     with pytest.raises(InputError, match="was given none"):
         how.begin([[1, 2]], None)
-    with pytest.raises(InputError, match="4 tokens, 1 of them visual, has 2 hidden states"):
-        how.begin([[1, 7, 2, 3]], [torch.zeros(2, WIDTH)])
-    how.begin([[1, 7, 2, 3]], [torch.zeros(3, WIDTH)])  # a visual token fewer may well be
+    with pytest.raises(InputError, match="4 tokens came with 3 hidden states"):
+        how.begin([[1, 7, 2, 3]], [torch.zeros(3, WIDTH)])
+    how.begin([[1, 7, 2, 3]], [torch.zeros(4, WIDTH)])
     with pytest.raises(InputError, match="was given none"):
         how.learn(0, Verified(Draft.of(3, []), torch.zeros(1, V), Accepted((0,), 4)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -281,6 +281,5 @@ def paper_settings(steps: int = 800_000, **changed: Any) -> LoopSettings:
         changed: other settings.
     """
     warmup = max(1, round(steps * 2_000 / 800_000))
-    return LoopSettings(
-        **{"steps": steps, "lr": 3e-5, "warmup": warmup, "betas": (0.9, 0.95), "clip": 0.5} | changed
-    )
+    published = LoopSettings(steps=steps, lr=3e-5, warmup=warmup, betas=(0.9, 0.95), clip=0.5)
+    return replace(published, **changed)

@@ -287,8 +287,8 @@ _CONFIG: Final = "config.json"
 _WEIGHTS: Final = "model.safetensors"
 
 
-def load_drafter(folder: str | Path) -> FlashDrafter | ChainDrafter:
-    """Read a drafter that `Drafter.save` wrote, in evaluation mode.
+def load_drafter(folder: str | Path) -> Drafter:
+    """Read a `FlashDrafter` or `ChainDrafter` that `Drafter.save` wrote, in evaluation mode.
 
     Raises:
         InputError: the folder holds none, or a damaged one.
@@ -296,8 +296,8 @@ def load_drafter(folder: str | Path) -> FlashDrafter | ChainDrafter:
     folder = Path(folder)
     try:
         content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        kind = {"FlashDrafter": FlashDrafter, "ChainDrafter": ChainDrafter}[content.pop("drafter")]
-        drafter = kind(FlashConfig(**content))
+        kinds: dict[str, type[Drafter]] = {"FlashDrafter": FlashDrafter, "ChainDrafter": ChainDrafter}
+        drafter = kinds[content.pop("drafter")](FlashConfig(**content))
         drafter.load_state_dict(load_file(folder / _WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} holds no drafter that can be read ({error}).") from error

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from heapq import heappop, heappush
-from typing import ClassVar, Final, cast
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,9 @@ def static_tree(depth: int = 5) -> DraftTree:
     )
 
 
-def likeliest_tree(probability: Float[np.ndarray, "k w"], nodes: int) -> DraftTree:
+def likeliest_tree(
+    probability: Float[np.ndarray, "k w"], nodes: int
+) -> tuple[DraftTree, Float[np.ndarray, " n"]]:
     """The tree of the best guesses where each depth has its own distribution, the same behind every parent.
 
     A node is worth the product of the probabilities on its way; the best node comes first.
@@ -57,22 +59,26 @@ def likeliest_tree(probability: Float[np.ndarray, "k w"], nodes: int) -> DraftTr
     Args:
         probability: of the candidates at each depth, in falling order.
         nodes: how many beside the root; fewer if there are no more.
+
+    Returns:
+        The tree, and what each node is worth; 1 for the root.
     """
     depths, width = probability.shape
     cost = -np.log(probability.astype(np.float64))
-    parents, ranks = [-1], [0]
-    # The next child of a parent, the best one first: (cost, depth, parent, rank, cost of the parent).
-    open_: list[tuple[float, int, int, int, float]] = [(cost[0, 0], 0, 0, 0, 0.0)]
+    parents, ranks, costs = [-1], [0], [0.0]
+    # The next child of a parent, the best one first: (cost, depth, parent, rank).
+    open_: list[tuple[float, int, int, int]] = [(cost[0, 0], 0, 0, 0)]
     while open_ and len(parents) <= nodes:
-        worth, depth, parent, rank, before = heappop(open_)
+        worth, depth, parent, rank = heappop(open_)
         node = len(parents)
         parents.append(parent)
         ranks.append(rank)
+        costs.append(worth)
         if rank + 1 < width:
-            heappush(open_, (before + cost[depth, rank + 1], depth, parent, rank + 1, before))
+            heappush(open_, (costs[parent] + cost[depth, rank + 1], depth, parent, rank + 1))
         if depth + 1 < depths:
-            heappush(open_, (worth + cost[depth + 1, 0], depth + 1, node, 0, worth))
-    return DraftTree(np.array(parents), np.array(ranks))
+            heappush(open_, (worth + cost[depth + 1, 0], depth + 1, node, 0))
+    return DraftTree(np.array(parents), np.array(ranks)), np.exp(-np.array(costs))
 
 
 @dataclass(eq=False)
@@ -111,7 +117,7 @@ class _FromHidden:
     sample: bool = False
     temperature: float = 1.0
     generator: torch.Generator | None = None
-    hidden: ClassVar[bool] = True
+    hidden: bool = field(init=False, repr=False, default=True)
     _texts: list[_Text] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -133,19 +139,15 @@ class _FromHidden:
         """See `Proposer.begin`.
 
         Raises:
-            InputError: no hidden states, or fewer than there is text around the picture.
+            InputError: no hidden states, or not one a token.
         """
         if hidden is None:
             raise InputError(f"{type(self).__name__} drafts from hidden states, and was given none.")
         self._texts = []
         for prompt, states in zip(prompts, hidden, strict=True):
-            start, end = visual_span(prompt, self.image_token)
-            dropped = len(prompt) - len(states)  # visual tokens that a reducing method has taken away
-            if not 0 <= dropped <= end - start:
-                raise InputError(
-                    f"A prompt of {len(prompt)} tokens, {end - start} of them visual, has {len(states)} hidden states."
-                )
-            self._texts.append(_Text((start, end - dropped), [states]))
+            if len(states) != len(prompt):
+                raise InputError(f"A prompt of {len(prompt)} tokens came with {len(states)} hidden states.")
+            self._texts.append(_Text(visual_span(prompt, self.image_token), [states]))
 
     def learn(self, row: int, verified: Verified) -> None:
         """See `Proposer.learn`."""
@@ -213,13 +215,13 @@ class Flash(_FromHidden):
         if most < 1:
             return Draft.of(text[-1], [])
         q = self._distributions(self._guess(row, text))
-        tree = likeliest_tree(q.topk(min(most, q.shape[1]), dim=-1).values.cpu().numpy(), most)
+        tree, chance = likeliest_tree(q.topk(min(most, q.shape[1]), dim=-1).values.cpu().numpy(), most)
         tokens = self._candidates(q, int(tree.rank.max()) + 1)[tree.depth - 1, tree.rank]
         tokens[0] = text[-1]
         if not self.sample:
-            return Draft(tree, tokens)
-        # Leaves at the last depth have no distribution; theirs is not looked at.
-        return Draft(tree, tokens, proposal=q[np.minimum(tree.depth, len(q) - 1)])
+            return Draft(tree, tokens, chance=chance)
+        # Nodes at the last depth have no children; their distribution is not looked at.
+        return Draft(tree, tokens, proposal=q[np.minimum(tree.depth, len(q) - 1)], chance=chance)
 
 
 @dataclass(eq=False)

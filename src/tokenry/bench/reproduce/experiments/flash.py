@@ -188,9 +188,9 @@ def _decode(
     turn: int,
 ) -> None:
     """Describe a picture greedily and with every drafter; who begins changes from picture to picture."""
-    asked = dict(_ask(processor, [scene]), max_new_tokens=longest, do_sample=False)
+    asked: dict[str, Any] = dict(_ask(processor, [scene]), max_new_tokens=longest, do_sample=False)
     started = time.process_time()
-    expected = model.generate(**asked)
+    expected: Tensor = model.generate(**asked)
     greedy = time.process_time() - started
     new = expected[0, asked["input_ids"].shape[1] :].tolist()
     right = float(new == _answer(scene))
