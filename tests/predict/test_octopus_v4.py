@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 
 from tests.text.transplant import tiny
 from tokenry.bench.reproduce.experiments import octopus_workers
+from tokenry.bench.reproduce.experiments.octopus_queries import TEMPLATES, make_queries
 from tokenry.models.functional_adapter import LoraSettings, load_adapter, save_adapter, with_lora
 from tokenry.models.functional_tokens import CallPrompt, FunctionalTokens, add_functional_tokens
+from tokenry.models.pretrained import load_smollm2
 from tokenry.predict.octopus import Edge, FunctionalRouter, Graph, Node, Octopus, WorkerError, Written
-from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
+from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError, UnsupportedError
 
 WORKERS = {"cats": "the cat sat there", "weather": "the weather is neither", "general": "nothing matters"}
 TOKENS = FunctionalTokens(tuple(WORKERS), tuple(WORKERS.values()), (310, 311, 312), 313)
@@ -77,6 +80,16 @@ def test_a_model_with_spare_rows_is_not_resized() -> None:
     tokens = add_functional_tokens(model, tokenizer, WORKERS)
     assert model.get_input_embeddings().num_embeddings == 400
     assert tokens.ids == tuple(range(len(tokenizer) - 4, len(tokenizer) - 1))
+
+
+def test_rows_may_start_near_the_mean_of_all() -> None:
+    tokenizer = tokenizer_of()
+    model = tiny.llama(tokenizer)
+    old = model.get_input_embeddings().weight.detach().clone()
+    tokens = add_functional_tokens(model, tokenizer, WORKERS, start="mean")
+    new = model.get_input_embeddings().weight[list(tokens.all_ids)]
+    assert not torch.equal(new[0], new[1])
+    torch.testing.assert_close(new, old.mean(0).expand(4, -1), rtol=0, atol=float(0.05 * old.std()))
 
 
 def test_tokens_that_make_no_sense_are_refused() -> None:
@@ -139,9 +152,10 @@ def test_whatever_is_formatted_is_read_again(argument: str, worker: str) -> None
     assert TOKENS.parse(TOKENS.format(worker, argument)) == (worker, argument)
 
 
-@pytest.mark.parametrize("argument", ["the cat", "what's <tok_1> and <tok_end>?", "a\nb\\'c", "", "🐵 ')"])
-def test_calls_as_ids_are_read_again(argument: str) -> None:
-    _, tokenizer, tokens = with_tokens()
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
+@pytest.mark.parametrize("argument", ["the cat", "what's <tok_1> and <tok_end>?", "a\nb\\'c .", "", "🐵 ')"])
+def test_calls_as_ids_are_read_again(argument: str, kind: str) -> None:
+    _, tokenizer, tokens = with_tokens(kind)
     ids = tokens.encode(tokenizer, "weather", argument)
     assert ids[0] == tokens.ids[1]
     assert ids[-1] == tokens.end
@@ -305,6 +319,13 @@ def test_a_router_that_does_not_fit_is_refused_and_nothing_half_written_stays(tm
         load_adapter(tmp_path / "router", tiny.llama(fresh), fresh)
 
 
+def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, tokens = with_tokens()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UnsupportedError, match=r"tokenry\[adapt\]"):
+        with_lora(model, tokens)
+
+
 # ----------------------------------------------------------------------------------------------- the graph
 
 CATS, WEATHER, GENERAL = Node("cats"), Node("weather", prompt="Forecast: {query}!"), Node("general")
@@ -447,6 +468,7 @@ def test_a_query_that_meets_only_routers_is_answered_by_general() -> None:
     octopus, _ = octopus_of([("router", "sub"), ("sub", "router")], [called("sub"), called("router")])
     answer = octopus.answer("query")
     assert (answer.text, answer.stopped) == ("general(query)", "revisit")
+    assert answer.hops[-1].call.fallback == "unanswered"
     octopus, _ = octopus_of([("router", "sub"), ("sub", "router")], [called("sub"), called("router")] * 5)
     answer = octopus.answer("query", max_hops=4, revisit=True)
     assert (answer.text, answer.stopped) == ("general(query)", "max_hops")
@@ -520,6 +542,30 @@ def test_a_router_that_is_none_or_fails_is_named() -> None:
         Octopus(graph, {"router": lambda: "text", "general": says("general")}).answer("query")
 
 
+# ------------------------------------------------------------------------------------------------ SmolLM2
+
+
+@pytest.mark.packages
+def test_smollm2_routes_under_the_mask_and_keeps_its_old_logits() -> None:
+    model, tokenizer = load_smollm2()
+    size = len(tokenizer)
+    ids = tokenizer("The old logits of a real model", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        before = model(ids).logits
+        graph = octopus_workers.octopus_graph()
+        tokens = add_functional_tokens(model, tokenizer, graph.callees())
+        torch.testing.assert_close(model(ids).logits[..., :size], before, rtol=0, atol=1e-4)
+    assert [tokenizer(text, add_special_tokens=False)["input_ids"] for text in tokens.texts] == [
+        [token] for token in tokens.all_ids
+    ]
+    assert tokenizer.decode(CallPrompt(tokenizer, system="Route.")("man ls")) == (
+        "<|im_start|>system\nRoute.<|im_end|>\n<|im_start|>user\nman ls<|im_end|>\n<|im_start|>assistant\n"
+    )
+    router = FunctionalRouter(model, tokenizer, tokens, max_new_tokens=2)
+    (written,) = router.write(["man ls"], ["name_emoji", "convert_units"])
+    assert written.text.startswith((tokens.texts[4], tokens.texts[5]))
+
+
 # ----------------------------------------------------------------------------------- the example's workers
 
 
@@ -567,3 +613,16 @@ def test_lookups_answer_or_say_that_they_know_nothing() -> None:
 def test_the_example_has_a_loader_for_every_node() -> None:
     graph = octopus_workers.octopus_graph()
     Octopus(graph, {**octopus_workers.octopus_loaders(), graph.start: lambda: Script([])})
+
+
+@pytest.mark.packages
+def test_tests_ask_for_what_no_training_asked_for() -> None:
+    queries = make_queries(20, 6, pages=60)
+    assert (len(queries.train), len(queries.new_things), len(queries.paraphrases)) == (140, 42, 42)
+    assert queries == make_queries(20, 6, pages=60)
+    learnt = {(example.worker, example.argument) for example in queries.train}
+    for example in (*queries.new_things, *queries.paraphrases):
+        assert (example.worker, example.argument) not in learnt
+        assert example.argument.split(" to ")[0] in example.query
+    assert {example.worker for example in queries.train} == set(TEMPLATES)
+    assert all(set(known).isdisjoint(held_out) for known, held_out in TEMPLATES.values())

@@ -13,11 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from tokenry.text.measure import encode_plain
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
@@ -112,7 +111,8 @@ class FunctionalTokens:
             return None
         rest = list(ids[place + 1 :])
         rest = rest[: rest.index(self.end)] if self.end in rest else rest
-        argument = _argument(tokenizer.decode(rest, skip_special_tokens=True), None)
+        text = tokenizer.decode(rest, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        argument = _argument(text, None)
         return None if argument is None else ParsedCall(self.workers[self.ids.index(ids[place])], argument)
 
     def to_json(self) -> dict[str, Any]:
@@ -147,19 +147,27 @@ class FunctionalTokens:
 
 
 def add_functional_tokens(
-    model: Any, tokenizer: Any, descriptions: Mapping[str, str], *, prefix: str = "tok"
+    model: Any,
+    tokenizer: Any,
+    descriptions: Mapping[str, str],
+    *,
+    prefix: str = "tok",
+    start: Literal["description", "mean"] = "description",
+    seed: int = 0,
 ) -> FunctionalTokens:
     """Add a token for each worker, and one that ends calls, to a tokenizer and its model; both are changed.
 
-    The tokens are special: never split, and never read out of text that is encoded as plain text. A new row, of the
-    embedding and of a head of its own, is the mean of the rows of the description's tokens. Logits of old ids stay
-    what they were.
+    The tokens are special: never split, and never read out of text that is encoded as plain text. Rows are added to
+    the embedding and to a head of its own; logits of old ids stay what they were.
 
     Args:
         model: A causal language model of transformers' form, with tied or untied head; not wrapped by peft yet.
         tokenizer: Its fast tokenizer.
         descriptions: Worker -> what it does, in a few words; the order numbers the tokens.
         prefix: Of the tokens' texts: "tok" makes ``<tok_0>``, ``<tok_1>``, ..., ``<tok_end>``.
+        start: What a new row is: "description", the mean of the rows of the description's tokens; "mean", that of all
+            rows, and noise of a hundredth of their standard deviation.
+        seed: Of the noise.
 
     Raises:
         InputError: If there are no workers, a name or description is empty, or the tokens are there already.
@@ -186,10 +194,14 @@ def add_functional_tokens(
     if head is not None:
         tables += [head.weight] if head.weight is not tables[0] else []
         tables += [head.bias] if getattr(head, "bias", None) is not None else []
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for table in tables:
+            old = table[: min(ids)].float()
             for token, piece in zip(ids, pieces, strict=True):
-                table[token] = table[piece].float().mean(0).to(table.dtype)
+                noise = 0.01 * old.std(0) * torch.randn(old.shape[1:], generator=generator).to(old.device)
+                row = old[piece].mean(0) if start == "description" else old.mean(0) + noise
+                table[token] = row.to(table.dtype)
     return FunctionalTokens(
         tuple(descriptions), tuple(descriptions.values()), tuple(ids[:-1]), ids[-1], prefix
     )
@@ -269,13 +281,6 @@ def _chat(tokenizer: Any, system: str) -> str:
         user["content"] = f"{system}\n\n{_MARK}"
         text = str(tokenizer.apply_chat_template([user], **options))
     return text
-
-
-def first_token_confidence(
-    logits: Float[Tensor, "rows vocabulary"], ids: Sequence[int]
-) -> Float[Tensor, "rows allowed"]:
-    """Probabilities of the allowed tokens, renormalised over them; in float32."""
-    return logits[:, list(ids)].float().softmax(-1)
 
 
 # ------------------------------------------------------------------------------------------------ reading and writing

@@ -22,15 +22,15 @@ class Call:
         worker: Id of the node.
         argument: The query, reworded for it.
         confidence: Probability of its functional token among those allowed.
-        fallback: "" if this is what the router wrote; else why not: "unparsed" (no call could be read) or "unsure"
-            (below the threshold), for both of which `general` gets the query as it was; "empty" (an empty argument:
-            the chosen worker gets the query as it was).
+        fallback: "" if this is what the router wrote; else why not: "unparsed" (no call could be read), "unsure"
+            (below the threshold) or "unanswered" (only routers were met), for which `general` gets the query as it
+            was; "empty" (an empty argument: the chosen worker gets the query as it was).
     """
 
     worker: str
     argument: str
     confidence: float
-    fallback: Literal["", "unparsed", "unsure", "empty"] = ""
+    fallback: Literal["", "unparsed", "unsure", "unanswered", "empty"] = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Octopus:
 
     def route_many(self, queries: Sequence[str]) -> list[Call]:
         """Route several queries at once; see `route`."""
-        return self._choose(self.graph.start, self.graph.start, queries, ())
+        return self._choose(self.graph.start, self.graph.start, queries, (), "\n".join(queries))
 
     def answer(self, query: str, *, max_hops: int = 3, revisit: bool = False) -> Answer:
         """Answer a query, through as many nodes as it takes.
@@ -179,28 +179,25 @@ class Octopus:
                 stopped = "sink"
                 break
         if said is None:
-            call = Call(self.graph.general, query, 1.0, "unparsed")
+            call = Call(self.graph.general, query, 0.0, "unanswered")
             said = self._ask(call, query, tuple(hops))
             hops.append(Hop(call, said, self.graph.cost(at, call.worker)))
         return Answer(said, tuple(hops), stopped)
 
     def _choose(
-        self, router: str, at: str, queries: Sequence[str], hops: tuple[Hop, ...], query: str | None = None
+        self, router: str, at: str, texts: Sequence[str], hops: tuple[Hop, ...], query: str
     ) -> list[Call]:
         """Let a router choose among the neighbours of a node."""
-        asked = query if query is not None else queries[0] if queries else ""
-        node: Any = self._load(router, asked, asked, hops)
+        node: Any = self._load(router, query, query, hops)
         if not isinstance(node, Router):
-            raise self._error(
-                router, "is no router: it has no method write(queries, allowed)", asked, asked, hops
-            )
+            raise self._error(router, "is no router: it has no method write", query, query, hops)
         try:
-            written = node.write(queries, self.graph.neighbours(at))
-        except TokenryError:
+            written = node.write(texts, self.graph.neighbours(at))
+        except TokenryError:  # says itself what was wrong with the query
             raise
         except Exception as error:
-            raise self._error(router, f"failed with {error!r}", asked, asked, hops) from error
-        return [self._call(text, one) for text, one in zip(queries, written, strict=True)]
+            raise self._error(router, f"failed with {error!r}", query, query, hops) from error
+        return [self._call(text, one) for text, one in zip(texts, written, strict=True)]
 
     def _call(self, query: str, written: Written) -> Call:
         if written.worker is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from tokenry.models.functional_adapter import load_adapter, save_adapter
-from tokenry.models.functional_tokens import CallPrompt, FunctionalTokens, first_token_confidence
+from tokenry.models.functional_tokens import CallPrompt, FunctionalTokens
 from tokenry.predict.octopus.graph import Graph
 from tokenry.tokens.errors import InputError, TokenryError
 
@@ -56,6 +56,9 @@ class FunctionalRouter:
             its router free; what it writes then may be no call, or one of a node that is not allowed.
         max_new_tokens: Of a call; a longer one is cut off and cannot be read.
         batch: Queries at a time.
+
+    Raises:
+        InputError: If `max_new_tokens` or `batch` is too small.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class FunctionalRouter:
                     logits_to_keep=1,
                     use_cache=False,
                 ).logits[:, -1]
-            rows.append(first_token_confidence(_finite(logits), ids).cpu())
+            rows.append(_confidences(logits, ids))
         return torch.cat(rows) if rows else torch.zeros(0, len(ids))
 
     def _write(self, queries: Sequence[str], allowed: Sequence[str]) -> list[Written]:
@@ -201,7 +204,7 @@ class _CallForm(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         first = input_ids.shape[1] == self.start
         if first:
-            self.confidences = first_token_confidence(_finite(scores), self.allowed).cpu()
+            self.confidences = _confidences(scores, self.allowed)
         if not self.constrained:
             return scores
         if first:
@@ -213,7 +216,10 @@ class _CallForm(LogitsProcessor):
         return masked
 
 
-def _finite(logits: Float[Tensor, "rows vocabulary"]) -> Float[Tensor, "rows vocabulary"]:
+def _confidences(
+    logits: Float[Tensor, "rows vocabulary"], ids: Sequence[int]
+) -> Float[Tensor, "rows allowed"]:
+    """Probabilities of the allowed tokens, renormalised over them; in float32."""
     if not torch.isfinite(logits).all():
         raise TokenryError("the router's logits are not finite: its weights, or their precision, are broken")
-    return logits
+    return logits[:, list(ids)].float().softmax(-1).cpu()
