@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 
 from benchmarks.common import write
-from tokenry import hosts
 from tokenry.bench.decoding import DECODERS, TRANSFORMERS_LOOKUP, compare_decoders
 from tokenry.bench.decoding_report import DecodingReport, decoding_table
 from tokenry.data.prompts import Prompts, load_prompts
+from tokenry.hosts.calibrate import calibrate
 from tokenry.models.pretrained import load_smollm2, smollm2_folder
 
 NEW_TOKENS = 128
@@ -38,13 +38,9 @@ def run(console: Console, rounds: int) -> None:
     rounds = max(1, rounds // 15)  # thirty prompts are thirty repetitions already
     model, tokenizer = load_smollm2(torch.bfloat16)
     prompts = load_prompts()
-    latency = hosts.calibrate(model)
-    write(
-        "decoding-calibration",
-        [{"rows": n, "times one row": t} for n, t in sorted(latency.items())],
-        {},
-        console,
-    )
+    calibration = calibrate(model)
+    times = [{"rows": n, "times one row": ratio} for n, ratio in calibration.latency.items()]
+    write("decoding-calibration", times, {}, console)
     report = compare_decoders(
         model,
         tokenizer,
@@ -52,7 +48,7 @@ def run(console: Console, rounds: int) -> None:
         DECODERS,
         new_tokens=NEW_TOKENS,
         rounds=rounds,
-        calibration=latency,
+        calibration=calibration,
         assistant=EARLY_EXIT,
         name="SmolLM2-135M-Instruct",
         progress=console.is_terminal,
@@ -73,7 +69,8 @@ def _own(report: DecodingReport) -> Iterator[dict[str, Any]]:
             "tokens/pass": one.acceptance_length,
             "passes/token": one.forwards_per_token,
             "rows/pass": one.rows_per_pass,
-            "promised": one.promised,
+            "expected": one.expected,
+            "calibrated": one.calibrated,
             "MB held": one.held_bytes / 1e6,
             "MB peak": None if one.peak_bytes is None else one.peak_bytes / 1e6,
             "as greedy": one.same,

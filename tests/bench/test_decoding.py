@@ -15,6 +15,7 @@ from tests.text.transplant import tiny
 from tokenry.bench.decoding import DECODERS, compare_decoders, held_bytes
 from tokenry.bench.decoding_report import Decoded, DecodingReport, decoding_table
 from tokenry.data.prompts import Prompt
+from tokenry.hosts.calibrate import Calibration
 from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.prompt_lookup import PromptLookup
 from tokenry.predict.lm.sizing import Fixed
@@ -26,7 +27,7 @@ PROMPTS = {
     "short": (Prompt.of("a", "the cat sat on the mat"), Prompt.of("b", "the dog")),
     "long": (Prompt.of("c", "a b c a b c a b c"),),
 }
-LATENCY = {1: 1.0, 8: 1.2, 16: 1.5}
+CALIBRATION = Calibration({1: 0.1, 8: 0.12, 16: 0.15}, 64, "float32", "cpu", 1)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_every_decoder_writes_the_same_and_is_counted(host: tuple[Any, Any]) -> 
         "assisted": "assisted",
     }
     report = compare_decoders(
-        model, tokenizer, PROMPTS, decoders, new_tokens=12, rounds=2, assistant=1, calibration=LATENCY
+        model, tokenizer, PROMPTS, decoders, new_tokens=12, rounds=2, assistant=1, calibration=CALIBRATION
     )
     assert report.decoders == ("greedy", *decoders)
     assert report.left_out == {}
@@ -85,7 +86,7 @@ def test_every_decoder_writes_the_same_and_is_counted(host: tuple[Any, Any]) -> 
     greedy = report.summary("greedy")
     assert (greedy.acceptance_length, greedy.forwards_per_token, greedy.rows_per_pass) == (1, 1, 1)
     assert greedy.speedup == {"short": 1.0, "long": 1.0}
-    assert greedy.promised == 1
+    assert (greedy.expected, greedy.calibrated) == (None, 1)
     assert greedy.held_bytes == 0
     recycling = report.summary("recycling")
     assert recycling.acceptance_length > 1
@@ -107,18 +108,22 @@ def test_what_was_learnt_stays_for_a_round_unless_cold(host: tuple[Any, Any]) ->
         assert warm_up == [1, 1]
         assert rest[::2] == expected * 2
         assert report.summary(name).forwards_per_token == 1
-        assert report.summary(name).promised is None
+        assert report.summary(name).calibrated is None
     assert mine.begun == []  # the user's own one has learnt nothing
 
 
 def test_decoders_by_name(host: tuple[Any, Any]) -> None:
     model, tokenizer = host
-    report = compare_decoders(model, tokenizer, PROMPTS, new_tokens=6, rounds=1, calibration=LATENCY)
+    report = compare_decoders(model, tokenizer, PROMPTS, new_tokens=6, rounds=1, calibration=CALIBRATION)
     assert set(report.decoders) == set(DECODERS) - {"assisted"}
     assert "no smaller model" in report.left_out["assisted"]
     assert all(run.differs_at is None for run in report.runs)
+    recycling = report.summary("token-recycling")
+    assert recycling.expected is not None
+    assert recycling.expected >= 1
+    assert recycling.calibrated is not None
     with pytest.raises(TokenryError, match="token-recyclin"):
-        compare_decoders(model, tokenizer, PROMPTS, ["token-recyclin"], calibration=LATENCY)
+        compare_decoders(model, tokenizer, PROMPTS, ["token-recyclin"], calibration=CALIBRATION)
 
 
 def test_what_does_not_run_is_left_out_with_the_reason(host: tuple[Any, Any]) -> None:
@@ -151,7 +156,7 @@ def test_bad_requests_are_refused_before_any_work(host: tuple[Any, Any]) -> None
 
 def run(kind: str, decoder: str, seconds: tuple[float, ...], **changes: Any) -> Decoded:
     values = {
-        "prompt": "p", "tokens": 10, "passes": 10, "rows": 9, "promised": None, "differs_at": None,
+        "prompt": "p", "tokens": 10, "passes": 10, "rows": 9, "expected": None, "calibrated": None, "differs_at": None,
         "held_bytes": 0, "peak_bytes": None,
     }  # fmt: skip
     return Decoded(kind=kind, decoder=decoder, seconds=seconds, **(values | changes))
@@ -168,7 +173,7 @@ def test_figures() -> None:
     runs = (
         run("x", "greedy", (1.0, 2.0, 8.0)),
         run("y", "greedy", (1.0, 1.0, 1.0)),
-        run("x", "fast", (0.5, 0.5, 1.0), passes=4, rows=30, held_bytes=5_000_000, promised=2.5),
+        run("x", "fast", (0.5, 0.5, 1.0), passes=4, rows=30, held_bytes=5_000_000, expected=2.5),
         run(
             "y",
             "fast",
@@ -178,7 +183,7 @@ def test_figures() -> None:
             rows=30,
             differs_at=3,
             peak_bytes=1e9,
-            promised=1.5,
+            expected=1.5,
         ),
     )
     facts = {"model": "m", "dtype": "float32", "device": "cpu", "threads": 1, "machine": "none"}
@@ -193,7 +198,9 @@ def test_figures() -> None:
     assert fast.acceptance == {"x": 3, "y": 19 / 5}
     assert fast.forwards_per_token == 10 / 30
     assert fast.rows_per_pass == 60 / 8
-    assert (fast.same, fast.differs_at, fast.promised) == (0.5, 3, 2)
+    assert (fast.same, fast.differs_at) == (0.5, 3)
+    assert fast.expected == pytest.approx(3.75**0.5)
+    assert (fast.calibrated, report.summary("greedy").expected) == (None, None)
     assert (fast.held_bytes, fast.peak_bytes) == (5_000_000, 1e9)
     table = shown(report)
     for figure in ("4.00", "2.83", "20.0", "50%, else from 3", "1000", "process time"):

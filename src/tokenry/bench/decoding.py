@@ -27,12 +27,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry import hosts
 from tokenry.bench import environment
 from tokenry.bench.decoding_report import GREEDY, Decoded, DecodingReport
 from tokenry.data.prompts import Prompt, Prompts
+from tokenry.hosts.calibrate import Calibration
+from tokenry.hosts.generate import decoder
 from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.tokens.errors import InputError, TokenryError
 
 TRANSFORMERS_LOOKUP: Final = "prompt-lookup-transformers"
@@ -53,6 +55,7 @@ DECODERS: Final = (
 """What is compared unless something else is asked for."""
 
 _LOOKUP_TOKENS: Final = 10
+_UNCALIBRATED: Final = Fixed(16)
 
 
 def compare_decoders(
@@ -64,7 +67,7 @@ def compare_decoders(
     new_tokens: int = 128,
     rounds: int = 3,
     seed: int = 0,
-    calibration: Mapping[int, float] | None = None,
+    calibration: Calibration | None = None,
     assistant: PreTrainedModel | int | None = None,
     name: str | None = None,
     progress: bool = False,
@@ -79,12 +82,13 @@ def compare_decoders(
         tokenizer: its tokenizer; prompts go through its chat template if it has one.
         prompts: by class (see `tokenry.data.prompts`).
         decoders: names: "greedy" (always included), "prompt-lookup-transformers" and "assisted" (transformers' own),
-            and those of `hosts.decoder`, also with "-cold" behind them; or a mapping from names of your own to such
+            and those of `tokenry.decoder`, also with "-cold" behind them; or a mapping from names of your own to such
             names, proposers and `Speculation`s.
         new_tokens: most tokens to write for a prompt; an end token stops earlier.
         rounds: how often each prompt is decoded in each way.
         seed: of the order in which the ways take turns.
-        calibration: forward times on this machine (`hosts.calibrate`), which size the draft trees.
+        calibration: forward times on this machine (`hosts.calibrate.calibrate`), which size the draft trees; without
+            it every pass judges 16 guesses.
         assistant: for "assisted": a smaller model of the same vocabulary, or the number of the model's own layers
             after which it exits early to draft. Without it "assisted" is left out.
         name: how the model is called in the report.
@@ -103,7 +107,8 @@ def compare_decoders(
         for kind, several in prompts.items()
         for prompt in several
     ]
-    task = _Task(model, items, ways, left_out, new_tokens, calibration)
+    latency = None if calibration is None else calibration.latency
+    task = _Task(model, items, ways, left_out, new_tokens, latency)
     was_training = model.training
     model.eval()
     try:
@@ -114,7 +119,7 @@ def compare_decoders(
         facts=environment.facts(model, name or Path(model.name_or_path).name or None),
         new_tokens=new_tokens,
         clock="process" if task.process_time else "wall",
-        latency=None if calibration is None else dict(calibration),
+        calibration=None if calibration is None else calibration.to_json(),
         runs=runs,
         left_out=left_out,
     )
@@ -144,11 +149,12 @@ class _Item:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of `generate`: new tokens, rows of every pass, time, memory."""
+    """One call of `generate`: new tokens, rows of every pass, time, expected speed-up, memory."""
 
     ids: list[int]
     rows: list[int]
     seconds: float
+    expected: float | None
     held: int
     peak: float | None
 
@@ -167,7 +173,7 @@ def _check(model: PreTrainedModel, prompts: Prompts, new_tokens: int, rounds: in
 def _ways(
     model: PreTrainedModel,
     decoders: Sequence[str] | Mapping[str, str | Proposer | Speculation],
-    calibration: Mapping[int, float] | None,
+    calibration: Calibration | None,
     assistant: PreTrainedModel | int | None,
     left_out: dict[str, str],
 ) -> list[_Way]:
@@ -189,12 +195,17 @@ def _ways(
 
 
 def _fresh(
-    model: PreTrainedModel, what: str | Proposer | Speculation, calibration: Mapping[int, float] | None
+    model: PreTrainedModel, what: str | Proposer | Speculation, calibration: Calibration | None
 ) -> Callable[[], dict[str, Any]]:
     """Copies of a decoder as it is now: measuring it teaches the user's own one nothing."""
     if isinstance(what, str):
         what = what.removesuffix(COLD)
-    original = what if isinstance(what, Speculation) else hosts.decoder(model, what, calibration=calibration)
+    sizing = _UNCALIBRATED if calibration is None else None
+    original = (
+        what
+        if isinstance(what, Speculation)
+        else decoder(model, what, calibration=calibration, sizing=sizing)
+    )
     return lambda: {"custom_generate": copy.deepcopy(original, {id(model): model})}
 
 
@@ -291,13 +302,23 @@ class _Task:
     def _call(self, item: _Item, options: dict[str, Any], new_tokens: int) -> _Call:
         pad = self.model.generation_config.pad_token_id
         options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
+        speculation = options.get("custom_generate")
+        before = _expectation(speculation)
         with environment.PeakMemory(self.model.device) as peak, _Passes(self.model) as passes:
             started = self._now()
             ids = self.model.generate(**item.inputs, max_new_tokens=new_tokens, do_sample=False, **options)
             seconds = self._now() - started
-        new = ids[0, item.inputs["input_ids"].shape[1] :].tolist()
-        kept = options.get("assistant_model") or getattr(options.get("custom_generate"), "proposer", None)
-        return _Call(new, passes.rows, seconds, held_bytes(kept, beside=self.model), peak.bytes)
+        tokens, spent = (now - then for now, then in zip(_expectation(speculation), before, strict=True))
+        return _Call(
+            ids=ids[0, item.inputs["input_ids"].shape[1] :].tolist(),
+            rows=passes.rows,
+            seconds=seconds,
+            expected=tokens / spent if spent else None,
+            held=held_bytes(
+                options.get("assistant_model") or getattr(speculation, "proposer", None), beside=self.model
+            ),
+            peak=peak.bytes,
+        )
 
     def _now(self) -> float:
         if self.model.device.type == "cuda":
@@ -315,18 +336,25 @@ class _Task:
             seconds=tuple(call.seconds for call in calls),
             passes=len(first.rows),
             rows=sum(first.rows[1:]),
-            promised=self._promised(first),
+            expected=first.expected,
+            calibrated=self._calibrated(first),
             differs_at=_first_difference(greedy.ids, first.ids),
             held_bytes=first.held,
             peak_bytes=first.peak,
         )
 
-    def _promised(self, call: _Call) -> float | None:
+    def _calibrated(self, call: _Call) -> float | None:
         if self.latency is None or len(call.rows) < 2:
             return None
         sizes = sorted(self.latency)
         times = np.interp(call.rows[1:], sizes, [self.latency[size] for size in sizes])
         return (len(call.ids) - 1) / float(times.sum())
+
+
+def _expectation(speculation: Any) -> tuple[float, float]:
+    """Tokens that a decoder has expected so far, and the time it has expected them to take."""
+    sizing = getattr(speculation, "sizing", None)
+    return (sizing.expected, sizing.spent) if isinstance(sizing, Expected) else (0.0, 0.0)
 
 
 def _first_difference(expected: Sequence[int], written: Sequence[int]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +31,9 @@ class Decoded:
         seconds: of the whole call, one a round.
         passes: forward passes of the model, the one over the prompt included.
         rows: tokens that went through the model in all passes but the first.
-        promised: how many times faster than one row a pass these passes are by the calibrated forward times, if
-            drafting costs nothing; None without calibration.
+        expected: speed-up that the decoder itself expected of its guesses; None if it expects nothing.
+        calibrated: speed-up of the passes that were made by the calibrated forward times, were drafting for free;
+            None without calibration.
         differs_at: the first token that greedy decoding writes otherwise; None if there is none.
         held_bytes: what the way keeps in memory beside the model, after this prompt.
         peak_bytes: peak memory of the process or the device; None where the platform does not tell.
@@ -45,7 +46,8 @@ class Decoded:
     seconds: tuple[float, ...]
     passes: int
     rows: int
-    promised: float | None
+    expected: float | None
+    calibrated: float | None
     differs_at: int | None
     held_bytes: int
     peak_bytes: float | None
@@ -65,7 +67,7 @@ class Summary:
         acceptance: the same by class.
         forwards_per_token: all passes over all tokens.
         rows_per_pass: tokens in a pass after the prompt's.
-        promised: median of what calibration promises.
+        expected, calibrated: averaged as `mean_speedup` is.
         same: share of the prompts whose text is that of greedy decoding.
         differs_at: median of the first differing token where it is not.
         held_bytes, peak_bytes: the most at any prompt.
@@ -79,7 +81,8 @@ class Summary:
     acceptance: dict[str, float]
     forwards_per_token: float
     rows_per_pass: float
-    promised: float | None
+    expected: float | None
+    calibrated: float | None
     same: float
     differs_at: float | None
     held_bytes: int
@@ -94,7 +97,7 @@ class DecodingReport:
         facts: model, machine, versions.
         new_tokens: most tokens that were written for a prompt.
         clock: "process" or "wall".
-        latency: rows of a forward pass -> its time, in units of a pass over one row, if it was calibrated.
+        calibration: forward times by number of rows, as `hosts.calibrate.Calibration.to_json` gives them, if measured.
         runs: every prompt in every way.
         left_out: decoders that do not run on this model, and why.
     """
@@ -102,7 +105,7 @@ class DecodingReport:
     facts: dict[str, Any]
     new_tokens: int
     clock: str
-    latency: dict[int, float] | None
+    calibration: dict[str, Any] | None
     runs: tuple[Decoded, ...]
     left_out: dict[str, str]
 
@@ -136,7 +139,6 @@ class DecodingReport:
     def summary(self, decoder: str) -> Summary:
         """One decoder over all prompts."""
         runs = self.of(decoder)
-        promised = [run.promised for run in runs if run.promised is not None]
         differing = [run.differs_at for run in runs if run.differs_at is not None]
         peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
         tokens, passes = sum(run.tokens for run in runs), sum(run.passes for run in runs)
@@ -149,12 +151,18 @@ class DecodingReport:
             acceptance={kind: _acceptance(self.of(decoder, kind)) for kind in self.kinds},
             forwards_per_token=passes / tokens,
             rows_per_pass=sum(run.rows for run in runs) / max(1, passes - len(runs)),
-            promised=statistics.median(promised) if promised else None,
+            expected=self._mean(decoder, lambda run: run.expected),
+            calibrated=self._mean(decoder, lambda run: run.calibrated),
             same=1 - len(differing) / len(runs),
             differs_at=statistics.median(differing) if differing else None,
             held_bytes=max(run.held_bytes for run in runs),
             peak_bytes=max(peaks) if peaks else None,
         )
+
+    def _mean(self, decoder: str, figure: Callable[[Decoded], float | None]) -> float | None:
+        """Geometric mean over the classes of the median over the prompts; None where a class has no such figure."""
+        by_kind = [[value for run in self.of(decoder, kind) if (value := figure(run))] for kind in self.kinds]
+        return statistics.geometric_mean(map(statistics.median, by_kind)) if all(by_kind) else None
 
     def to_json(self) -> dict[str, Any]:
         """Summaries and single runs as JSON values."""
@@ -162,7 +170,7 @@ class DecodingReport:
             "facts": self.facts,
             "new_tokens": self.new_tokens,
             "clock": self.clock,
-            "latency": None if self.latency is None else {str(n): t for n, t in self.latency.items()},
+            "calibration": self.calibration,
             "left_out": self.left_out,
             "decoders": [asdict(summary) for summary in self.summaries],
             "runs": [asdict(run) for run in self.runs],
@@ -173,8 +181,8 @@ def decoding_table(report: DecodingReport) -> Group:
     """Speed-up over greedy decoding by class of prompts, and what else it took, one decoder a line."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("decoder", no_wrap=True)
-    heads = (*report.kinds, "mean", "tokens/s", "tokens/pass", "passes/token", "rows/pass", "promised", "MB held",
-             "MB peak", "as greedy")  # fmt: skip
+    heads = (*report.kinds, "mean", "tokens/s", "tokens/pass", "passes/token", "rows/pass", "expected", "calibrated",
+             "MB held", "MB peak", "as greedy")  # fmt: skip
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for one in report.summaries:
@@ -187,7 +195,7 @@ def decoding_table(report: DecodingReport) -> Group:
             f"{one.acceptance_length:.2f}",
             f"{one.forwards_per_token:.2f}",
             f"{one.rows_per_pass:.1f}",
-            "" if one.promised is None else f"{one.promised:.2f}",
+            *("" if value is None else f"{value:.2f}" for value in (one.expected, one.calibrated)),
             f"{one.held_bytes / 1e6:.2f}",
             "" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}",
             "" if one.decoder == GREEDY else same,
@@ -195,16 +203,6 @@ def decoding_table(report: DecodingReport) -> Group:
         )
     notes = [Text(f"{name}: left out: {why}", style="yellow") for name, why in report.left_out.items()]
     return Group(table, *notes, Text(), Text(_footer(report), style="dim"))
-
-
-def calibration_table(latency: Mapping[int, float]) -> Table:
-    """Forward times by number of rows, in units of a pass over one row."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("rows in a pass", no_wrap=True)
-    for rows in sorted(latency):
-        table.add_column(str(rows), justify="right", no_wrap=True)
-    table.add_row("time", *(f"{latency[rows]:.2f}" for rows in sorted(latency)))
-    return table
 
 
 def save_report(report: DecodingReport, path: Path) -> None:
@@ -226,9 +224,10 @@ def _footer(report: DecodingReport) -> str:
     return (
         f"{facts['model']}, {facts['dtype']}, {facts['device']}, {facts['threads']} threads; {facts['machine']}; "
         f"up to {report.new_tokens} new tokens a prompt, {len(report.of(GREEDY))} prompts, {report.clock} time of the "
-        "whole call. Columns of the classes: times greedy decoding, median over the prompts; mean: geometric, over the "
-        "classes; tokens/pass: without the prompt's; promised: by calibrated forward times alone; as greedy: prompts "
-        "with the same text, and where the others part from it (near-ties, which rounding decides)."
+        "whole call. Classes: times greedy decoding, median over the prompts; mean: geometric, over the classes; "
+        "tokens/pass: without the prompt's; expected: speed-up that the decoder predicted; calibrated: speed-up of the "
+        "passes it made by calibrated forward times, were drafting for free; as greedy: prompts with the same text, "
+        "and where the others part from it (near-ties, which rounding decides)."
     )
 
 

@@ -38,7 +38,8 @@ def decode_bench(
         ),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option(help="Measure forward times first, and size draft trees by them.")
+        bool,
+        typer.Option(help="Measure forward times first and size draft trees by them; if not, 16 guesses."),
     ] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the results.")] = None,
 ) -> None:
@@ -47,12 +48,12 @@ def decode_bench(
     All of them are greedy and, but for rounding, write the same text. transformers' own prompt lookup and assisted
     generation run beside tokenry's decoders.
     """
-    from tokenry import hosts
     from tokenry.bench.decoding import DECODERS, compare_decoders
-    from tokenry.bench.decoding_report import calibration_table, decoding_table, save_report
+    from tokenry.bench.decoding_report import decoding_table, save_report
     from tokenry.bench.environment import limit_threads
     from tokenry.bench.transplant import load_language_model
     from tokenry.data.prompts import load_prompts, read_prompts
+    from tokenry.hosts.calibrate import calibrate as measure
     from tokenry.tokens import InputError
 
     chosen = load_prompts() if prompts is None else read_prompts(prompts)
@@ -69,9 +70,9 @@ def decode_bench(
         )
     console = options.console()
     with limit_threads(threads):
-        latency = hosts.calibrate(loaded) if calibrate else None
-        if latency is not None:
-            console.print(calibration_table(latency))
+        calibration = measure(loaded) if calibrate else None
+        if calibration is not None:
+            typer.echo(f"{calibration}\n")
         report = compare_decoders(
             loaded,
             tokenizer,
@@ -79,7 +80,7 @@ def decode_bench(
             options.split_methods(decoders) or DECODERS,
             new_tokens=new_tokens,
             rounds=rounds,
-            calibration=latency,
+            calibration=calibration,
             assistant=drafting,
             name=options.display_name(model),
             progress=True,
