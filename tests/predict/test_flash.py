@@ -20,9 +20,9 @@ from tokenry.models.flash import ChainDrafter, Drafter, FlashConfig, FlashDrafte
 from tokenry.predict.lm.acceptance import Accepted, Rejection
 from tokenry.predict.lm.flash import ChainDrafts, Flash, likeliest_tree, static_tree
 from tokenry.predict.lm.proposer import Proposer, Verified
-from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.predict.lm.tree import Draft, DraftTree
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, TokenryError
 
 WIDTH, V = 16, 40
 
@@ -109,8 +109,9 @@ def test_text_alone_can_be_drafted_too(kind: type[Drafter]) -> None:
     expected = model.generate(**asked, do_sample=False)
     head = drafter(kind)
     how = Flash(head, model) if head.offsets > 1 else ChainDrafts(head, model)
-    got = model.generate(**asked, do_sample=False, custom_generate=Speculation(how, Fixed(25)))
-    assert torch.equal(got, expected)
+    for sizing in (Fixed(25), Expected({1: 1.0, 26: 1.5})):
+        got = model.generate(**asked, do_sample=False, custom_generate=Speculation(how, sizing))
+        assert torch.equal(got, expected)
 
 
 class Knowing(FlashDrafter):
@@ -394,3 +395,8 @@ def test_what_cannot_be_drafted_from() -> None:
     how.begin([[1, 7, 2, 3]], [torch.zeros(4, WIDTH)])
     with pytest.raises(InputError, match="was given none"):
         how.learn(0, Verified(Draft.of(3, []), torch.zeros(1, V), Accepted((0,), 4)))
+    nothing = drafter(scale=float("nan"))
+    how = Flash(nothing, model)
+    how.begin([[1, 2, 3]], [torch.zeros(3, WIDTH)])
+    with pytest.raises(TokenryError, match="not numbers"):
+        how.propose(0, [1, 2, 3, 4], 5)

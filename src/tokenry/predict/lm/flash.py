@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 from tokenry.models.flash import Drafter, visual_span
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft, DraftTree
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, TokenryError
 
 __all__ = ["ChainDrafts", "Flash", "likeliest_tree", "static_tree"]
 
@@ -174,9 +174,18 @@ class _FromHidden:
         return self._embedding(ids).to(like)
 
     def _distributions(self, states: Float[Tensor, "m d"]) -> Float[Tensor, "m v"]:
-        """What the model's output layer makes of guessed states."""
-        logits = self._head(states.to(self._embedding.weight.dtype)).float()
+        """What the model's output layer makes of guessed states.
+
+        Raises:
+            TokenryError: they are not numbers, and nothing can be drawn from them.
+        """
+        logits = self._head(states.to(self._embedding.weight)).float()
         q = (logits / self.temperature if self.sample else logits).softmax(-1).clamp(min=_LEAST)
+        if not bool(q.isfinite().all()):
+            raise TokenryError(
+                f"The {type(self.drafter).__name__} guesses hidden states that are not numbers: its training diverged, "
+                f"or its precision ({self.drafter.fc.weight.dtype}) is too low."
+            )
         return q / q.sum(-1, keepdim=True)
 
     def _candidates(self, q: Float[Tensor, "m v"], number: int) -> Int[np.ndarray, "m w"]:
