@@ -324,7 +324,9 @@ def convert(
     if isinstance(modules, str) and modules not in _KINDS:
         raise UnknownNameError(f"modules is one of {', '.join(_KINDS)}, or a list of paths, got {modules!r}.")
     with _evaluating(model):
-        sites, refused = find_layers(model) if isinstance(modules, str) else named_layers(model, modules)
+        sites, refused = (
+            find_layers(model) if isinstance(modules, str) else (named_layers(model, modules), {})
+        )
     if isinstance(modules, str):
         sites = [site for site in sites if modules in (site.kind, "all")]
         if modules == "ffn":

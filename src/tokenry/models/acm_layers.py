@@ -32,7 +32,14 @@ class Site:
 
 
 def find_layers(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
-    """All layers that can be replaced, in the order of the model, and projections that cannot, with the reason."""
+    """Find the layers that can be replaced.
+
+    Args:
+        model: In evaluation mode, as layers are tried out.
+
+    Returns:
+        Sites in the order of the model, and path -> reason for linear layers that cannot be replaced.
+    """
     sites: list[Site] = []
     refused: dict[str, str] = {}
     inside: tuple[str, ...] = ()  # paths that belong to a feed-forward layer
@@ -75,7 +82,8 @@ def _ffn(model: nn.Module, name: str) -> Site | None:
     return None
 
 
-def named_layers(model: nn.Module, names: Sequence[str]) -> tuple[list[Site], dict[str, str]]:
+def named_layers(model: nn.Module, names: Sequence[str]) -> list[Site]:
+    """Find layers by their paths; see `tokenry.models.acm_convert.convert` for what is raised."""
     if not names:
         raise InputError(
             'There is no module to replace: name at least one, or take them by kind ("ffn", "linear", "all").'
@@ -103,7 +111,7 @@ def named_layers(model: nn.Module, names: Sequence[str]) -> tuple[list[Site], di
                 )
             site = Site(name, "linear" if isinstance(module, Linear) else "ffn")
         sites.append(site)
-    return sites, {}
+    return sites
 
 
 def _in_a_layer(model: nn.Module, name: str) -> bool:
@@ -136,13 +144,15 @@ def _why_not(module: nn.Module, width: int) -> str | None:
             return f"it changes the width from {width} to {y.shape[-1]}"
         other = module(torch.cat([x[:, :1], -x[:, 1:]], 1))
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        return f"it cannot be called with a tensor of tokens alone ({str(error).splitlines()[0]})"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"it cannot be called with a tensor of tokens alone ({first})"
     if not torch.allclose(y[:, 0], other[:, 0], rtol=1e-2, atol=1e-4):
         return "it mixes tokens"
     return None
 
 
 def n_weights(layer: nn.Module) -> int:
+    """Number of a layer's weights, which is what it costs a token in multiply-adds."""
     return sum(p.numel() for p in layer.parameters())
 
 
