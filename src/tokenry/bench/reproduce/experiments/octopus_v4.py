@@ -107,7 +107,7 @@ def experiment(study: Study) -> Outcome:
             "Functional tokens are decoded with the first token masked to the workers'; unmasked, as spelt names are, "
             "in the row of that name, where the tokens of the decision are counted.",
             "Fewer queries than the specification's 1500, each seen once by each router, to stay within minutes of one "
-            "core. Descriptions start the functional tokens' rows; the stage with descriptions in the prompt is left out.",
+            "core. The stage with descriptions in the prompt is left out.",
         ),
         data=(
             *manpages_provenance("en"),
