@@ -1,0 +1,162 @@
+"""A vector index over faiss: exact search by cosine, kept as safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from tokenry.data.files import whole_folder
+from tokenry.tokens.errors import InputError, UnsupportedError
+
+_FILE: Final = "index.safetensors"
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search found, best first.
+
+    Attributes:
+        scores: cosines.
+        ids: of the vectors.
+    """
+
+    scores: Float[np.ndarray, "queries n"]
+    ids: Int[np.ndarray, "queries n"]
+
+
+class VectorIndex:
+    """Vectors by id, searched exactly by cosine (faiss' `IndexFlatIP` over vectors of length 1).
+
+    Vectors are brought to length 1 on the way in, queries too. Nothing is approximate: a million vectors of 384 numbers
+    take 1.5 GB and about a tenth of a second a query on one core.
+
+    Args:
+        width: length of the vectors.
+
+    Raises:
+        UnsupportedError: faiss is not installed.
+    """
+
+    def __init__(self, width: int) -> None:
+        if width < 1:
+            raise InputError(f"vectors need a width of at least 1, got {width}")
+        faiss = _faiss()
+        self.width = width
+        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
+        self._ids: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(
+        self, vectors: Float[np.ndarray, "n width"], ids: Int[np.ndarray, " ids"] | None = None
+    ) -> Int[np.ndarray, " ids"]:
+        """Add vectors.
+
+        Args:
+            vectors: finite, not zero.
+            ids: theirs, none of them taken; by default they are counted on from the largest.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            InputError: a vector has another width or no direction, or an id is negative, taken or twice there.
+        """
+        unit = self._unit(vectors)
+        if ids is None:
+            first = max(self._ids, default=-1) + 1
+            ids = np.arange(first, first + len(unit))
+        wanted = [int(i) for i in ids]
+        if len(wanted) != len(unit):
+            raise InputError(f"{len(unit)} vectors need as many ids, got {len(wanted)}")
+        clash = sorted(i for i in wanted if i < 0 or i in self._ids)
+        if clash or len(set(wanted)) < len(wanted):
+            raise InputError(
+                f"ids must be new, not negative and each used once; of these {len(wanted)}, "
+                f"{clash[0] if clash else 'one'} is not: remove the old vector first, or leave ids out"
+            )
+        self._index.add_with_ids(unit, np.asarray(wanted, np.int64))
+        self._ids.update(wanted)
+        return np.asarray(wanted, np.int64)
+
+    def remove(self, ids: Int[np.ndarray, " n"]) -> None:
+        """Remove vectors.
+
+        Raises:
+            InputError: an id is not there; nothing is removed then.
+        """
+        gone = {int(i) for i in ids}
+        if missing := sorted(gone - self._ids):
+            raise InputError(f"there is no vector with id {missing[0]} to remove")
+        self._index.remove_ids(np.asarray(sorted(gone), np.int64))
+        self._ids -= gone
+
+    def search(self, queries: Float[np.ndarray, "queries width"], n: int) -> Hits:
+        """Find the nearest vectors; all of them where there are fewer than n.
+
+        Raises:
+            InputError: the index is empty, n is below 1, or a query has another width or no direction.
+        """
+        if n < 1 or not self._ids:
+            raise InputError(f"searching for {n} vectors in an index of {len(self)}: both must be at least 1")
+        scores, ids = self._index.search(self._unit(queries), min(n, len(self)))
+        return Hits(scores, ids)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ids and vectors as safetensors; a folder that exists is replaced when all is written.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        ids = _faiss().vector_to_array(self._index.id_map)
+        vectors = self._index.index.reconstruct_n(0, len(self)).reshape(-1, self.width)
+        with whole_folder(Path(folder)) as scratch:
+            save_file({"ids": ids, "vectors": vectors}, scratch / _FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: it is not an index, or damaged.
+        """
+        path = Path(folder) / _FILE
+        try:
+            found = load_file(path)
+            ids, vectors = found["ids"], found["vectors"]
+            index = cls(vectors.shape[1])
+        except (OSError, SafetensorError, KeyError, IndexError) as error:
+            raise InputError(
+                f"{path} is not a saved index ({type(error).__name__}: {error}); make it again"
+            ) from error
+        if len(ids):
+            index.add(vectors, ids)
+        return index
+
+    def _unit(self, vectors: np.ndarray) -> Float[np.ndarray, "n width"]:
+        if vectors.ndim != 2 or vectors.shape[1] != self.width:
+            raise InputError(
+                f"this index holds vectors of {self.width} numbers; got an array of shape {vectors.shape}. "
+                "Another encoder needs another index."
+            )
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (np.isfinite(norms) & (norms > 0)).all():
+            raise InputError("a vector is zero, infinite or not a number: it has no direction to search by")
+        return np.ascontiguousarray(vectors / norms, np.float32)
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise UnsupportedError(
+            "The vector index needs faiss, which is not installed: pip install 'tokenry[retrieval]'"
+        ) from error
+    return faiss
