@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tokenry.learn.language import small_llama
+from tokenry.learn.language import TokenBatches, small_llama
 from tokenry.learn.loop import train
 from tokenry.learn.ppd import (
     PromptTokenDistillation,
     TruncatedTexts,
+    WholeTexts,
     acceptance_table,
     guess_ranks,
     prompt_settings,
@@ -74,7 +75,8 @@ def test_loss_is_the_decayed_divergence(model: Any, texts: torch.Tensor) -> None
     batch = {"input_ids": texts[:2], "points": torch.tensor([[5, 9], [20, 31]])}
     loss, figures = PromptTokenDistillation(model, prompts)(batch)
     loss.backward()
-    found = look_ahead(model, prompts, texts[:2], batch["points"])
+    with torch.no_grad():
+        found = look_ahead(model, prompts, texts[:2], batch["points"])
     p, q = found.teacher.softmax(-1).double(), found.guesses.softmax(-1).double()
     expected = (p * (p / q).log()).sum(-1).mean((0, 1))
     assert float(loss.detach()) == pytest.approx(float(expected[0] + 0.8 * expected[1]) / 2, rel=1e-4)
@@ -99,7 +101,7 @@ def test_training_helps_and_only_prompt_tokens_are_kept(
             return float(objective(unseen)[0]), acceptance_table(model, prompts, held_out, 5, 4)
 
     loss, table = measured()
-    batches = TruncatedTexts(texts[:16].flatten(), 32, 8, 8, ahead=3)
+    batches = TruncatedTexts(WholeTexts(texts[:16], 8), 8, ahead=3)
     train(objective, batches, prompt_settings(80, lr=3e-2), tmp_path, workers=0)
     trained_loss, trained_table = measured()
     assert trained_loss < 0.85 * loss
@@ -135,7 +137,7 @@ def test_acceptance_counts_exact_guesses(model: Any, texts: torch.Tensor) -> Non
 
 def test_points_of_a_step() -> None:
     ids = torch.arange(100)
-    batches = TruncatedTexts(ids, 20, 3, 6, least=5, ahead=2, seed=1)
+    batches = TruncatedTexts(TokenBatches(ids, 20, 3), 6, least=5, ahead=2, seed=1)
     one, again, other = batches(0), batches(0), batches(1)
     assert torch.equal(one["points"], again["points"])
     assert not torch.equal(one["points"], other["points"])
@@ -145,4 +147,4 @@ def test_points_of_a_step() -> None:
     assert (int(every.min()), int(every.max())) == (5, 18)
     assert all(len(set(batches(step)["points"][0].tolist())) == 6 for step in range(5))
     with pytest.raises(InputError, match="15 points do not fit"):
-        TruncatedTexts(ids, 20, 3, 15, least=5, ahead=2)
+        TruncatedTexts(TokenBatches(ids, 20, 3), 15, least=5, ahead=2)(0)

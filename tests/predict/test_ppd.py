@@ -163,6 +163,8 @@ def test_the_machine_decides_how_many_rows_pay() -> None:
     assert dear.limit == 4
     assert dear.speed == pytest.approx(dear.tau / 1.1)
     assert choose_limit(table, {1: 1.0, 5: 5.0}).limit == 0  # nothing pays: one token per pass
+    proposer = ParallelPromptDecoding(PromptTokens(torch.zeros(2, 1, 8)), table)
+    assert proposer.sizing({1: 1.0, 5: 1.1, 9: 2.0, 33: 8.0}) == Fixed(4)
     with pytest.raises(InputError, match="Latencies"):
         choose_limit(table, {1: 1.0, 4: 0.0})
 
@@ -312,12 +314,8 @@ def test_guesses_are_those_of_the_accepted_nodes_chain() -> None:
     proposer.learn(0, Verified(draft, torch.zeros(1, V), Accepted((0,), 8), logits))
     draft = proposer.propose(0, [3, 4, 8], 11)
     assert draft.tokens.tolist() == [8, 9, 7, 5, 5]
-    assert (
-        draft.probes is not None
-    )
-    assert (
-        draft.probes.after.tolist() == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2 + [4] * 2
-    )
+    assert draft.probes is not None
+    assert draft.probes.after.tolist() == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2 + [4] * 2
     logits = torch.zeros(14, V)
     logits[10:12, 11], logits[10:12, 12] = 2.0, 1.0  # behind node 3
     proposer.learn(0, Verified(draft, torch.zeros(5, V), Accepted((0, 1, 3), 1), logits))

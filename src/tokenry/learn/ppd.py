@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.learn.language import TokenBatches
 from tokenry.learn.loop import Batch, Figures, LoopSettings, Objective
 from tokenry.models.ppd import PromptTokens, Teacher, look_ahead
 from tokenry.tokens.errors import InputError
@@ -54,47 +53,56 @@ class PromptTokenDistillation(Objective):
         return (weights * divergence).mean(), figures
 
 
+class WholeTexts:
+    """Random texts of equal length, such as a model's own answers: a function of the step.
+
+    Args:
+        ids: the texts.
+        batch: texts in a batch.
+        seed: which.
+    """
+
+    def __init__(self, ids: Int[Tensor, "k t"], batch: int, seed: int = 0) -> None:
+        self.ids, self.batch, self.seed = ids, batch, seed
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        return {"input_ids": self.ids[torch.randint(len(self.ids), (self.batch,), generator=generator)]}
+
+
 class TruncatedTexts:
-    """Random stretches of a row of tokens, and points at which they are cut: a function of the step.
+    """Batches of texts, and points at which they are cut: a function of the step.
 
     The points of a batch are the same for all its rows.
 
     Args:
-        ids: the row, as `tokenry.learn.language.pack` makes it.
-        length: tokens in a stretch.
-        batch: stretches in a batch.
-        points: points in each stretch.
+        texts: step -> batch: `WholeTexts`, or `tokenry.learn.language.TokenBatches` for random stretches.
+        points: points in each text.
         least: shortest context.
         ahead: tokens that stay behind the last point; prompt tokens and one more, for the teacher "text".
-        seed: which stretches and points.
-
-    Raises:
-        InputError: if the row is shorter than one stretch, or a stretch too short for the points.
+        seed: which points.
     """
 
     def __init__(
-        self,
-        ids: Int[Tensor, " n"],
-        length: int,
-        batch: int,
-        points: int,
-        least: int = 8,
-        ahead: int = 0,
-        seed: int = 0,
+        self, texts: Callable[[int], Batch], points: int, least: int = 8, ahead: int = 0, seed: int = 0
     ) -> None:
-        if not 1 <= points <= length - ahead - least + 1 or least < 1:
-            raise InputError(
-                f"{points} points do not fit into {length} tokens of which the first {least} and the last {ahead} "
-                "stay whole."
-            )
-        self.texts = TokenBatches(ids, length, batch, seed)
-        self.points, self.least, self.ahead = points, least, ahead
+        self.texts, self.points, self.least, self.ahead, self.seed = texts, points, least, ahead, seed
 
-    def __call__(self, step: int) -> dict[str, Int[Tensor, "batch _"]]:
-        """Return the batch of a step."""
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step.
+
+        Raises:
+            InputError: if its texts are too short for the points.
+        """
         ids = self.texts(step)["input_ids"]
-        generator = torch.Generator().manual_seed(self.texts.seed * 1_000_003 + step + 1)
         room = ids.shape[1] - self.ahead - self.least + 1
+        if not 1 <= self.points <= room or self.least < 1:
+            raise InputError(
+                f"{self.points} points do not fit into {ids.shape[1]} tokens of which the first {self.least} and the "
+                f"last {self.ahead} stay whole."
+            )
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step + 1)
         chosen = self.least + torch.randperm(room, generator=generator)[: self.points].sort().values
         return {"input_ids": ids, "points": chosen.expand(len(ids), -1)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.models.ppd import Chains, PromptTokens
-from tokenry.predict.lm.ppd_tree import PromptTree, TreeSet, best_trees
+from tokenry.predict.lm.ppd_tree import PromptTree, TreeSet, best_trees, choose_limit
 from tokenry.predict.lm.proposer import Verified
+from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.tree import Draft, DraftTree, Probes
 from tokenry.tokens.errors import InputError
 
@@ -93,6 +94,15 @@ class ParallelPromptDecoding:
             logits = verified.probes[chain[0] : chain[-1] + 1].unflatten(0, (-1, self.prompts.ensemble))
             best = logits.float().mean(1).topk(self.acceptance.shape[1], dim=-1)
             self._guesses[row] = best.indices.cpu().numpy()
+
+    def sizing(self, latency: Mapping[int, float]) -> Fixed:
+        """How many rows pay on a machine: the size with the most expected tokens over a pass's measured time.
+
+        Args:
+            latency: rows of a pass, the root included -> time, in units of a pass over one row
+                (`tokenry.hosts.calibrate`).
+        """
+        return Fixed(choose_limit(self.acceptance, latency, self.prompts.ensemble).limit)
 
     def _trees(self, limit: int) -> list[_Pass]:
         if limit not in self._passes:

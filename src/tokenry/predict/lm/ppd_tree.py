@@ -223,10 +223,9 @@ def best_trees(
         InputError: a table that holds no probabilities; settings that mean nothing.
     """
     _check(acceptance, ensemble, shortest)
-    bare = PromptTree.of(acceptance, [])
-    sets = [TreeSet((bare,))]
-    sets += [_ascend(acceptance[:m], limit, ensemble, shortest) for m in range(1, len(acceptance) + 1)]
-    return max((found for found in sets if found is not None), key=TreeSet.tau)
+    ascended = (_ascend(acceptance[:m], limit, ensemble, shortest) for m in range(1, len(acceptance) + 1))
+    nothing = TreeSet((PromptTree.of(acceptance, []),))
+    return max((nothing, *(found for found in ascended if found is not None)), key=TreeSet.tau)
 
 
 def _ascend(acceptance: Float[np.ndarray, "m k"], limit: int, ensemble: int, shortest: int) -> TreeSet | None:

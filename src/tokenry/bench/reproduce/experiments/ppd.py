@@ -12,7 +12,7 @@ import torch
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.data.corpora import load_corpus
 from tokenry.hosts.speculate import Speculation
-from tokenry.learn.language import pack
+from tokenry.learn.language import TokenBatches, pack
 from tokenry.learn.ppd import (
     PromptTokenDistillation,
     TruncatedTexts,
@@ -51,7 +51,7 @@ def experiment(study: Study) -> Outcome:
         words = PromptTokens.from_words(model, tokenizer, s["prompts"])
         first = PromptTokens(words.embeddings)
         objective = PromptTokenDistillation(model, words)
-        batches = TruncatedTexts(ids, s["length"], s["batch"], s["points"], seed=seed)
+        batches = TruncatedTexts(TokenBatches(ids, s["length"], s["batch"], seed), s["points"], seed=seed)
         study.train(objective, batches, prompt_settings(s["steps"], seed=seed), f"prompts-{seed}")
         sets = {"trained": words, "the words they began as": first, "random": _random(model, words, seed)}
         for prompts in sets.values():
