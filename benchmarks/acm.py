@@ -1,8 +1,9 @@
 """What Adaptive Computation Modules save: time against executed learners, and SmolLM2's quality against both.
 
 One feed-forward layer of SmolLM2's size shows whether time follows what is executed. Then all such layers of the
-pretrained model are dealt out to learners (``start="slices"``), distilled and given gates for some tens of steps each,
-and measured with forced choices and with gates at several thresholds: bits per byte, multiply-adds, time of a prompt.
+pretrained model are dealt out to learners (``start="slices"``), distilled, and given gates, for some tens of steps
+each; in phase 3 the gates alone are trained, so that the model does not come to know the corpus better than it did.
+Measured are forced choices and gates at several thresholds: bits per byte, multiply-adds, time of a prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from benchmarks.common import interleave, write
 from tokenry.data.corpora import load_corpus
-from tokenry.learn.acm import GatePretraining, ModuleDistillation
+from tokenry.learn.acm import EndToEnd, EndToEndWeights, GatePretraining, ModuleDistillation
 from tokenry.learn.language import TokenBatches, pack
 from tokenry.learn.loop import LoopSettings, Objective, train
 from tokenry.models.acm import ACM, AcmConfig, FixedGate, Gate, ThresholdGate
@@ -34,7 +35,11 @@ _ORIGINAL = "SmolLM2"
 LEARNERS = 4
 TOKENS = 256
 CONFIG = AcmConfig(learners=LEARNERS, form="layer", start="slices")
-DISTILLATION_STEPS, GATE_STEPS = 40, 30
+DISTILLATION_STEPS, GATE_STEPS, END_STEPS = 30, 15, 40
+RATIO, TARGET = (
+    1.05,
+    0.75,
+)  # slices help each other less at first than learners that were trained to: a lower ratio
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 CORPUS, TRAIN_BYTES, TEXTS, CHARACTERS = "debian-docs", 1_500_000, 6, 2000
 
@@ -122,7 +127,10 @@ def smollm2(console: Console, rounds: int) -> None:
         _train(
             ModuleDistillation(converted, relative=True), batches, DISTILLATION_STEPS, 3e-4, folder, console
         )
-        _train(GatePretraining(converted), batches, GATE_STEPS, 1e-2, folder, console)
+        _train(GatePretraining(converted, ratio=RATIO), batches, GATE_STEPS, 1e-2, folder, console)
+        gates_only = {"model.": 0.0} | {f"model.{name}.gate.": 1.0 for name in converted.acms}
+        budget = EndToEnd(converted, TARGET, EndToEndWeights(budget=1.0, entropy=0.0, diversity=0.0))
+        _train(budget, batches, END_STEPS, 5e-3, folder, console, gates_only)
     model.eval().to(torch.bfloat16)
     ids = batches(2_000_000)["input_ids"][:1]
     # weights outside the modules, the embedding as the output head that it also is; attention scores are not counted
@@ -141,9 +149,11 @@ def smollm2(console: Console, rounds: int) -> None:
     for name, way in ways.items():
         with way(), converted.watch() as watched:
             bits = _measured(model, tokenizer, held_out.documents)
-        # the original layers have no gates to watch
-        spent = converted.costs.full if name == _ORIGINAL else watched.executed(converted.costs)
-        learners = None if name == _ORIGINAL else (spent - converted.costs.overhead) / converted.costs.highest
+        if name == _ORIGINAL:
+            learners, spent = None, float(converted.costs.full)  # these layers have no gates to watch
+        else:
+            spent = watched.executed(converted.costs)
+            learners = (spent - converted.costs.overhead) / converted.costs.highest
         rows.append(
             {
                 "choice": name,
@@ -174,8 +184,11 @@ def _train(
     lr: float,
     folder: str,
     console: Console,
+    lr_scale: Mapping[str, float] | None = None,
 ) -> None:
-    settings = LoopSettings(steps=steps, lr=lr, warmup=4, weight_decay=0.0, checkpoint_every=steps)
+    settings = LoopSettings(
+        steps=steps, lr=lr, warmup=4, weight_decay=0.0, checkpoint_every=steps, lr_scale=lr_scale or {}
+    )
     name = type(objective).__name__
     train(objective, batches, settings, Path(folder) / name, title=name, workers=0, console=console)
 

@@ -21,9 +21,11 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from tokenry.data.packages import PackageUnavailableError
 from tokenry.models.acm import ACM, AcmConfig, FixedGate, Gate, LearnerSize, RandomGate, ThresholdGate
 from tokenry.models.acm_convert import convert, load_converted
 from tokenry.models.conditional import absolute_budget_loss, budget_fraction, compute_map
+from tokenry.models.pretrained import load_smollm2
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 
 IDS = torch.randint(5, 60, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -400,6 +402,35 @@ def test_bfloat16_models_get_bfloat16_modules() -> None:
     converted = convert(model)
     assert all(p.dtype == torch.bfloat16 for acm in converted.acms.values() for p in acm.parameters())
     assert output(model, {"input_ids": IDS}).dtype == torch.bfloat16
+
+
+@pytest.mark.packages
+@pytest.mark.slow
+def test_on_smollm2_slices_are_lossless_and_sorting_them_by_use_keeps_more() -> None:
+    try:
+        model, tokenizer = load_smollm2()
+    except (PackageUnavailableError, UnsupportedError) as error:
+        pytest.skip(f"SmolLM2 cannot be had here: {error}")
+    text = "NAME\n  ls - list directory contents\n\nSYNOPSIS\n  ls [OPTION]... [FILE]..."
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    layers = [f"model.layers.{i}.mlp" for i in (3, 11, 20)]
+    with torch.no_grad():
+        before = model(ids).logits
+        converted = convert(model, AcmConfig(form="layer", start="slices"), layers)
+        assert converted.costs.full == converted.costs.highest == 3 * 3 * 576 * 1536
+
+        def lost(k: int) -> float:
+            with converted.forced(k):
+                now = model(ids).logits.log_softmax(-1)
+            return float(nn.functional.kl_div(now, before.log_softmax(-1), log_target=True, reduction="sum"))
+
+        assert lost(4) < 1e-5
+        unsorted = lost(3)
+        converted.sort_neurons([{"input_ids": ids}])
+        assert lost(4) < 1e-5
+        assert lost(3) < 0.5 * unsorted
+        converted.undo()
+        assert torch.equal(model(ids).logits, before)
 
 
 # ----------------------------------------------------------------------------------------------------- bad input

@@ -246,7 +246,7 @@ class ThresholdGate(nn.Module):
         logits = self.gate.logits(x)
         believed = (
             logits.float().softmax(-1).cumsum(-1)[..., :-1]
-        )  # the last is 1 up to rounding: always enough
+        )  # the last would be 1, which is always enough
         choice = (believed < self.threshold).sum(-1)
         return F.pad(F.one_hot(choice, logits.shape[-1]).to(logits.dtype), (self.gate.minimum, 0))
 
