@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -141,6 +142,19 @@ def test_what_does_not_run_is_left_out_with_the_reason(host: tuple[Any, Any]) ->
     assert "left out" in shown(report)
 
 
+def test_interruption_ends_the_comparison(host: tuple[Any, Any]) -> None:
+    model, tokenizer = host
+
+    class Interrupted(Memory):
+        def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare_decoders(
+            model, tokenizer, PROMPTS, {"it": Speculation(Interrupted(), Fixed(2))}, new_tokens=3
+        )
+
+
 def test_bad_requests_are_refused_before_any_work(host: tuple[Any, Any]) -> None:
     model, tokenizer = host
     for changes, words in (
@@ -149,6 +163,7 @@ def test_bad_requests_are_refused_before_any_work(host: tuple[Any, Any]) -> None
         ({"rounds": 0}, "one round"),
         ({"new_tokens": 0}, "one new token"),
         ({"new_tokens": 10**6}, "Prompt 'a' has"),
+        ({"decoders": ["assisted"], "assistant": 2}, "exits after 1 to 1 of them, not 2"),
     ):
         with pytest.raises(InputError, match=words):
             compare_decoders(model, tokenizer, **{"prompts": PROMPTS, "decoders": [], **changes})
@@ -167,6 +182,20 @@ def shown(report: DecodingReport) -> str:
     with console.capture() as captured:
         console.print(decoding_table(report))
     return captured.get()
+
+
+def test_a_chat_template_is_used_and_may_refuse(host: tuple[Any, Any]) -> None:
+    model, tokenizer = host
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ messages[0]['content'] }} and the other cat"
+    )
+    report = compare_decoders(model, tokenizer, PROMPTS, [], new_tokens=1, rounds=1)
+    assert report.summary("greedy").acceptance_length == 1
+    chat = {"a": (Prompt("p", (("system", "Be brief."), ("user", "the cat"))),)}
+    with pytest.raises(InputError, match="refuses prompt 'p': no system role"):
+        compare_decoders(model, tokenizer, chat, [], new_tokens=1)
 
 
 def test_figures() -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from tests.text.transplant import tiny
 from tokenry.cli import decode_bench
+from tokenry.cli.options import INTERRUPTED
 from tokenry.tokens.errors import InputError, TokenryError
 
 app = typer.Typer()
@@ -69,6 +70,16 @@ def test_without_calibration_and_with_an_assistant(place: Path) -> None:
     assert "assisted" in done.output
     left_out = call(place, "--no-calibrate", "--decoders", "assisted")
     assert "assisted: left out: no smaller model" in left_out.output
+
+
+def test_interruption(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tokenry.bench.decoding.compare_decoders", interrupted)
+    done = call(place, "--no-calibrate")
+    assert done.exit_code == INTERRUPTED
+    assert "Interrupted" in done.output
 
 
 def test_what_is_wrong_is_said(place: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -95,9 +96,10 @@ def compare_decoders(
         progress: whether to show a progress bar on stderr.
 
     Raises:
-        InputError: no prompts, one that leaves no room for new tokens, a model that is no causal language model,
-            fewer than one round or token.
+        InputError: no prompts, one that leaves no room for new tokens or that the chat template refuses, a model that
+            is no causal language model, fewer than one round or token, an early exit at a layer that there is not.
         UnknownNameError: no decoder has that name.
+        KeyboardInterrupt: interrupted by the user.
     """
     _check(model, prompts, new_tokens, rounds)
     left_out: dict[str, str] = {}
@@ -186,12 +188,21 @@ def _ways(
             if assistant is None:
                 left_out[name] = "no smaller model of the same vocabulary was named to draft"
                 continue
-            early = isinstance(assistant, int)
-            options = {"assistant_early_exit" if early else "assistant_model": assistant}
-            ways.append(_Way(name, options.copy))
+            ways.append(_Way(name, _assisted(model, assistant).copy))
         elif what != GREEDY:
             ways.append(_Way(name, _fresh(model, what, calibration)))
     return ways
+
+
+def _assisted(model: PreTrainedModel, assistant: PreTrainedModel | int) -> dict[str, Any]:
+    if not isinstance(assistant, int):
+        return {"assistant_model": assistant}
+    layers = model.config.get_text_config().num_hidden_layers
+    if not 0 < assistant < layers:
+        raise InputError(
+            f"To draft, a model of {layers} layers exits after 1 to {layers - 1} of them, not {assistant}."
+        )
+    return {"assistant_early_exit": assistant}
 
 
 def _fresh(
@@ -211,9 +222,12 @@ def _fresh(
 
 def _encode(model: PreTrainedModel, tokenizer: Any, prompt: Prompt, new_tokens: int) -> dict[str, Tensor]:
     if getattr(tokenizer, "chat_template", None):
-        found = tokenizer.apply_chat_template(
-            prompt.chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
+        try:
+            found = tokenizer.apply_chat_template(
+                prompt.chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+        except TemplateError as error:
+            raise InputError(f"The model's chat template refuses prompt {prompt.name!r}: {error}") from error
     else:
         text = "\n\n".join(content for _, content in prompt.messages)
         found = tokenizer(text, return_tensors="pt")
@@ -308,6 +322,8 @@ class _Task:
             started = self._now()
             ids = self.model.generate(**item.inputs, max_new_tokens=new_tokens, do_sample=False, **options)
             seconds = self._now() - started
+        if isinstance(speculation, Speculation) and speculation.stats.interrupted:
+            raise KeyboardInterrupt  # it hands back what it has; a comparison has no use for half a text
         tokens, spent = (now - then for now, then in zip(_expectation(speculation), before, strict=True))
         return _Call(
             ids=ids[0, item.inputs["input_ids"].shape[1] :].tolist(),

@@ -238,5 +238,6 @@ def _ratio(slow: Decoded, fast: Decoded) -> float:
 
 
 def _acceptance(runs: Sequence[Decoded]) -> float:
+    """Tokens per pass after the one over the prompt; 1 if there is none."""
     passes = sum(run.passes - 1 for run in runs)
-    return sum(run.tokens - 1 for run in runs) / passes if passes else float("nan")
+    return sum(run.tokens - 1 for run in runs) / passes if passes else 1.0

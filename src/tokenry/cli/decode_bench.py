@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,28 +63,33 @@ def decode_bench(
         options.check_writable(out.parent)
     loaded, tokenizer = load_language_model(model, dtype=dtype.value)
     loaded.to(device)
-    drafting = None
+    drafting: Any = assistant
     if assistant is not None:
+        early = assistant.isdigit()
         drafting = (
-            int(assistant) if assistant.isdigit() else load_language_model(assistant, dtype=dtype.value)[0]
+            int(assistant) if early else load_language_model(assistant, dtype=dtype.value)[0].to(device)
         )
     console = options.console()
-    with limit_threads(threads):
-        calibration = measure(loaded) if calibrate else None
-        if calibration is not None:
-            typer.echo(f"{calibration}\n")
-        report = compare_decoders(
-            loaded,
-            tokenizer,
-            {kind: several[:limit] for kind, several in chosen.items()},
-            options.split_methods(decoders) or DECODERS,
-            new_tokens=new_tokens,
-            rounds=rounds,
-            calibration=calibration,
-            assistant=drafting,
-            name=options.display_name(model),
-            progress=True,
-        )
+    try:
+        with limit_threads(threads):
+            calibration = measure(loaded) if calibrate else None
+            if calibration is not None:
+                typer.echo(f"{calibration}\n")
+            report = compare_decoders(
+                loaded,
+                tokenizer,
+                {kind: several[:limit] for kind, several in chosen.items()},
+                options.split_methods(decoders) or DECODERS,
+                new_tokens=new_tokens,
+                rounds=rounds,
+                calibration=calibration,
+                assistant=drafting,
+                name=options.display_name(model),
+                progress=True,
+            )
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted; decoders compare only over all prompts, so nothing is shown.", err=True)
+        raise typer.Exit(options.INTERRUPTED) from None
     console.print(decoding_table(report))
     if out is not None:
         save_report(report, out)
