@@ -18,7 +18,7 @@ from tokenry.hosts.calibrate import Calibration, calibrate
 from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.merged import Merged
 from tokenry.predict.lm.prompt_lookup import PromptLookup
-from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.proposer import Proposer, SizedProposer
 from tokenry.predict.lm.sizing import Expected, Sizing
 from tokenry.predict.lm.token_recycling import TokenRecycling
 from tokenry.tokens.errors import InputError, UnknownNameError
@@ -75,7 +75,8 @@ def decoder(
         how = DECODERS[how](model)
     if sizing is None:
         measured = _calibration(model) if calibration is None else calibration
-        sizing = Expected(measured.latency if isinstance(measured, Calibration) else measured)
+        latency = measured.latency if isinstance(measured, Calibration) else measured
+        sizing = how.sizing(latency) if isinstance(how, SizedProposer) else Expected(latency)
     return Speculation(how, sizing)
 
 

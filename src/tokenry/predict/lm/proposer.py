@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenry.predict.lm.acceptance import Accepted
 from tokenry.predict.lm.guesses import Guesses
+from tokenry.predict.lm.sizing import Sizing
 from tokenry.predict.lm.tree import Draft
 
 
@@ -81,4 +82,17 @@ class Guesser(Proposer, Protocol):
 
     def guesses(self, row: int, text: Sequence[int], limit: int) -> Guesses:
         """What `propose` makes a draft of."""
+        ...
+
+
+@runtime_checkable
+class SizedProposer(Proposer, Protocol):
+    """A proposer that plans whole passes, and so knows best how large they should be."""
+
+    def sizing(self, latency: Mapping[int, float]) -> Sizing:
+        """The sizes for a machine.
+
+        Args:
+            latency: rows of a pass -> time, in units of a pass over one row.
+        """
         ...
