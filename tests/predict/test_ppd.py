@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tokenry.hosts.speculate import Speculation
 from tokenry.models.ppd import Chains, PromptTokens, look_ahead
+from tokenry.models.pretrained import load_smollm2
 from tokenry.predict.lm.acceptance import Accepted
 from tokenry.predict.lm.ppd import ParallelPromptDecoding
 from tokenry.predict.lm.ppd_tree import (
@@ -27,7 +28,7 @@ from tokenry.predict.lm.ppd_tree import (
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.tree import Draft, Probes
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, UnsupportedError
 
 V = 48
 TABLE = np.array([[0.5, 0.2], [0.4, 0.1]])
@@ -257,6 +258,21 @@ def test_on_what_the_model_wrote_both_teachers_agree(model: Any) -> None:
         look_ahead(model, PromptTokens(torch.zeros(2, 1, 8)), text, points)
 
 
+def test_a_model_with_sliding_windows_is_refused() -> None:
+    config = MistralConfig(
+        vocab_size=V,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=8,
+    )
+    ids = torch.arange(6)[None]
+    with pytest.raises(UnsupportedError, match="full attention"):
+        look_ahead(MistralForCausalLM(config).eval(), random_prompts(2), ids, torch.tensor([[4]]))
+
+
 # ----------------------------------------------------------------------------------------------------------- decoding
 
 
@@ -360,3 +376,16 @@ def test_a_proposer_wants_to_know_how_well_it_guesses() -> None:
         ParallelPromptDecoding(PromptTokens(torch.zeros(2, 1, 8)), np.full((3, 4), 0.1))
     with pytest.raises(InputError, match="as many rows"):
         PromptTokens(torch.zeros(2, 1, 8), np.full((3, 4), 0.1))
+
+
+@pytest.mark.packages
+def test_smollm2_writes_what_it_writes_without_prompt_tokens() -> None:
+    smollm2, tokenizer = load_smollm2()
+    prompts = PromptTokens.from_words(smollm2, tokenizer, 2)
+    assert (prompts.count, prompts.ensemble, prompts.width) == (2, 1, 576)
+    given = tokenizer("one two three four one two three four one two", return_tensors="pt")
+    expected = smollm2.generate(**given, max_new_tokens=12, do_sample=False)
+    how = Speculation(ParallelPromptDecoding(prompts, TABLE), Fixed(8))
+    assert torch.equal(
+        smollm2.generate(**given, max_new_tokens=12, do_sample=False, custom_generate=how), expected
+    )

@@ -19,9 +19,10 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
 
 from tokenry.data.files import whole_folder
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, UnsupportedError
 
 Teacher = Literal["greedy", "text"]
 """What prompt tokens are compared with: the model's own greedy continuation, or the text as it stands."""
@@ -236,6 +237,7 @@ def look_ahead(
 
     Raises:
         InputError: points outside of the texts; prompt tokens for another width.
+        UnsupportedError: a model whose cache does not hold every token (sliding windows, recurrent states).
     """
     model_width = model.get_input_embeddings().weight.shape[1]
     if prompts.width != model_width:
@@ -256,6 +258,7 @@ def look_ahead(
         known = output.logits.gather(1, rows[..., None].expand(-1, -1, output.logits.shape[-1]))
         known = known.unflatten(1, (points.shape[1], -1))
         cache = output.past_key_values
+        _refuse(cache)
         if teacher == "text":
             steps = points[..., None] + torch.arange(1, m + 1, device=ids.device)
             truth, target = known[:, :, 1:], ids.gather(1, steps.flatten(1)).view_as(steps)
@@ -298,6 +301,15 @@ def _continue(
         token = output.logits.argmax(-1)
     cache.crop(-steps * token.shape[1])
     return torch.stack(found, 2)
+
+
+def _refuse(cache: Any) -> None:
+    strange = {type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer}
+    if strange:
+        raise UnsupportedError(
+            f"Prompt tokens stand at many places of one cached text; {', '.join(sorted(strange))} does not hold it. "
+            "Use a model with full attention in every layer."
+        )
 
 
 def _additive(visible: Bool[Tensor, "b r c"], dtype: torch.dtype) -> Float[Tensor, "b 1 r c"]:
