@@ -112,6 +112,17 @@ class Guesses:
                     place.append(found.add(above, token, chance))
         return found
 
+    def correct(self, record: TrackRecord) -> None:
+        """Replace every chance by the share of guesses with such a chance that came true.
+
+        Args:
+            record: of kinds that are equal steps from 0 to 1.
+        """
+        rates = record.rates()
+        for node in range(1, len(self)):
+            kind = min(int(self.chance[node] * len(rates)), len(rates) - 1)
+            self._kinds[node], self.chance[node] = kind, rates[kind]
+
     def draft(self, limit: int) -> Draft:
         """The likeliest guesses as a draft, the likeliest first.
 
