@@ -51,7 +51,7 @@ def model() -> Any:
 IDS = torch.tensor([[3, 14, 15, 9, 2, 6, 3, 14]])
 
 
-@pytest.mark.parametrize("name", sorted(DECODERS))
+@pytest.mark.parametrize("name", sorted(set(DECODERS) - {"ppd"}))
 def test_every_decoder_writes_what_plain_decoding_writes(model: Any, name: str) -> None:
     expected = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=40, do_sample=False)
     for _ in range(2):  # cold, and with what it has learned
@@ -160,7 +160,19 @@ def test_a_warm_matrix_is_taken_to_another_process(model: Any, tmp_path: Path) -
         TokenRecycling(48).load(tmp_path / "matrix")
 
 
+def test_a_warm_start_is_made_once(model: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "matrix"
+    first = tk.decoder(model, "token-recycling", calibration=LATENCY, warm_up=folder)
+    assert (first.proposer.successors >= 0).all()  # type: ignore[attr-defined]
+    second = tk.decoder(model, "recycling+lookup", calibration=LATENCY, warm_up=folder)
+    np.testing.assert_array_equal(second.proposer.guessers[1].successors, first.proposer.successors)  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="no warm start"):
+        tk.decoder(model, "prompt-lookup", calibration=LATENCY, warm_up=True)
+
+
 def test_what_cannot_be_asked_for(model: Any) -> None:
+    with pytest.raises(UnsupportedError, match="for SmolLM2"):
+        tk.decoder(model, "ppd", calibration=LATENCY)
     with pytest.raises(UnknownNameError, match="recycling"):
         tk.generate(model, IDS, decoder="recicling")
     with pytest.raises(InputError, match="custom_generate"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -16,16 +17,30 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from tokenry.hosts.calibrate import Calibration, calibrate
 from tokenry.hosts.speculate import Speculation
+from tokenry.hosts.warm_up import usual_successors
+from tokenry.models.ppd import PromptTokens
 from tokenry.predict.lm.merged import Merged
+from tokenry.predict.lm.ppd import ParallelPromptDecoding
 from tokenry.predict.lm.prompt_lookup import PromptLookup
 from tokenry.predict.lm.proposer import Proposer, SizedProposer
 from tokenry.predict.lm.sizing import Expected, Sizing
 from tokenry.predict.lm.token_recycling import TokenRecycling
-from tokenry.tokens.errors import InputError, UnknownNameError
+from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 
 
 def _recycling(model: PreTrainedModel) -> TokenRecycling:
     return TokenRecycling(int(model.config.get_text_config().vocab_size))
+
+
+def _prompt_tokens(model: PreTrainedModel) -> ParallelPromptDecoding:
+    config = model.config.get_text_config()
+    if (config.model_type, config.hidden_size, config.vocab_size) != _SMOLLM2:
+        raise UnsupportedError(
+            f"The prompt tokens that come with tokenry are for SmolLM2-135M, not for {type(model).__name__} of width "
+            f"{config.hidden_size}. Train some (tokenry.learn.ppd), and pass "
+            "ParallelPromptDecoding(PromptTokens.load(...))."
+        )
+    return ParallelPromptDecoding(PromptTokens.for_smollm2())
 
 
 DECODERS: Final[Mapping[str, Callable[[PreTrainedModel], Proposer]]] = MappingProxyType(
@@ -33,9 +48,12 @@ DECODERS: Final[Mapping[str, Callable[[PreTrainedModel], Proposer]]] = MappingPr
         "token-recycling": _recycling,
         "prompt-lookup": lambda model: PromptLookup(),
         "recycling+lookup": lambda model: Merged((PromptLookup(), _recycling(model))),
+        "ppd": _prompt_tokens,
     }
 )
-"""The decoders that need nothing but the model, by name."""
+"""The decoders that have a name."""
+
+_SMOLLM2: Final = ("llama", 576, 49152)
 
 _CALIBRATED: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], Calibration]] = WeakKeyDictionary()
 _IN_USE: WeakKeyDictionary[PreTrainedModel, dict[str, Speculation]] = WeakKeyDictionary()
@@ -47,6 +65,7 @@ def decoder(
     *,
     calibration: Calibration | Mapping[int, float] | None = None,
     sizing: Sizing | None = None,
+    warm_up: bool | str | Path = False,
 ) -> Speculation:
     """A faster way for a model to decode: ``model.generate(**inputs, custom_generate=tk.decoder(model))``.
 
@@ -56,11 +75,14 @@ def decoder(
 
     Args:
         model: a causal language model, or a vision-language model.
-        how: "recycling+lookup" (token recycling and prompt lookup in one tree), "token-recycling", "prompt-lookup", or
-            a proposer of your own (`tokenry.predict.lm.proposer.Proposer`).
+        how: "recycling+lookup" (token recycling and prompt lookup in one tree), "token-recycling", "prompt-lookup",
+            "ppd" (SmolLM2 only), or a proposer (`tokenry.predict.lm.proposer.Proposer`).
         calibration: forward times on this machine, from `tokenry.hosts.calibrate`; measured once for a model, in a few
             seconds, if not given.
         sizing: decides how many guesses a pass judges; by default as many as the calibration says repay their time.
+        warm_up: fill token recycling's matrix beforehand with what the model expects after each token, which costs as
+            much as reading a text as long as the vocabulary (a minute for SmolLM2 on one CPU core). With a folder, the
+            matrix is read from there, or made and kept there.
 
     Returns:
         A `Speculation`; its `stats` tell what the last call took.
@@ -68,11 +90,14 @@ def decoder(
     Raises:
         UnknownNameError: no decoder has that name.
         UnsupportedError: the model keeps a cache that cannot give tokens back.
+        InputError: a warm start of a decoder that recycles nothing, or from a matrix of another model.
     """
     if isinstance(how, str):
         if how not in DECODERS:
             raise UnknownNameError(f"No decoder is called {how!r}; there are {', '.join(DECODERS)}.")
         how = DECODERS[how](model)
+    if warm_up is not False:
+        _warm_up(model, how, None if warm_up is True else Path(warm_up))
     if sizing is None:
         measured = _calibration(model) if calibration is None else calibration
         latency = measured.latency if isinstance(measured, Calibration) else measured
@@ -138,6 +163,22 @@ def _kept(
     if how not in known or calibration is not None:
         known[how] = decoder(model, how, calibration=calibration)
     return known[how]
+
+
+def _warm_up(model: PreTrainedModel, proposer: Proposer, folder: Path | None) -> None:
+    parts = proposer.guessers if isinstance(proposer, Merged) else (proposer,)
+    recycling = [part for part in parts if isinstance(part, TokenRecycling)]
+    if not recycling:
+        raise InputError(
+            f"{type(proposer).__name__} recycles no tokens, so it has no warm start; leave warm_up off."
+        )
+    for one in recycling:
+        if folder is not None and folder.exists():
+            one.load(folder)
+        else:
+            one.successors[:] = usual_successors(model, k=one.k)
+            if folder is not None:
+                one.save(folder)
 
 
 def _calibration(model: PreTrainedModel) -> Calibration:

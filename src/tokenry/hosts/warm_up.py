@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from jaxtyping import Int
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from tokenry.hosts._compat import plain_layers
 from tokenry.tokens.errors import InputError
@@ -13,7 +16,7 @@ from tokenry.tokens.errors import InputError
 
 @torch.no_grad()
 def usual_successors(
-    model: PreTrainedModel, start: Int[torch.Tensor, "1 s"], *, k: int = 8, rows: int = 512
+    model: PreTrainedModel, start: Int[Tensor, "1 s"] | None = None, *, k: int = 8, rows: int = 512
 ) -> Int[np.ndarray, "v k"]:
     """The likeliest tokens behind every token, as `TokenRecycling.successors` has them.
 
@@ -22,7 +25,7 @@ def usual_successors(
 
     Args:
         model: a causal language model.
-        start: a beginning after which any token may come, such as the start token, or a line and its end.
+        start: a beginning after which the tokens stand; by default a few words that the model itself begins with.
         k: how many, the likeliest first.
         rows: tokens in a pass.
 
@@ -30,12 +33,14 @@ def usual_successors(
         InputError: an empty beginning, or no tokens in a pass.
         UnsupportedError: the model keeps a cache that cannot give tokens back.
     """
+    config = model.config.get_text_config()
+    if start is None:
+        start = _own_words(model)
     held = start.shape[1]
     if not held or rows < 1 or k < 1:
         raise InputError(
             f"A beginning of {held} tokens, {rows} rows, {k} successors: each must be at least 1."
         )
-    config = model.config.get_text_config()
     cache = DynamicCache(config=config)
     model(input_ids=start.to(model.device), past_key_values=cache, use_cache=True)
     plain_layers(cache)  # refuses what cannot be cut
@@ -56,3 +61,12 @@ def usual_successors(
         cache.crop(-n)
         found[first : first + n] = logits.topk(k, dim=-1).indices.to("cpu", torch.int32).numpy()
     return found
+
+
+def _own_words(model: PreTrainedModel, tokens: int = 16) -> Int[Tensor, "1 s"]:
+    """What the model writes from nothing but its start token."""
+    first = model.config.get_text_config().bos_token_id
+    ids = torch.tensor([[0 if first is None else first]], device=model.device)
+    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+    found = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    return cast(Tensor, found)
