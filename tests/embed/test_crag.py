@@ -19,7 +19,7 @@ from tokenry.embed.clustered_rag import ClusteredRAG
 from tokenry.embed.clusters import k_by_silhouette, k_means
 from tokenry.embed.crag import CRAG, Knowledge, break_even, changed, header, reduction, text_key
 from tokenry.embed.encoder import SentenceEncoder
-from tokenry.embed.summarise import ExtractiveSummariser
+from tokenry.embed.summarise import ExtractiveSummariser, Members, Summary
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 
 pytest.importorskip("sklearn")
@@ -95,6 +95,16 @@ def test_repeated_texts_add_no_cluster() -> None:
     assert often.block == f"9 of 10 reviews: {SHORT[0]}\n1 of 10 reviews: {SHORT[1]}"
     same = quoting().put("item", ["GOOD SOUND", "good sound", "Good sound"])  # this encoder reads them alike
     assert len(same.parts) == 1
+
+
+def test_a_summariser_that_does_not_keep_to_the_limit_is_cut() -> None:
+    def endless(clusters: Sequence[Members], limit: int) -> list[Summary]:
+        return [Summary("word\n" * 500, cost=3) for _ in clusters]
+
+    rag = ClusteredRAG(words, TokenRuler(byte_tokenizer()), CRAG(k=2, summary_tokens=22), endless)
+    knowledge = rag.put("item", grouped(2))
+    assert [part.text for part in knowledge.parts] == ["word word word word"] * 2
+    assert knowledge.cost == 6
 
 
 # --- clusters ---------------------------------------------------------------------------------------------------------

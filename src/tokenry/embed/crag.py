@@ -37,7 +37,8 @@ class CRAG:
         summary_tokens: of each summary, at most.
         answer_tokens: of each answer, at most.
         relevance: lambda of the extractive summaries (`ExtractiveSummariser`).
-        refresh: an item's summaries are kept until more than this share of its texts has changed.
+        refresh: an item's summaries are kept until more than this share of its texts has changed; 0 where a text that
+            was taken back must not be quoted any longer.
         hybrid: put the text nearest to the question behind the summaries.
         noun: what the texts are, in the plural, as the prompts say it.
         prompt: what the answering model is told; ``{knowledge}`` and ``{question}`` are put in.
@@ -55,8 +56,8 @@ class CRAG:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, int) and self.k < 1:
-            raise InputError(f"k is a number of clusters from 1, or 'silhouette'; got {self.k}")
+        if self.k != "silhouette" and not (isinstance(self.k, int) and self.k >= 1):
+            raise InputError(f"k is a number of clusters from 1, or 'silhouette'; got {self.k!r}")
         if min(self.summary_tokens, self.answer_tokens) < 1:
             raise InputError(
                 f"summaries and answers need at least one token, got {self.summary_tokens} and {self.answer_tokens}"
@@ -177,8 +178,7 @@ def summarised(
         settings: number of clusters, length of summaries.
         ruler: counts tokens.
         summariser: see `Summariser`.
-        previous: knowledge of earlier texts; a cluster of which at most ``settings.refresh`` has changed keeps the
-            summary it had.
+        previous: knowledge of earlier texts; a cluster that is as it was keeps its summary.
     """
     membership = Counter(map(text_key, texts))
     lines = {text_key(text): one_line(text) for text in texts}
@@ -190,6 +190,7 @@ def summarised(
         k = k_by_silhouette(matrix, weights=weights, seed=settings.seed)
     clusters = k_means(matrix, k, weights=weights, seed=settings.seed)
 
+    earlier = {} if previous is None else {frozenset(part.members): part.text for part in previous.parts}
     made: dict[int, str] = {}
     members: list[Members] = []
     for c, centroid in enumerate(clusters.centroids):
@@ -199,11 +200,14 @@ def summarised(
         members.append(found)
         if len(nearest) == 1 and ruler.count(found.texts[0]) <= settings.summary_tokens:
             made[c] = found.texts[0]
-        elif (kept := _still_good(found, previous, settings.refresh)) is not None:
+        elif (kept := earlier.get(frozenset(map(text_key, found.texts)))) is not None:
             made[c] = kept
     asked = [c for c in range(clusters.k) if c not in made]
     new = summariser([members[c] for c in asked], settings.summary_tokens) if asked else []
-    made |= {c: summary.text for c, summary in zip(asked, new, strict=True)}
+    for c, summary in zip(
+        asked, new, strict=True
+    ):  # cut, because a summariser of the user's may not keep to the limit
+        made[c] = ruler.cut(one_line(summary.text), settings.summary_tokens)
 
     parts = []
     for c, found in enumerate(members):
@@ -212,15 +216,6 @@ def summarised(
     parts.sort(key=lambda part: (-part.count, min(part.members)))
     cost = sum(summary.cost for summary in new) + (0 if previous is None else previous.cost)
     return Knowledge(tuple(parts), dict(membership), settings.noun, cost)
-
-
-def _still_good(members: Members, previous: Knowledge | None, refresh: float) -> str | None:
-    """The summary of an earlier cluster that is nearly this one."""
-    now = {text_key(text): 1 for text in members.texts}
-    for part in previous.parts if previous is not None else ():
-        if changed(dict.fromkeys(part.members, 1), now) <= refresh:
-            return part.text
-    return None
 
 
 def one_line(text: str) -> str:
