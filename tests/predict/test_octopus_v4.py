@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.text.transplant import tiny
-from tokenry.bench.reproduce.experiments import octopus_workers
-from tokenry.bench.reproduce.experiments.octopus_queries import TEMPLATES, make_queries
+from tokenry.bench.reproduce import octopus_workers
+from tokenry.bench.reproduce.octopus_queries import TEMPLATES, make_queries
 from tokenry.models.functional_adapter import LoraSettings, load_adapter, save_adapter, with_lora
 from tokenry.models.functional_tokens import CallPrompt, FunctionalTokens, add_functional_tokens
 from tokenry.models.pretrained import load_smollm2

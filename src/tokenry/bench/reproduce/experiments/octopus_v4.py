@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from tokenry.bench.reproduce.experiments.octopus_queries import Queries, make_queries
-from tokenry.bench.reproduce.experiments.octopus_workers import GENERAL, octopus_graph, octopus_loaders
+from tokenry.bench.reproduce.octopus_queries import Queries, make_queries
+from tokenry.bench.reproduce.octopus_workers import GENERAL, octopus_graph, octopus_loaders
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.data.corpora import load_corpus
 from tokenry.data.manpages import manpages_provenance
