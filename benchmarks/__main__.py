@@ -24,6 +24,7 @@ PARTS = (
     "hat",
     "mrt5",
     "acm",
+    "duo",
     "decoding",
 )
 

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from tokenry.data.packages import PackageUnavailableError
 from tokenry.learn.language import small_llama
 from tokenry.models.conditional import compute_map
-from tokenry.models.duo import Choice, DuoConfig, DuoForCausalLM, Mix, convert, pattern, random_patterns
-from tokenry.models.duo_oracle import every_routing, oracle, sample_routings
+from tokenry.models.duo import Choice, DuoConfig, DuoForCausalLM, Mix, convert
+from tokenry.models.duo_oracle import oracle
+from tokenry.models.duo_routing import every_routing, pattern, random_patterns, sample_routings
 from tokenry.models.pretrained import load_smollm2
 from tokenry.tokens.errors import InputError, UnsupportedError
 
@@ -348,16 +349,15 @@ def test_patterns() -> None:
 
 @torch.no_grad()
 def brute_force(duo: DuoForCausalLM, ids: Tensor, routings: Tensor, prefix: Tensor) -> Tensor:
-    """The loss of every token under every routing, one full pass each; prefix [s, l] routes the tokens before it."""
-    found = []
+    """The loss of every token under every routing, each in full; prefix [s, l] routes the tokens before it."""
+    found, n = [], len(routings)
     for column in range(len(ids) - 1):
-        for routing in routings:
-            choices = prefix[None, : column + 1].clone()
-            choices[0, column] = routing
-            with duo.routed(choices):
-                logits = duo(ids[None, : column + 1], use_cache=False).logits[0, -1]
-            found.append(F.cross_entropy(logits, ids[column + 1]))
-    return torch.stack(found).view(len(ids) - 1, len(routings))
+        choices = prefix[None, : column + 1].repeat(n, 1, 1)
+        choices[:, column] = routings
+        with duo.routed(choices):
+            logits = duo(ids[None, : column + 1].expand(n, -1), use_cache=False).logits[:, -1]
+        found.append(F.cross_entropy(logits, ids[column + 1].expand(n), reduction="none"))
+    return torch.stack(found)
 
 
 @pytest.mark.parametrize("rows", [512, 5])

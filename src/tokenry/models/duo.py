@@ -12,10 +12,9 @@ that is already trained, and to start its small siblings from the strongest neur
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, ClassVar, no_type_check
 
 import torch
@@ -31,79 +30,10 @@ from transformers import (
 )
 
 from tokenry.models.conditional import CostTable, ModuleCost, gather_run_scatter, gumbel_st
+from tokenry.models.duo_routing import Choice, Mix, Routing, Trace
 from tokenry.tokens.errors import InputError, UnsupportedError
 
-__all__ = [
-    "Choice",
-    "DuoConfig",
-    "DuoFeedForward",
-    "DuoForCausalLM",
-    "Mix",
-    "Routing",
-    "Trace",
-    "convert",
-    "pattern",
-    "random_patterns",
-]
-
-
-class Choice(IntEnum):
-    """What a token does with the feed-forward part of a layer."""
-
-    SMALL = 0
-    BIG = 1
-    SKIP = 2
-
-
-@dataclass(frozen=True)
-class Mix:
-    """A routing for the training of routers, in which both feed-forward layers run on all tokens.
-
-    Attributes:
-        temperature: of the softmax over a router's outputs; as it nears 0, so does the mix a choice.
-        gumbel: draw choices, with the gradient of the mix (straight-through), in place of mixing.
-    """
-
-    temperature: float = 1.0
-    gumbel: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"the temperature of a mix must be above 0, got {self.temperature}")
-
-
-Routing = str | Sequence[int] | Tensor | Mix
-
-
-class Trace:
-    """What was chosen while it was open, one forward pass of the model after the other."""
-
-    def __init__(self, layers: int) -> None:
-        self._layers = layers
-        self._choices: list[Tensor] = []
-        self._probabilities: list[Tensor] = []
-
-    def add(self, choices: Int[Tensor, "b s"], probabilities: Float[Tensor, "b s c"] | None = None) -> None:
-        """Note down what the tokens of one layer chose; called by the layers in order."""
-        self._choices.append(choices)
-        if probabilities is not None:
-            self._probabilities.append(probabilities)
-
-    @property
-    def choices(self) -> Int[Tensor, "b s l"]:
-        """The choice of every column in every layer; columns of later passes (decoding steps) follow."""
-        return self._joined(self._choices)
-
-    @property
-    def probabilities(self) -> Float[Tensor, "b s l c"]:
-        """What the routers thought of each choice, with its gradient; there are some for a `Mix` only."""
-        return self._joined(self._probabilities)
-
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        if not parts:
-            raise InputError("nothing was traced: run the model inside the trace (probabilities need a Mix)")
-        steps = range(0, len(parts), self._layers)
-        return torch.cat([torch.stack(parts[i : i + self._layers], 2) for i in steps], 1)
+__all__ = ["Choice", "DuoConfig", "DuoFeedForward", "DuoForCausalLM", "Mix", "Routing", "Trace", "convert"]
 
 
 @dataclass
@@ -250,29 +180,36 @@ class DuoForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: DuoConfig, host: PreTrainedModel | None = None) -> None:
         super().__init__(config)
+        given = host is not None
         if host is None:
             host = AutoModelForCausalLM.from_config(config.host)
             config.host = host.config  # which is a copy
-        else:
-            for module in host.modules():
-                module._is_hf_initialized = True  # `post_init` must not draw its weights anew
         _check(host)
-        self._learnt_before = [(p, p.requires_grad) for p in host.parameters()]
         self._current = _Current()
+        layers = host.get_decoder().layers
+        parts = [self._duo(layer.mlp, number) for number, layer in enumerate(layers)]
+        self._learnt_before = {name: p.requires_grad for name, p in host.named_parameters()}
+        for module in host.modules() if given else ():
+            module._is_hf_initialized = True  # `post_init` must not draw its weights anew
+        for layer, part in zip(layers, parts, strict=True):
+            layer.mlp = part
         self._handle = host.get_decoder().register_forward_pre_hook(self._current.locate, with_kwargs=True)
-        for number, layer in enumerate(host.get_decoder().layers):
-            layer.mlp = self._duo(layer.mlp, number)
         self.model = host
         self.post_init()
         self.route(config.routing)
 
     def _duo(self, big: nn.Module, number: int) -> DuoFeedForward:
         """Give a feed-forward layer its sibling and a router, of the same type and on the same device."""
-        config = copy.deepcopy(self.config.host)
-        like = next(big.parameters())
-        config.intermediate_size = max(1, round(self.config.small * config.intermediate_size))
-        small = type(big)(config)
-        router = nn.Linear(config.hidden_size, 3 if self.config.skip else 2)
+        config, like = copy.deepcopy(self.config.host), next(big.parameters())
+        inner = config.intermediate_size
+        config.intermediate_size = max(1, round(self.config.small * inner))
+        try:
+            small = type(big)(config)
+        except TypeError as error:
+            raise UnsupportedError(f"a small {type(big).__name__} cannot be made: {error}") from error
+        if _weights(small) * inner != _weights(big) * config.intermediate_size:
+            raise UnsupportedError(f"{type(big).__name__} does not take its width from intermediate_size")
+        router = nn.Linear(config.hidden_size, self.choices)
         small, router = small.to(like.device, like.dtype), router.to(like.device, like.dtype)
         return DuoFeedForward(big, small, router, number, self._current).train(big.training)
 
@@ -293,9 +230,8 @@ class DuoForCausalLM(PreTrainedModel, GenerationMixin):
 
     @generation_config.setter
     def generation_config(self, value: Any) -> None:
-        if (
-            "model" in self._modules
-        ):  # transformers sets one before there is a model; the model brings its own
+        # transformers sets one before there is a model, which brings its own
+        if "model" in self._modules:
             self.model.generation_config = value
 
     def get_input_embeddings(self) -> nn.Module:
@@ -311,8 +247,8 @@ class DuoForCausalLM(PreTrainedModel, GenerationMixin):
         for layer, part in zip(self.model.get_decoder().layers, self.feed_forwards, strict=True):
             layer.mlp = part.big
         self._handle.remove()
-        for parameter, learnt in self._learnt_before:
-            parameter.requires_grad_(learnt)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._learnt_before[name])
         return self.model
 
     # ------------------------------------------------------------------------------------------- routing
@@ -464,43 +400,6 @@ def convert(
         for part in duo.feed_forwards:
             _prune(part.big, part.small, config.host.intermediate_size)
     return duo
-
-
-def pattern(name: str, layers: int, bigs: int) -> tuple[int, ...]:
-    """Return a fixed routing with a number of big layers, which all tokens share.
-
-    Args:
-        name: Where they are: "first", "last", or "alternating", which spreads them evenly.
-        layers: Number of layers.
-        bigs: How many are big; all others are small.
-
-    Raises:
-        InputError: If there is no such pattern.
-    """
-    if not 0 <= bigs <= layers:
-        raise InputError(f"of {layers} layers 0 to {layers} can be big, got {bigs}")
-    if name == "alternating":
-        chosen = {i * layers // bigs for i in range(bigs)}
-    elif name in ("first", "last"):
-        chosen = set(range(bigs) if name == "first" else range(layers - bigs, layers))
-    else:
-        raise InputError(f"a pattern is called first, last or alternating, got {name!r}")
-    return tuple(int(Choice.BIG if i in chosen else Choice.SMALL) for i in range(layers))
-
-
-def random_patterns(layers: int, bigs: int, n: int, seed: int = 0) -> Int[Tensor, "n l"]:
-    """Draw fixed routings with a number of big layers each, all small otherwise; some may be drawn twice.
-
-    Raises:
-        InputError: If more layers are to be big than there are.
-    """
-    if not 0 <= bigs <= layers or n < 1:
-        raise InputError(
-            f"of {layers} layers 0 to {layers} can be big, in 1 pattern or more; got {bigs} and {n}"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(n, layers, generator=generator).argsort(1)
-    return (order < bigs).long() * int(Choice.BIG)
 
 
 def _check(host: PreTrainedModel) -> None:

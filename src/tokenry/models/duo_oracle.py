@@ -20,12 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tokenry.models.duo import Choice, DuoFeedForward, DuoForCausalLM, Routing
+from tokenry.models.duo import DuoFeedForward, DuoForCausalLM
+from tokenry.models.duo_routing import LIMIT, Choice, Routing, every_routing
 from tokenry.tokens.errors import InputError, UnsupportedError
 
-__all__ = ["OracleResult", "every_routing", "oracle", "sample_routings"]
-
-_LIMIT = 4096  # routings: those of 12 layers, as in the paper
+__all__ = ["OracleResult", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -89,58 +88,6 @@ class OracleResult:
         return self.losses.masked_fill(~wanted, torch.inf)
 
 
-def every_routing(
-    layers: int, choices: int = 2, groups: int | None = None, limit: int = _LIMIT
-) -> Int[Tensor, "r l"]:
-    """Return all routings, ``choices ** layers`` of them.
-
-    Args:
-        layers: Number of layers.
-        choices: 2, or 3 with skip.
-        groups: So many blocks of neighbouring layers choose together (30 layers in 6 groups: 64 routings).
-        limit: How many are too many.
-
-    Raises:
-        InputError: If there would be more than the limit; the message says what to do.
-    """
-    group = _groups(layers, groups)
-    n, free = choices ** (int(group[-1]) + 1), int(group[-1]) + 1
-    if n > limit:
-        raise InputError(
-            f"{free} free choices among {choices} make {n} routings, more than {limit}: let layers choose in groups "
-            f"(groups=...), try some only (routings=sample_routings(...)), or raise the limit"
-        )
-    digits = torch.arange(n)[:, None] // choices ** torch.arange(free - 1, -1, -1) % choices
-    return digits[:, group]
-
-
-def sample_routings(
-    layers: int, n: int, *, choices: int = 2, groups: int | None = None, seed: int = 0
-) -> Int[Tensor, "r l"]:
-    """Draw routings for models with too many layers to try all; every number of big layers is as likely.
-
-    Args:
-        layers: Number of layers.
-        n: How many, at most (routings drawn twice count once); all small and all big are always among them.
-        choices: 2, or 3 with skip: layers that are not big are then small or skipped, as likely.
-        groups: See `every_routing`.
-        seed: Which ones.
-
-    Raises:
-        InputError: If fewer than 2 are asked for.
-    """
-    if n < 2:
-        raise InputError(f"all small and all big are 2 routings already, got n={n}")
-    group = _groups(layers, groups)
-    free, generator = int(group[-1]) + 1, torch.Generator().manual_seed(seed)
-    bigs = torch.randint(free + 1, (n - 2, 1), generator=generator)
-    order = torch.rand(n - 2, free, generator=generator).argsort(1)
-    other = torch.randint(choices - 1, (n - 2, free), generator=generator) * int(Choice.SKIP)
-    drawn = torch.where(order < bigs, int(Choice.BIG), other)
-    ends = torch.tensor([[int(Choice.SMALL)], [int(Choice.BIG)]]).expand(2, free)
-    return torch.cat([ends, drawn]).unique(dim=0)[:, group]
-
-
 @torch.no_grad()
 def oracle(
     duo: DuoForCausalLM,
@@ -150,7 +97,7 @@ def oracle(
     routings: Int[Tensor, "r l"] | None = None,
     groups: int | None = None,
     prefix: Routing = "big",
-    limit: int = _LIMIT,
+    limit: int = LIMIT,
     rows: int = 512,
 ) -> OracleResult:
     """Try the routings of every token that has a next one (arXiv 2410.10846, section on oracles).
@@ -430,11 +377,3 @@ def _branching(duo: DuoForCausalLM) -> Iterator[list[_Recorder]]:
     finally:
         for layer, part in zip(layers, parts, strict=True):
             layer.mlp = part
-
-
-def _groups(layers: int, groups: int | None) -> Int[Tensor, " l"]:
-    """The group of every layer."""
-    groups = layers if groups is None else groups
-    if not 1 <= groups <= layers:
-        raise InputError(f"{layers} layers make 1 to {layers} groups, got {groups}")
-    return torch.arange(layers) * groups // layers

@@ -17,8 +17,9 @@ from tokenry.data.corpora import load_corpus
 from tokenry.learn.duo import RandomRouting, RouterTraining, annealed, fit_budget
 from tokenry.learn.language import TokenBatches, pack
 from tokenry.learn.loop import LoopSettings
-from tokenry.models.duo import Choice, DuoForCausalLM, Routing, convert, pattern, random_patterns
+from tokenry.models.duo import Choice, DuoForCausalLM, Routing, convert
 from tokenry.models.duo_oracle import OracleResult, oracle
+from tokenry.models.duo_routing import pattern, random_patterns
 from tokenry.text.training import train_bpe
 
 _FIXED = ("first", "last", "alternating")
