@@ -8,6 +8,7 @@ import statistics
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from benchmarks.common import write
 from tokenry.bench.decoding import DECODERS, TRANSFORMERS_LOOKUP, compare_decoders
 from tokenry.bench.decoding_report import DecodingReport, decoding_table
 from tokenry.data.prompts import Prompts, load_prompts
-from tokenry.hosts.calibrate import calibrate
+from tokenry.hosts import calibrate, decoder
 from tokenry.models.pretrained import load_smollm2, smollm2_folder
 
 NEW_TOKENS = 128
@@ -41,11 +42,18 @@ def run(console: Console, rounds: int) -> None:
     calibration = calibrate(model)
     times = [{"rows": n, "times one row": ratio} for n, ratio in calibration.latency.items()]
     write("decoding-calibration", times, {}, console)
+    ways: dict[str, Any] = {name: name for name in (*DECODERS, "ppd")}
+    # One matrix for both: what the model expects after every token of its vocabulary, found out beforehand.
+    with TemporaryDirectory() as folder:
+        for name in ("token-recycling", "recycling+lookup"):
+            ways[f"{name}, warm start"] = decoder(
+                model, name, calibration=calibration, warm_up=Path(folder) / "matrix"
+            )
     report = compare_decoders(
         model,
         tokenizer,
         prompts,
-        DECODERS,
+        ways,
         new_tokens=NEW_TOKENS,
         rounds=rounds,
         calibration=calibration,
