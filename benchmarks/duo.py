@@ -1,8 +1,8 @@
 """SmolLM2 with a small feed-forward layer beside each of its own: bits per byte and time against what is executed.
 
 The small layers (Duo-LLM, arXiv 2410.10846) are distilled from the big ones and then trained on text under random
-routing, for few steps; the model itself stays as it is. Then routers learn two budgets. Trainings are kept in the cache:
-a second run only measures.
+routing, for few steps; the model itself stays as it is. Then routers learn two budgets. Trainings are kept in the
+cache: a second run only measures.
 """
 
 from __future__ import annotations

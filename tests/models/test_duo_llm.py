@@ -518,6 +518,10 @@ def test_the_oracle_refuses_a_model_that_does_more_than_it_knows() -> None:
         oracle(convert(host("phi")), texts())
     with pytest.raises(UnsupportedError, match="attends to 4 tokens and the text has 9"):
         oracle(convert(host("mistral", sliding_window=4)), texts())
+    mixed = host("qwen2", sliding_window=4, use_sliding_window=True, max_window_layers=2)
+    assert set(mixed.config.layer_types) == {"full_attention", "sliding_attention"}
+    with pytest.raises(UnsupportedError, match="attends to 4 tokens"):
+        oracle(convert(mixed), texts())
 
 
 @pytest.mark.parametrize(
@@ -549,6 +553,8 @@ def test_the_oracle_refuses_a_model_that_does_more_than_it_knows() -> None:
         (lambda d: oracle(d, texts(), routings=every_routing(4, 3)), "choices 0 to 1, got 0 to 2"),
         (lambda d: oracle(d, texts(2, 1)), "no token"),
         (lambda d: oracle(d, texts(), prefix=anything(2, 5)), r"\(2, 5, 4\)"),
+        (lambda d: oracle(d, texts(), prefix="soft"), "anything but a mix"),
+        (lambda d: oracle(d, texts(), prefix=Mix(0.5)), "anything but a mix"),
         (lambda d: oracle(d.train(), texts()), "eval"),
     ],
 )

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenry.models.duo import DuoFeedForward, DuoForCausalLM
-from tokenry.models.duo_routing import LIMIT, Choice, Routing, every_routing
+from tokenry.models.duo_routing import LIMIT, Choice, Mix, Routing, every_routing
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 __all__ = ["OracleResult", "oracle"]
@@ -119,6 +119,8 @@ def oracle(
     """
     if duo.training:
         raise InputError("the oracle measures, and this model is in training mode: call eval() first")
+    if isinstance(prefix, Mix) or (isinstance(prefix, str) and prefix == "soft"):
+        raise InputError("the tokens of the prefix must have made choices: route it by anything but a mix")
     if routings is None:
         routings = every_routing(len(duo.feed_forwards), duo.choices, groups, limit)
     _check(duo, routings, limit)
@@ -331,12 +333,19 @@ def _text(duo: DuoForCausalLM, ids: Int[Tensor, " n"], prefix: Routing, rows: in
             f"the oracle needs sdpa or eager attention, which take masks; {name} has {config._attn_implementation!r}"
         )
     window = getattr(config, "sliding_window", None)
-    if window is not None and len(ids) > window and "full_attention" not in _kinds(config):
+    kinds = set(
+        getattr(config, "layer_types", None) or ("sliding_attention" if window else "full_attention",)
+    )
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise UnsupportedError(
-            f"{name} attends to {window} tokens and the text has {len(ids)}: hand in shorter texts"
+            f"{name} has layers with {sorted(unknown)[0]}: the oracle walks full attention only"
+        )
+    if "sliding_attention" in kinds and window is not None and len(ids) >= window:
+        # its cache lets go of the first token one token before its attention does
+        raise UnsupportedError(
+            f"{name} attends to {window} tokens and the text has {len(ids)}: hand in texts that are shorter"
         )
     with duo.routed(prefix), duo.traced() as trace:
-        # logits of two columns at once would do; not all models can be asked for them
         out = duo.model(input_ids=ids[None], use_cache=True)
     logits, cache = out.logits[0, -2].float(), out.past_key_values
     return _Text(
@@ -348,10 +357,6 @@ def _text(duo: DuoForCausalLM, ids: Int[Tensor, " n"], prefix: Routing, rows: in
         F.cross_entropy(logits, ids[-1]),
         rows,
     )
-
-
-def _kinds(config: Any) -> set[str]:
-    return set(getattr(config, "layer_types", None) or ())
 
 
 def _part(prefix: Routing, row: int, columns: Int[Tensor, " n"]) -> Routing:
