@@ -138,6 +138,13 @@ def test_rejection_changes_nothing_when_siblings_are_drawn_without_replacement(k
     assert surprise(found, 2, 6000) < 2
 
 
+def test_rejection_wants_to_know_what_guesses_were_drawn_from() -> None:
+    with pytest.raises(InputError, match="SampleAndMatch"):
+        Rejection().walk(guessed := Draft.of(0, [[1]]), following(guessed))
+    nothing = Draft.of(0, [])  # where there is no guess there is nothing to know
+    assert Rejection().walk(nothing, following(nothing)).path == (0,)
+
+
 def acceptance(k: int, n: int = 8000) -> float:
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.6, 0.2])
     generator = torch.Generator().manual_seed(0)

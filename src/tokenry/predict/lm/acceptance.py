@@ -124,9 +124,9 @@ class Rejection:
         """See `Rule.walk`.
 
         Raises:
-            InputError: the draft does not say what its nodes were drawn from.
+            InputError: the draft does not say what its guesses were drawn from.
         """
-        if draft.proposal is None:
+        if draft.proposal is None and draft.tree.n > 1:
             raise InputError(
                 "Rejection needs to know which distribution the guesses were drawn from (`Draft.proposal`); these were "
                 "not drawn. SampleAndMatch is lossless for any guesses."
@@ -136,7 +136,7 @@ class Rejection:
             p = scores(path).softmax(-1)
             accepted = None
             children = draft.tree.children[path[-1]]
-            q = draft.proposal[path[-1]].to(p) if children else p
+            q = p if draft.proposal is None or not children else draft.proposal[path[-1]].to(p)
             for child in children:
                 x = int(draft.tokens[child])
                 u = torch.rand((), generator=self.generator, device=p.device)
