@@ -21,6 +21,8 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 from transformers.cache_utils import Cache, QuantizedLayer
 from transformers.generation import stopping_criteria
@@ -109,6 +111,20 @@ def test_processors_stops_and_ends_are_those_of_transformers(model: Any, rows: i
         asked = dict(prompts(rows), max_new_tokens=25, do_sample=False, pad_token_id=0, **settings)
         how = Speculation(TokenRecycling(V), Fixed(12))
         assert torch.equal(model.generate(**asked, custom_generate=how), model.generate(**asked)), settings
+
+
+def test_criteria_may_answer_for_each_row(model: Any) -> None:
+    class Longest(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+            return input_ids.shape[1] >= torch.tensor([12, 15, 18])
+
+    asked = dict(prompts(3), do_sample=False, pad_token_id=0)
+    expected = model.generate(**asked, max_new_tokens=9)
+    stop = StoppingCriteriaList([Longest()])
+    how = Speculation(Oracle(texts_of(expected, asked["attention_mask"]), (4,)), Fixed(8))
+    found = model.generate(**asked, max_new_tokens=20, stopping_criteria=stop, custom_generate=how)
+    after = torch.arange(18) >= torch.tensor([[12], [15], [18]])
+    assert torch.equal(found, expected.masked_fill(after, 0))
 
 
 class Both(Noise):
@@ -227,6 +243,29 @@ def test_an_interruption_within_a_pass_leaves_a_cache_that_can_be_used(model: An
     assert torch.equal(model.generate(**asked).sequences, expected)
 
 
+@pytest.mark.parametrize("at", [2, 6])
+def test_an_interruption_between_two_tokens_leaves_a_cache_that_can_be_used(model: Any, at: int) -> None:
+    """Of what a pass wrote, some has been shown; none of it is in the cache yet."""
+
+    class Shown(Silent):
+        calls = 0
+
+        def put(self, value: torch.Tensor) -> None:
+            self.calls += 1
+            if self.calls == at + 1:
+                raise KeyboardInterrupt
+
+    asked = dict(prompts(1), max_new_tokens=7, do_sample=False, pad_token_id=0, return_dict_in_generate=True)
+    expected = model.generate(**asked)
+    how = Speculation(Oracle(texts_of(expected.sequences, asked["attention_mask"]), (4,)), Fixed(8))
+    out = model.generate(**asked, custom_generate=how, stream_to=Shown())
+    assert how.stats.interrupted
+    assert torch.equal(out.sequences, expected.sequences[:, : 9 + at])
+    for layer, other in zip(out.past_key_values.layers, expected.past_key_values.layers, strict=True):
+        assert layer.keys.shape[2] == 9 + at - 1
+        assert torch.allclose(layer.keys, other.keys[:, :, : 9 + at - 1], atol=1e-5)
+
+
 def test_an_interruption_while_the_prompt_is_read_gives_the_prompt(model: Any) -> None:
     model = copy.deepcopy(model)
 
@@ -257,6 +296,8 @@ def test_settings_that_do_not_fit_are_refused(model: Any) -> None:
         model.generate(**asked, output_scores=True, return_dict_in_generate=True)
     with pytest.raises(UnsupportedError, match="leave use_cache on"):
         model.generate(**asked, use_cache=False)
+    with pytest.raises(UnsupportedError, match="leave guidance_scale"):
+        model.generate(**asked, guidance_scale=1.5)
     with pytest.raises(InputError, match="one prompt"):
         model.generate(**{**asked, **prompts(3)}, stream_to=Silent())
     with pytest.raises(InputError, match="The prompt is empty"):

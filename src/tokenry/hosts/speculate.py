@@ -14,14 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation import (
+    GenerateDecoderOnlyOutput,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
 
 from tokenry.hosts._compat import Cache, is_flash, plain_layers, shortest_window, without_windows
 from tokenry.hosts.chunk import columns_seen
@@ -30,6 +34,9 @@ from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Sizing
 from tokenry.predict.lm.tree import Draft
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
+
+_STATEFUL: Final = (UnbatchedClassifierFreeGuidanceLogitsProcessor, SynthIDTextWatermarkLogitsProcessor)
+"""Logits processors that remember their calls, and take each for one more token of the text."""
 
 
 @dataclass
@@ -136,6 +143,14 @@ class _Run:
                  if getattr(config, name)]  # fmt: skip
         if asked and config.return_dict_in_generate:
             raise UnsupportedError(f"{asked[0]} is not kept while guesses are judged; leave it off.")
+        stateful = next(
+            (type(each).__name__ for each in self.processors if isinstance(each, _STATEFUL)), None
+        )
+        if stateful is not None:
+            raise UnsupportedError(
+                f"{stateful} counts its calls as tokens of the text, but guesses are processed too; leave "
+                "guidance_scale (or the watermark) off, or decode without drafts."
+            )
         if not config.use_cache:
             raise UnsupportedError("Draft trees are judged against the cached text; leave use_cache on.")
         if not input_ids.shape[1]:
@@ -320,8 +335,9 @@ class _Run:
             self.how.stats.tokens += 1
             if self.streamer is not None:
                 self.streamer.put(torch.tensor([token]))
-            ids = self._ids(row)
-            if bool(self.stopping(ids, cast(Any, None)).any()):
+            # Criteria may answer for each row by its number, so they see as many, of which this is one.
+            ids = self._ids(row).expand(len(self.prompt), -1)
+            if bool(self.stopping(cast(Any, ids), cast(Any, None))[row]):
                 self.done[row] = True
                 return count
         return len(tokens)
@@ -369,8 +385,9 @@ class _Run:
                 depth[row, m:all_] = draft.tree.depth[probes.after] + probes.depth
                 sees[row, m:all_, :m] = draft.tree.ancestors[probes.after]
                 sees[row, m:all_, m:all_] = probes.sees
-            # What stands behind the longest text cannot be accepted; a table of positions may end there.
-            np.minimum(depth[row], max(self._left(row) - 1, 0), out=depth[row])
+        # What stands behind the longest text cannot be accepted; a table of positions may end there.
+        room = int(self.config.max_length) - self.prompt.shape[1] - 2 - self.alive[:, self.width :].sum(1)
+        depths = torch.minimum(torch.from_numpy(depth).to(device), room.clamp(min=0)[:, None])
         visible = torch.cat(
             [self.alive[:, None].expand(-1, n, -1), torch.from_numpy(sees).to(device)], dim=-1
         )
@@ -381,7 +398,7 @@ class _Run:
         output = self.model(
             **self._inputs(drafts, torch.from_numpy(tokens).to(device)),
             attention_mask=mask[:, None],
-            position_ids=self.positions + torch.from_numpy(depth).to(device),
+            position_ids=self.positions + depths,
             past_key_values=self.cache,
             use_cache=True,
             return_dict=True,
@@ -433,11 +450,15 @@ class _Run:
         here = self.alive.shape[1] - self.width
         for layer, held in zip(plain_layers(self.cache), self.held, strict=True):
             layer.crop(min(0, held + here - layer.get_seq_length()))  # of a pass that was interrupted
-        lengths = torch.tensor([len(tokens) for tokens in self.written], device=self.alive.device)
-        behind = (lengths < lengths.max()) & (lengths > self.alive[:, self.width :].sum(1))
-        if bool(behind.any()):  # texts that ended early: their last token has not been through the model
-            self._forward([Draft.of(tokens[-1] if tokens else 0, []) for tokens in self.written])
-            self._compact([(0,) if late else () for late in behind.tolist()], 1)
+        # Not all has been through the model: the last token of a text that ended early, what was being taken over
+        # when an interruption came.
+        most = max(map(len, self.written)) - 1
+        cached = self.alive[:, self.width :].sum(1).tolist()
+        late = [tokens[n : max(most, n)] for tokens, n in zip(self.written, cached, strict=True)]
+        if any(late):
+            drafts = [Draft.of(tokens[0], [tokens[1:]]) if tokens else Draft.of(0, []) for tokens in late]
+            self._forward(drafts)
+            self._compact([tuple(range(len(tokens))) for tokens in late], max(map(len, late)))
         real = self.alive[:, self.width :].cpu().numpy()
         if not real.all():  # rows got on at different speeds
             order = np.argsort(~real, axis=1, kind="stable")
