@@ -15,11 +15,14 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     TextIteratorStreamer,
 )
 
 import tokenry as tk
 from tokenry.hosts import DECODERS, Calibration, calibrate
+from tokenry.hosts.generate import _IN_USE
 from tokenry.hosts.warm_up import usual_successors
 from tokenry.models.pretrained import smollm2_folder
 from tokenry.predict.lm.prompt_lookup import PromptLookup
@@ -70,6 +73,18 @@ def test_a_named_decoder_goes_on_with_what_it_has_learned(model: Any) -> None:
     assert lengths[1] > lengths[0]
 
 
+def test_what_was_learned_outlasts_a_change_of_the_machine(model: Any) -> None:
+    options = {"decoder": "token-recycling", "max_new_tokens": 10, "do_sample": False}
+    tk.generate(model, IDS, calibration=LATENCY, **options)
+    before = _IN_USE[model]["token-recycling"][1]
+    tk.generate(model, IDS, calibration=LATENCY, **options)
+    assert _IN_USE[model]["token-recycling"][1] is before
+    tk.generate(model, IDS, calibration={1: 1.0, 8: 3.0}, **options)
+    after = _IN_USE[model]["token-recycling"][1]
+    assert after.proposer is before.proposer
+    assert after.sizing.latency == {1: 1.0, 8: 3.0}  # type: ignore[attr-defined]
+
+
 def test_a_proposer_of_ones_own(model: Any) -> None:
     expected = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=20, do_sample=False)
     found = tk.generate(model, IDS, decoder=PromptLookup(), calibration=LATENCY, max_new_tokens=20)
@@ -98,6 +113,16 @@ def test_calibration_stays_within_what_the_model_can_hold(model: Any) -> None:
     assert calibrate(model, rows=(8,), context=4096, rounds=1).context == 256 - 8
     with pytest.raises(InputError, match="at least 1"):
         calibrate(model, rows=(0,))
+
+
+def test_windows_longer_than_the_text_are_calibrated_too() -> None:
+    config = MistralConfig(
+        vocab_size=48, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, sliding_window=64,
+    )  # fmt: skip
+    windowed = MistralForCausalLM(config).eval()
+    assert sorted(calibrate(windowed, rows=(8,), context=32, rounds=1).seconds) == [1, 8]
+    assert usual_successors(windowed, torch.tensor([[7]]), k=2).shape == (48, 2)
 
 
 def test_models_without_attention_are_refused_by_calibration_too() -> None:

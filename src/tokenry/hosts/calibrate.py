@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from tokenry.hosts._compat import plain_layers
+from tokenry.hosts._compat import plain_layers, without_windows
 from tokenry.tokens.errors import InputError
 
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -99,6 +99,7 @@ def calibrate(
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
     cache = DynamicCache(config=config)
+    without_windows(cache)
     model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
     plain_layers(cache)  # refuses what cannot be cut
 

@@ -56,7 +56,9 @@ DECODERS: Final[Mapping[str, Callable[[PreTrainedModel], Proposer]]] = MappingPr
 _SMOLLM2: Final = ("llama", 576, 49152)
 
 _CALIBRATED: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], Calibration]] = WeakKeyDictionary()
-_IN_USE: WeakKeyDictionary[PreTrainedModel, dict[str, Speculation]] = WeakKeyDictionary()
+_IN_USE: WeakKeyDictionary[PreTrainedModel, dict[str, tuple[Mapping[int, float], Speculation]]] = (
+    WeakKeyDictionary()
+)
 
 
 def decoder(
@@ -93,14 +95,11 @@ def decoder(
         InputError: a warm start of a decoder that recycles nothing, or from a matrix of another model.
     """
     if isinstance(how, str):
-        if how not in DECODERS:
-            raise UnknownNameError(f"No decoder is called {how!r}; there are {', '.join(DECODERS)}.")
-        how = DECODERS[how](model)
+        how = _named(model, how)
     if warm_up is not False:
         _warm_up(model, how, None if warm_up is True else Path(warm_up))
     if sizing is None:
-        measured = _calibration(model) if calibration is None else calibration
-        latency = measured.latency if isinstance(measured, Calibration) else measured
+        latency = _latency(model, calibration)
         sizing = how.sizing(latency) if isinstance(how, SizedProposer) else Expected(latency)
     return Speculation(how, sizing)
 
@@ -156,13 +155,22 @@ def generate(
 def _kept(
     model: PreTrainedModel, how: str | Proposer, calibration: Calibration | Mapping[int, float] | None
 ) -> Speculation:
-    """The decoder of that name which this model has used before, if any."""
+    """The decoder of that name which this model has used before, if any, sized for the machine as it is now."""
     if not isinstance(how, str):
         return decoder(model, how, calibration=calibration)
     known = _IN_USE.setdefault(model, {})
-    if how not in known or calibration is not None:
-        known[how] = decoder(model, how, calibration=calibration)
-    return known[how]
+    before = known.get(how)
+    proposer = _named(model, how) if before is None else before[1].proposer
+    latency = _latency(model, calibration)
+    if before is None or before[0] != latency:  # other sizes are worth their time; what was learned holds
+        known[how] = latency, decoder(model, proposer, calibration=latency)
+    return known[how][1]
+
+
+def _named(model: PreTrainedModel, name: str) -> Proposer:
+    if name not in DECODERS:
+        raise UnknownNameError(f"No decoder is called {name!r}; there are {', '.join(DECODERS)}.")
+    return DECODERS[name](model)
 
 
 def _warm_up(model: PreTrainedModel, proposer: Proposer, folder: Path | None) -> None:
@@ -181,13 +189,17 @@ def _warm_up(model: PreTrainedModel, proposer: Proposer, folder: Path | None) ->
                 one.save(folder)
 
 
-def _calibration(model: PreTrainedModel) -> Calibration:
-    """Measured once for a model as it is now: another precision, device or number of threads is measured anew."""
+def _latency(
+    model: PreTrainedModel, calibration: Calibration | Mapping[int, float] | None
+) -> Mapping[int, float]:
+    """As given, or measured once for a model as it is now: another precision, device or number of threads anew."""
+    if calibration is not None:
+        return calibration.latency if isinstance(calibration, Calibration) else calibration
     key = (model.dtype, model.device, torch.get_num_threads())
     known = _CALIBRATED.setdefault(model, {})
     if key not in known:
         known[key] = calibrate(model)
-    return known[key]
+    return known[key].latency
 
 
 def _with_stop_strings(model: PreTrainedModel, tokenizer: Any, options: dict[str, Any]) -> dict[str, Any]:

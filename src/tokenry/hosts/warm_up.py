@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
-from tokenry.hosts._compat import plain_layers
+from tokenry.hosts._compat import plain_layers, without_windows
 from tokenry.tokens.errors import InputError
 
 
@@ -42,6 +42,7 @@ def usual_successors(
             f"A beginning of {held} tokens, {rows} rows, {k} successors: each must be at least 1."
         )
     cache = DynamicCache(config=config)
+    without_windows(cache)
     model(input_ids=start.to(model.device), past_key_values=cache, use_cache=True)
     plain_layers(cache)  # refuses what cannot be cut
     found = np.empty((config.vocab_size, k), np.int32)
