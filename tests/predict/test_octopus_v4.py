@@ -310,13 +310,23 @@ def test_a_router_that_does_not_fit_is_refused_and_nothing_half_written_stays(tm
         load_adapter(tmp_path / "router", tiny.llama(other), other)
     fresh = tokenizer_of()
     with pytest.raises(InputError, match="no graph"):
-        FunctionalRouter.load(tmp_path / "router", tiny.llama(fresh), fresh)
+        FunctionalRouter.load(str(tmp_path / "router"), tiny.llama(fresh), fresh)
     with pytest.raises(InputError, match="holds no adapter"):
         load_adapter(tmp_path, model, tokenizer)
     (tmp_path / "router" / "adapter_model.safetensors").write_bytes(b"cut off")
     fresh = tokenizer_of()
     with pytest.raises(InputError, match="does not fit this model"):
         load_adapter(tmp_path / "router", tiny.llama(fresh), fresh)
+    (tmp_path / "router" / "functional_tokens.json").write_text('{"format": 1}')
+    with pytest.raises(InputError, match="no description of functional tokens"):
+        load_adapter(tmp_path / "router", tiny.llama(fresh), tokenizer_of())
+
+
+def test_lora_that_the_model_cannot_have_is_refused() -> None:
+    model, _, tokens = with_tokens()
+    for settings in (LoraSettings(rank=0), LoraSettings(targets=("nowhere",))):
+        with pytest.raises(InputError, match=r"LoraSettings\(.*does not fit LlamaForCausalLM"):
+            with_lora(model, tokens, settings)
 
 
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,6 +474,13 @@ def test_sub_routers_see_their_neighbours_only_and_get_the_reworded_query() -> N
     assert script.seen == [("query", ("sub", "general")), ("reworded", ("cats", "weather"))]
 
 
+@pytest.mark.parametrize("lost", [called(None), called("cats", confidence=0.1)])
+def test_what_a_sub_router_cannot_place_goes_to_general_as_the_user_asked_it(lost: Written) -> None:
+    edges = [("router", "sub"), ("router", "general"), ("sub", "cats")]
+    octopus, _ = octopus_of(edges, [called("sub", "reworded"), lost], threshold=0.5)
+    assert octopus.answer("query").text == "general(query)"
+
+
 def test_a_query_that_meets_only_routers_is_answered_by_general() -> None:
     octopus, _ = octopus_of([("router", "sub"), ("sub", "router")], [called("sub"), called("router")])
     answer = octopus.answer("query")
@@ -531,6 +548,49 @@ def test_a_worker_that_fails_is_named_and_the_query_kept(load: Callable[[], Any]
     error = caught.value
     assert (error.node, error.query, error.argument) == ("cats", "the query", "second")
     assert [hop.output for hop in error.hops] == ["weather(Forecast: first!)"]
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        ([called("weather"), called("general")], "calls 'general', but 'weather' may hand on to cats only"),
+        ([called("nobody")], "calls 'nobody', but 'router' may hand on to cats, weather, general only"),
+    ],
+)
+def test_a_router_cannot_call_whom_the_graph_does_not_allow(calls: list[Written], message: str) -> None:
+    octopus, _ = octopus_of(CYCLE, list(calls))
+    with pytest.raises(WorkerError, match=message) as caught:
+        octopus.answer("query")
+    assert len(caught.value.hops) == len(calls) - 1
+
+
+def test_what_a_router_cannot_read_is_the_users_fault_only_at_first() -> None:
+    class Choosy(Script):
+        def write(self, queries: Sequence[str], allowed: Sequence[str]) -> list[Written]:
+            if "too long" in queries[0]:
+                raise InputError("it does not fit")
+            return super().write(queries, allowed)
+
+    graph = Graph((ROUTER, CATS, WEATHER, GENERAL), tuple(Edge(*edge) for edge in CYCLE))
+    loaders = {"router": lambda: Choosy([called("cats")]), "weather": says("weather")}
+    octopus = Octopus(graph, {**loaders, "general": says("general"), "cats": says("too long")})
+    with pytest.raises(InputError, match="does not fit"):
+        octopus.answer("too long")
+    with pytest.raises(WorkerError, match="does not fit") as caught:  # here it is what the worker said
+        octopus.answer("query")
+    error = caught.value
+    assert (error.node, error.query, error.argument) == ("router", "query", "too long(asked)")
+    assert [hop.output for hop in error.hops] == ["too long(asked)"]  # which is not lost
+
+
+def test_a_router_answers_every_query() -> None:
+    class Silent(Script):
+        def write(self, queries: Sequence[str], allowed: Sequence[str]) -> list[Written]:
+            return []
+
+    octopus = Octopus(Graph.star([GENERAL]), {"router": lambda: Silent([]), "general": says("general")})
+    with pytest.raises(WorkerError, match="wrote 0 calls for 2 queries"):
+        octopus.route_many(["a", "b"])
 
 
 def test_a_router_that_is_none_or_fails_is_named() -> None:

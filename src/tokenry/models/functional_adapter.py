@@ -69,26 +69,30 @@ def with_lora(model: Any, tokens: FunctionalTokens | None, settings: LoraSetting
         peft's `PeftModel`; `merge_and_unload` makes an ordinary model of it.
 
     Raises:
+        InputError: If the settings make no sense for this model: a rank of 0, targets that it does not have.
         UnsupportedError: If peft is not installed.
     """
     peft = _peft()
     rows = None if tokens is None else {name: list(tokens.all_ids) for name in _tables(model)}
     targets = settings.targets
-    config = peft.LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        trainable_token_indices=rows,
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return peft.get_peft_model(model, config)
+    try:
+        config = peft.LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            trainable_token_indices=rows,
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            return peft.get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"{settings} does not fit {type(model).__name__}: {error}") from error
 
 
 def save_adapter(
-    folder: Path, model: Any, tokens: FunctionalTokens, about: Mapping[str, Any] = MappingProxyType({})
+    folder: str | Path, model: Any, tokens: FunctionalTokens, about: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
     """Write an adapter with its new rows and a description of the tokens; complete or not at all.
 
@@ -106,7 +110,7 @@ def save_adapter(
             f"{type(model).__name__} has no adapter: save what with_lora returned, before merging it"
         )
     values = {"format": _FORMAT, "tokens": tokens.to_json(), "about": dict(about)}
-    with whole_folder(folder) as scratch:
+    with whole_folder(Path(folder)) as scratch:
         # The whole embedding is not to be saved: peft would, seeing that its size has changed.
         model.save_pretrained(scratch, safe_serialization=True, save_embedding_layers=False)
         (scratch / "README.md").unlink(missing_ok=True)  # a form to be filled in
@@ -115,7 +119,7 @@ def save_adapter(
         )
 
 
-def load_adapter(folder: Path, model: Any, tokenizer: Any, *, merge: bool = False) -> LoadedAdapter:
+def load_adapter(folder: str | Path, model: Any, tokenizer: Any, *, merge: bool = False) -> LoadedAdapter:
     """Put a saved adapter and its functional tokens on the model that it was trained from.
 
     Args:
@@ -129,6 +133,7 @@ def load_adapter(folder: Path, model: Any, tokenizer: Any, *, merge: bool = Fals
         UnsupportedError: If peft is not installed.
     """
     peft = _peft()
+    folder = Path(folder)
     try:
         values = json.loads((folder / TOKENS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -137,7 +142,7 @@ def load_adapter(folder: Path, model: Any, tokenizer: Any, *, merge: bool = Fals
         ) from error
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         raise InputError(f"{folder / TOKENS_FILE} is not of format {_FORMAT}: another version wrote it")
-    saved = FunctionalTokens.from_json(values["tokens"])
+    saved = FunctionalTokens.from_json(values.get("tokens", {}))
     names = dict(zip(saved.workers, saved.descriptions, strict=True))
     tokens = add_functional_tokens(model, tokenizer, names, prefix=saved.prefix)
     if tokens.ids != saved.ids or tokens.end != saved.end:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -161,9 +161,11 @@ class Octopus:
         stopped: Literal["sink", "max_hops", "revisit", "unsure"] = "max_hops"
         for _ in range(max_hops):
             (call,) = self._choose(router, at, [text], tuple(hops), query)
-            if said is not None and call.fallback in ("unparsed", "unsure"):
-                stopped = "unsure"
-                break
+            if call.fallback in ("unparsed", "unsure"):
+                if said is not None:
+                    stopped = "unsure"
+                    break
+                call = replace(call, argument=query)  # as it was, whatever routers on the way made of it
             if call.worker in visited and not revisit:
                 stopped = "revisit"
                 break
@@ -188,15 +190,24 @@ class Octopus:
         self, router: str, at: str, texts: Sequence[str], hops: tuple[Hop, ...], query: str
     ) -> list[Call]:
         """Let a router choose among the neighbours of a node."""
-        node: Any = self._load(router, query, query, hops)
+        asked = "\n".join(texts)
+        node: Any = self._load(router, query, asked, hops)
         if not isinstance(node, Router):
-            raise self._error(router, "is no router: it has no method write", query, query, hops)
+            raise self._error(router, "is no router: it has no method write", query, asked, hops)
+        allowed = self.graph.neighbours(at)
         try:
-            written = node.write(texts, self.graph.neighbours(at))
-        except TokenryError:  # says itself what was wrong with the query
-            raise
+            written = node.write(texts, allowed)
         except Exception as error:
-            raise self._error(router, f"failed with {error!r}", query, query, hops) from error
+            if isinstance(error, TokenryError) and not hops:
+                raise  # says itself what was wrong with the user's query
+            raise self._error(router, f"failed with {error!r}", query, asked, hops) from error
+        if len(written) != len(texts):
+            reason = f"wrote {len(written)} calls for {len(texts)} queries"
+            raise self._error(router, reason, query, asked, hops)
+        for one in written:
+            if one.worker is not None and one.worker not in allowed:
+                reason = f"calls {one.worker!r}, but {at!r} may hand on to {', '.join(allowed)} only"
+                raise self._error(router, reason, query, asked, hops)
         return [self._call(text, one) for text, one in zip(texts, written, strict=True)]
 
     def _call(self, query: str, written: Written) -> Call:

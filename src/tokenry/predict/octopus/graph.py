@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -78,10 +78,8 @@ class Graph:
     edges: tuple[Edge, ...]
     start: str = "router"
     general: str = "general"
-    _by_id: dict[str, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_id", {node.id: node for node in self.nodes})
         if faults := [*self._node_faults(), *self._edge_faults(), *self._reach_faults()]:
             raise InputError("the graph cannot be used: " + "; ".join(faults))
 
@@ -104,7 +102,7 @@ class Graph:
 
     def neighbours(self, name: str) -> tuple[str, ...]:
         """Ids of the nodes that a node may hand on to."""
-        return tuple(edge.target for edge in self.edges if edge.source == name)
+        return tuple(self._after.get(name, ()))
 
     def cost(self, source: str, target: str) -> float:
         """Cost of a hand-off; that to `general` is 0 where no edge says otherwise."""
@@ -113,6 +111,17 @@ class Graph:
     def callees(self) -> dict[str, str]:
         """Id -> description of every node that can be handed to: those that need a functional token."""
         return {node.id: node.description for node in self.nodes if node.id != self.start}
+
+    @cached_property
+    def _by_id(self) -> dict[str, Node]:
+        return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def _after(self) -> dict[str, list[str]]:
+        after: dict[str, list[str]] = {}
+        for edge in self.edges:
+            after.setdefault(edge.source, []).append(edge.target)
+        return after
 
     @cached_property
     def _costs(self) -> dict[tuple[str, str], float]:

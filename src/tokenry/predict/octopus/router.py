@@ -48,7 +48,8 @@ class FunctionalRouter:
     """A causal language model with functional tokens (arXiv 2404.19296).
 
     Args:
-        model: With functional tokens in its vocabulary: wrapped by peft, or merged, which is faster.
+        model: With functional tokens in its vocabulary: wrapped by peft, or merged, which is faster. Put into
+            evaluation mode.
         tokenizer: Its tokenizer.
         tokens: Its functional tokens.
         prompt: Query -> ids before a call; by default those that it was trained with, without descriptions.
@@ -76,7 +77,7 @@ class FunctionalRouter:
             raise InputError(
                 f"max_new_tokens must be at least 2 and batch at least 1, got {max_new_tokens}, {batch}"
             )
-        self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
+        self.model, self.tokenizer, self.tokens = model.eval(), tokenizer, tokens
         self.prompt = CallPrompt(tokenizer) if prompt is None else prompt
         self.constrained, self.max_new_tokens, self.batch = constrained, max_new_tokens, batch
 
@@ -169,7 +170,7 @@ class FunctionalRouter:
             mask[at, longest - len(row) :] = 1
         return ids.to(self.model.device), mask.to(self.model.device)
 
-    def save(self, folder: Path, graph: Graph) -> None:
+    def save(self, folder: str | Path, graph: Graph) -> None:
         """Write adapter, new rows, tokens and graph; complete or not at all.
 
         Raises:
@@ -179,7 +180,7 @@ class FunctionalRouter:
 
     @classmethod
     def load(
-        cls, folder: Path, model: Any, tokenizer: Any, *, merge: bool = True, **options: Any
+        cls, folder: str | Path, model: Any, tokenizer: Any, *, merge: bool = True, **options: Any
     ) -> tuple[FunctionalRouter, Graph]:
         """Read what `save` wrote, on the model that was trained; arguments as for `load_adapter` and the class.
 
