@@ -170,7 +170,8 @@ def add_functional_tokens(
         seed: Of the noise.
 
     Raises:
-        InputError: If there are no workers, a name or description is empty, or the tokens are there already.
+        InputError: If there are no workers, a name or description is empty, the prefix is more than letters, digits and
+            underscores, the tokens are there already, or the model is wrapped by peft.
         UnsupportedError: If the model's embedding is no table of rows, or the tokenizer splits the tokens.
     """
     from tokenizers import AddedToken
@@ -197,11 +198,13 @@ def add_functional_tokens(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for table in tables:
-            old = table[: min(ids)].float()
-            for token, piece in zip(ids, pieces, strict=True):
-                noise = 0.01 * old.std(0) * torch.randn(old.shape[1:], generator=generator).to(old.device)
-                row = old[piece].mean(0) if start == "description" else old.mean(0) + noise
-                table[token] = row.to(table.dtype)
+            old = table[: min(ids)]
+            if start == "description":
+                rows = torch.stack([old[piece].float().mean(0) for piece in pieces])
+            else:
+                noise = torch.randn(len(ids), *old.shape[1:], generator=generator).to(old.device)
+                rows = old.float().mean(0) + 0.01 * old.float().std(0) * noise
+            table[ids] = rows.to(table.dtype)
     return FunctionalTokens(
         tuple(descriptions), tuple(descriptions.values()), tuple(ids[:-1]), ids[-1], prefix
     )
@@ -244,7 +247,7 @@ class CallPrompt:
         self, tokenizer: Any, tokens: FunctionalTokens | None = None, *, system: str = SYSTEM
     ) -> None:
         if tokens is not None:
-            rows = zip(tokens.texts, tokens.workers, tokens.descriptions, strict=False)
+            rows = zip(tokens.texts[:-1], tokens.workers, tokens.descriptions, strict=True)
             system = "\n".join([system, *(f"{text}('query'): {name}: {what}" for text, name, what in rows)])
         self._tokenizer = tokenizer
         if getattr(tokenizer, "chat_template", None):
