@@ -93,11 +93,12 @@ class CallBatches:
         }
 
     def _places(self, step: int) -> list[int]:
-        count = len(self.examples)
-        return [
-            int(self._order(at // count)[at % count])
-            for at in range(step * self.batch, (step + 1) * self.batch)
-        ]
+        epoch, at = divmod(step * self.batch, len(self.examples))
+        places: list[int] = []
+        while len(places) < self.batch:
+            places += self._order(epoch)[at : at + self.batch - len(places)].tolist()
+            epoch, at = epoch + 1, 0
+        return places
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
