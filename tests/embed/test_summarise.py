@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_summarised_in_chunks_and_again() -> None:
     first = [p for p in asked if any(t in p for t in texts)]
     assert sum(prompt.count(text) for prompt in first for text in texts) == 30  # each was read, once
     assert len(asked) > len(first)
-    assert summary.cost == sum(map(scribe.prompt_tokens, asked)) + 50 * 0 + sum(
+    assert summary.cost == sum(map(scribe.prompt_tokens, asked)) + sum(
         scribe.count(scribe.cut(p.partition("\n\n")[2], 50)) for p in asked
     )
     assert scribe.count(summary.text) <= 50
@@ -85,3 +85,5 @@ def test_a_context_without_room_and_a_silent_model() -> None:
         ModelSummariser(Scribe(context=150))([members("a", "b")], 64)
     with pytest.raises(UnsupportedError, match="wrote no summary"):
         ModelSummariser(Scribe(says=" "))([members("a", "b")], 64)
+    with pytest.raises(UnsupportedError, match="wrote no summary"):  # of no whole character
+        ModelSummariser(Scribe(says="日"))([members("a", "b")], 1)

@@ -113,7 +113,9 @@ class TokenRuler:
         return self.tokenizer(text, add_special_tokens=False, verbose=False, **options)
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        for special in self.tokenizer.all_special_tokens:
+        # all_special_tokens has those with a role only: not the <|start_header_id|> of Llama 3, say
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        for special in dict.fromkeys([*self.tokenizer.all_special_tokens, *added]):
             prompt = prompt.replace(special, " ")
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(prompt, verbose=False)["input_ids"])

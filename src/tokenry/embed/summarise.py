@@ -194,12 +194,11 @@ class ModelSummariser:
 
     def _clean(self, text: str, limit: int) -> str:
         """One line of at most ``limit`` tokens; what the limit broke off goes, if a whole sentence is before it."""
-        line = " ".join(text.split())
+        line = self.model.cut(" ".join(text.split()), limit)
         if not line:
             raise UnsupportedError(
                 f"The model wrote no summary of a cluster of {self.noun}; take another model, or the "
                 "ExtractiveSummariser, which needs none"
             )
-        line = self.model.cut(line, limit)
         whole = max(line.rfind(end) for end in (". ", "! ", "? ", "。"))
         return line if line[-1] in ".!?。" or whole < 0 else line[: whole + 1]
