@@ -107,6 +107,15 @@ def test_a_summariser_that_does_not_keep_to_the_limit_is_cut() -> None:
     assert knowledge.cost == 6
 
 
+def test_a_summariser_gives_one_summary_of_each_cluster() -> None:
+    def lazy(clusters: Sequence[Members], limit: int) -> list[Summary]:
+        return [Summary("all the same")]
+
+    rag = ClusteredRAG(words, TokenRuler(byte_tokenizer()), CRAG(k=2), lazy)
+    with pytest.raises(InputError, match="gave 1 summaries of 2 clusters"):
+        rag.put("item", grouped(2))
+
+
 # --- clusters ---------------------------------------------------------------------------------------------------------
 
 
@@ -201,10 +210,25 @@ def test_saved_and_loaded_nothing_is_paid_again(tmp_path: Path) -> None:
     ClusteredRAG.load(tmp_path / "none", words, fresh)
 
 
+def test_another_encoder_is_noticed_where_its_vectors_have_another_width(tmp_path: Path) -> None:
+    rag = quoting()
+    rag.put("item", SHORT)
+    rag.save(tmp_path)
+    again = ClusteredRAG.load(tmp_path, lambda texts: words(texts)[:, :32], TokenRuler(byte_tokenizer()))
+    with pytest.raises(InputError, match=r"'item' was put with \(32 and 64\).*`forget`"):
+        again.put("item", [*SHORT, "new sound"])
+    assert again.knowledge("item") == rag.knowledge("item")
+
+
 def test_what_holds_no_items_is_refused(tmp_path: Path) -> None:
     quoting().save(tmp_path)
     content = json.loads((tmp_path / "crag.json").read_text())
-    for broken in ({**content, "format": 99}, {**content, "settings": {"unknown": 1}}, {"format": 1}, []):
+    for broken in (
+        {**content, "format": 99},
+        {**content, "settings": {"unknown": 1}},
+        {**content, "items": []},
+        [],
+    ):
         (tmp_path / "crag.json").write_text(json.dumps(broken))
         with pytest.raises(InputError, match=r"format 99|does not hold saved items"):
             ClusteredRAG.load(tmp_path, words, TokenRuler(byte_tokenizer()))
@@ -347,6 +371,7 @@ def test_a_ruler_answers_nothing_and_says_so() -> None:
         {"k": 0},
         {"prompt": "{question}"},
         {"prompt": "{question} {knowledge} {x}"},
+        {"prompt": "{question} {knowledge.x}"},
         {"summary_tokens": 0},
         {"answer_tokens": 0},
         {"relevance": 2.0},

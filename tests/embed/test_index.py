@@ -46,6 +46,9 @@ def test_ids_are_the_callers_and_vectors_can_go() -> None:
     assert len(index) == 2
     assert 2 not in index.search(vectors(3)[1:2], 3).ids
     assert index.add(vectors(1)).tolist() == [41]
+    index.remove(np.array([41]))
+    # an id that is gone does not come back as another vector
+    assert index.add(vectors(2)).tolist() == [42, 43]
 
 
 def test_saved_and_loaded_it_finds_the_same(tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ class ClusteredRAG:
             texts: in any order.
 
         Raises:
-            InputError: there are no texts, or one is blank or not text. The item is then as it was.
+            InputError: there are no texts, one is blank or not text, or the encoder is not the one of the item's other
+                texts. The item is then as it was.
         """
         if not texts:
             raise InputError(f"{item!r} has no {self.settings.noun}: there is nothing to cluster")
@@ -161,6 +162,11 @@ class ClusteredRAG:
         vectors = {key: known[key] for key in lines if key in known}
         if fresh:
             vectors |= zip(fresh, unit_vectors(self.encoder, [lines[key] for key in fresh]), strict=True)
+        if len(widths := {len(vector) for vector in vectors.values()}) > 1:
+            raise InputError(
+                f"the encoder gives vectors of another width than the one that {item!r} was put with "
+                f"({' and '.join(map(str, sorted(widths)))}): pass that encoder, or `forget` the item first"
+            )
         membership = Counter(map(text_key, texts))
         if old is not None and changed(old.knowledge.membership, membership) <= self.settings.refresh:
             knowledge = old.knowledge
@@ -316,9 +322,9 @@ class ClusteredRAG:
                 )
                 knowledge = Knowledge(parts, told["membership"], told["noun"], told["cost"])
                 made._items[name] = _Item(texts, own, knowledge)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise InputError(
                 f"{path} does not hold saved items ({type(error).__name__}: {error}); put them again"
             ) from error

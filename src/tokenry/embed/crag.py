@@ -64,7 +64,7 @@ class CRAG:
             )
         try:
             whole = {"{k}", "{q}"} <= set(self.prompt.format(knowledge=" {k} ", question=" {q} ").split())
-        except (LookupError, ValueError):
+        except (LookupError, ValueError, AttributeError):
             whole = False
         if not whole:
             raise InputError(
@@ -179,6 +179,10 @@ def summarised(
         ruler: counts tokens.
         summariser: see `Summariser`.
         previous: knowledge of earlier texts; a cluster that is as it was keeps its summary.
+
+    Raises:
+        InputError: the summariser gave more or fewer summaries than it was asked for.
+        UnsupportedError: scikit-learn is not installed, and there is something to cluster.
     """
     membership = Counter(map(text_key, texts))
     lines = {text_key(text): one_line(text) for text in texts}
@@ -204,9 +208,12 @@ def summarised(
             made[c] = kept
     asked = [c for c in range(clusters.k) if c not in made]
     new = summariser([members[c] for c in asked], settings.summary_tokens) if asked else []
-    for c, summary in zip(
-        asked, new, strict=True
-    ):  # cut, because a summariser of the user's may not keep to the limit
+    if len(new) != len(asked):
+        raise InputError(
+            f"{type(summariser).__name__} gave {len(new)} summaries of {len(asked)} clusters: it must give one of each"
+        )
+    for c, summary in zip(asked, new, strict=True):
+        # cut, because a summariser of the user's may not keep to the limit
         made[c] = ruler.cut(one_line(summary.text), settings.summary_tokens)
 
     parts = []

@@ -50,6 +50,7 @@ class VectorIndex:
         self.width = width
         self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
         self._ids: set[int] = set()
+        self._next = 0
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -61,7 +62,7 @@ class VectorIndex:
 
         Args:
             vectors: finite, not zero.
-            ids: theirs, none of them taken; by default they are counted on from the largest.
+            ids: theirs, none of them taken; by default they are counted on from the largest so far.
 
         Returns:
             Their ids.
@@ -71,8 +72,7 @@ class VectorIndex:
         """
         unit = self._unit(vectors)
         if ids is None:
-            first = max(self._ids, default=-1) + 1
-            ids = np.arange(first, first + len(unit))
+            ids = np.arange(self._next, self._next + len(unit))
         wanted = [int(i) for i in ids]
         if len(wanted) != len(unit):
             raise InputError(f"{len(unit)} vectors need as many ids, got {len(wanted)}")
@@ -84,6 +84,7 @@ class VectorIndex:
             )
         self._index.add_with_ids(unit, np.asarray(wanted, np.int64))
         self._ids.update(wanted)
+        self._next = max([self._next - 1, *wanted]) + 1
         return np.asarray(wanted, np.int64)
 
     def remove(self, ids: Int[np.ndarray, " n"]) -> None:
