@@ -125,6 +125,7 @@ def test_tokens_that_make_no_sense_are_refused() -> None:
         ("<tok_2>('')<tok_end>", "general", ""),
         ("Sure: <tok_2>('x')<tok_end><tok_0>('y')<tok_end>", "general", "x"),
         ("<tok_0>('about <tok_end>')<tok_end>", "cats", "about <tok_end>"),
+        ("<tok_3>('of nobody')<tok_end><tok_0>('y')<tok_end>", "cats", "y"),  # these are letters here
     ],
 )
 def test_calls_are_read(text: str, worker: str, argument: str) -> None:
@@ -137,6 +138,7 @@ def test_calls_are_read(text: str, worker: str, argument: str) -> None:
         "",
         "the cat",
         "<tok_3>('x')<tok_end>",
+        f"<tok_{'9' * 5000}>('x')<tok_end>",
         "<tok_0>",
         "<tok_0>('cut of",
         "<tok_0>(x)<tok_end>",
@@ -261,6 +263,9 @@ def test_routers_refuse_what_they_cannot_do() -> None:
         router.write([""], ["cats"])
     with pytest.raises(InputError, match="max_new_tokens"):
         FunctionalRouter(model, tokenizer, tokens, max_new_tokens=0)
+    model.generation_config.min_new_tokens = 2  # forbids the end: minus infinity, and no fault of the weights
+    assert router.write(["the cat"], ["cats"])[0].confidence == 1.0
+    model.generation_config.min_new_tokens = None
     with torch.no_grad():
         model.get_input_embeddings().weight[0] = torch.nan
     with pytest.raises(TokenryError, match="not finite"):
@@ -378,6 +383,11 @@ def test_a_graph_is_read_as_it_was_written() -> None:
     assert graph.callees() == {"general": "", "cats": ""}
     with pytest.raises(InputError, match="no description of a graph"):
         Graph.from_json({"nodes": [{"name": "cats"}]})
+    written = graph.to_json()
+    with pytest.raises(InputError, match="no description of a graph"):
+        Graph.from_json({**written, "edges": [{"source": "router", "target": "cats", "cost": "2"}]})
+    with pytest.raises(InputError, match="cannot be used: start is 'cats'"):
+        Graph.from_json({**written, "start": "cats"})
     with pytest.raises(UnknownNameError, match="no node 'dogs'"):
         graph.node("dogs")
 

@@ -98,11 +98,12 @@ class FunctionalTokens:
         A call need not be ended if its argument is, and an argument whose quotes were not escaped is taken up to the
         last quote. What is cut off inside the argument is no call.
         """
-        head = re.search(rf"<{re.escape(self.prefix)}_(\d+)>", text)
-        if head is None or int(head[1]) >= len(self.workers):
+        *calls, end = self.texts
+        head = re.search("|".join(map(re.escape, calls)), text)
+        if head is None:
             return None
-        argument = _argument(text[head.end() :], self.texts[-1])
-        return None if argument is None else ParsedCall(self.workers[int(head[1])], argument)
+        argument = _argument(text[head.end() :], end)
+        return None if argument is None else ParsedCall(self.workers[calls.index(head[0])], argument)
 
     def decode(self, tokenizer: Any, ids: Sequence[int]) -> ParsedCall | None:
         """Read the first call of a row of ids, as `parse` does; only the tokens themselves count, not their letters."""

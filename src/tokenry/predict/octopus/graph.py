@@ -186,7 +186,8 @@ class Graph:
         try:
             nodes = tuple(Node(**node) for node in values["nodes"])
             edges = tuple(Edge(**edge) for edge in values["edges"])
-            start, general = str(values["start"]), str(values["general"])
+            return cls(nodes, edges, str(values["start"]), str(values["general"]))
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"this is no description of a graph: {error!r}") from error
-        return cls(nodes, edges, start, general)

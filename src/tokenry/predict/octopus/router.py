@@ -221,6 +221,7 @@ def _confidences(
     logits: Float[Tensor, "rows vocabulary"], ids: Sequence[int]
 ) -> Float[Tensor, "rows allowed"]:
     """Probabilities of the allowed tokens, renormalised over them; in float32."""
-    if not torch.isfinite(logits).all():
+    # minus infinity is what the model's generation settings forbid (min_new_tokens, say), and no fault
+    if (logits.isnan() | logits.isposinf()).any():
         raise TokenryError("the router's logits are not finite: its weights, or their precision, are broken")
     return logits[:, list(ids)].float().softmax(-1).cpu()
