@@ -323,6 +323,7 @@ def test_no_texts_blank_texts_and_half_characters() -> None:
     before = rag.put("item", SHORT)
     for texts, said in (
         ([], "has no reviews"),
+        ("good", "reviews of 'item' are one text: put a list"),
         (["fine", " \n"], "text 1 of 'item' is blank"),
         (["\ud800"], "surrogate"),
     ):

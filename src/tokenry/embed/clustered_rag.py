@@ -145,6 +145,10 @@ class ClusteredRAG:
             InputError: there are no texts, one is blank or not text, or the encoder is not the one of the item's other
                 texts. The item is then as it was.
         """
+        if isinstance(texts, str):
+            raise InputError(
+                f"the {self.settings.noun} of {item!r} are one text: put a list, of each by itself"
+            )
         if not texts:
             raise InputError(f"{item!r} has no {self.settings.noun}: there is nothing to cluster")
         for at, text in enumerate(texts):
