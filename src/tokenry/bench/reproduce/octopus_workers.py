@@ -27,6 +27,7 @@ from tokenry.data import pypi
 from tokenry.data.corpora import load_corpus, read_text
 from tokenry.data.manpages import ManPage, each_manpage
 from tokenry.data.pack import PackObject, load_pack
+from tokenry.embed.chat import ChatModel
 from tokenry.predict.octopus import Graph, Node, Worker
 from tokenry.tokens.errors import InputError
 
@@ -67,7 +68,7 @@ def octopus_loaders(pages: int | None = None) -> dict[str, Callable[[], Worker]]
         "explain_licence": lambda: licence_worker(licences()),
         "convert_units": lambda: convert,
         "name_emoji": lambda: emoji_worker(load_pack().objects),
-        GENERAL: lambda: chat_worker(),
+        GENERAL: chat_worker,
     }
 
 
@@ -275,17 +276,5 @@ def chat_worker(max_new_tokens: int = 40) -> Worker:
     """SmolLM2 as it is, answering greedily in bfloat16."""
     from tokenry.models.pretrained import load_smollm2
 
-    model, tokenizer = load_smollm2(torch.bfloat16)
-
-    def chat(request: str) -> str:
-        inputs = tokenizer.apply_chat_template(
-            [{"role": "user", "content": request}],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        )
-        with torch.no_grad():
-            ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-        return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
-
-    return chat
+    model = ChatModel(*load_smollm2(torch.bfloat16))
+    return lambda request: model.complete([request], max_new_tokens)[0].text
