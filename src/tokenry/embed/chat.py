@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from tokenry.tokens.errors import InputError, UnsupportedError
 
@@ -195,17 +197,17 @@ class ChatModel(TokenRuler):
             yield batch
 
     def _generate(self, rows: Sequence[list[int]], limit: int) -> list[Completion]:
-        width = max(map(len, rows))
         ends = self._end_ids()
         pad = self.tokenizer.pad_token_id
         pad = (ends[0] if ends else 0) if pad is None else pad
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]).to(ids)
+        prompts = [torch.tensor(row, device=self.model.device) for row in rows]
+        in_front = partial(pad_sequence, batch_first=True, padding_side="left")
+        ids, mask = in_front(prompts, padding_value=pad), in_front([torch.ones_like(row) for row in prompts])
         with torch.inference_mode():
             out = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=limit, pad_token_id=pad, **self.generation
             )
-        answers = [self._up_to_end(new, ends) for new in out[:, width:].tolist()]
+        answers = [self._up_to_end(new, ends) for new in out[:, ids.shape[1] :].tolist()]
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [
             Completion(text.strip(), len(row), len(answer))

@@ -33,6 +33,9 @@ class SentenceEncoder:
         pooling: "mean" over a text's tokens, padding left out; "cls" takes the first token.
         max_length: tokens of a text that are read; the rest is cut off. By default what model and tokenizer allow.
         batch: texts in one pass.
+
+    Raises:
+        InputError: the pooling is none of these, or batch or length is out of range.
     """
 
     def __init__(

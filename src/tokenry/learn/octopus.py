@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tokenry.learn.loop import Batch, Figures, Objective
 from tokenry.tokens.errors import InputError
@@ -154,5 +155,5 @@ class CallObjective(Objective):
 
 def _right(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     """Rows of different lengths in one tensor, int64 [rows, longest], each at the right end of its line."""
-    longest = max(map(len, rows))
-    return torch.tensor([[fill] * (longest - len(row)) + list(row) for row in rows], dtype=torch.long)
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill, padding_side="left")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor
 
 from tokenry.models.functional_adapter import load_adapter, save_adapter
@@ -155,7 +157,7 @@ class FunctionalRouter:
         self, queries: Sequence[str]
     ) -> tuple[Int[Tensor, "queries length"], Int[Tensor, "queries length"]]:
         """Prompts with padding in front, and where they are."""
-        rows = [self.prompt(query) for query in queries]
+        rows = [torch.tensor(self.prompt(query)) for query in queries]
         longest = max(map(len, rows))
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and longest + self.max_new_tokens > limit:
@@ -163,11 +165,9 @@ class FunctionalRouter:
                 f"a query makes a prompt of {longest} tokens, and with {self.max_new_tokens} for the call it does not "
                 f"fit into the router's {limit}: shorten it, or lower max_new_tokens"
             )
-        ids = torch.full((len(rows), longest), self.tokens.end, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for at, row in enumerate(rows):
-            ids[at, longest - len(row) :] = torch.tensor(row)
-            mask[at, longest - len(row) :] = 1
+        in_front = partial(pad_sequence, batch_first=True, padding_side="left")
+        ids = in_front(rows, padding_value=self.tokens.end)
+        mask = in_front([torch.ones_like(row) for row in rows])
         return ids.to(self.model.device), mask.to(self.model.device)
 
     def save(self, folder: str | Path, graph: Graph) -> None:
