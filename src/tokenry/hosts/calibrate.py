@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from tokenry.hosts._compat import plain_layers, without_windows
+from tokenry.hosts.session import paused
 from tokenry.tokens.errors import InputError
 
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -74,7 +75,8 @@ def calibrate(
     """Measure forward passes of a causal language model over one row and over draft trees of several.
 
     The sizes take turns, so that a machine that slows down slows all of them, and the median counts. SmolLM2 takes
-    two seconds in bfloat16 on one CPU core, eight in float32.
+    two seconds in bfloat16 on one CPU core, eight in float32. Inside `tokenry.reduced` the model is measured as it is
+    outside.
 
     Args:
         model: in the precision, on the device and with the number of threads that it will decode with.
@@ -100,8 +102,6 @@ def calibrate(
     ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
     cache = DynamicCache(config=config)
     without_windows(cache)
-    model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
-    plain_layers(cache)  # refuses what cannot be cut
 
     def once(n: int) -> float:
         # A tree's mask: one row needs none, as in plain decoding.
@@ -126,11 +126,14 @@ def calibrate(
     model.eval()
     try:
         times: dict[int, list[float]] = {n: [] for n in sizes}
-        for n in sizes:
-            once(n)  # kernels are chosen and memory is taken the first time
-        for round_ in range(rounds):
-            for n in sizes if round_ % 2 else reversed(sizes):
-                times[n].append(once(n))
+        with paused(model):
+            model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
+            plain_layers(cache)  # refuses what cannot be cut
+            for n in sizes:
+                once(n)  # kernels are chosen and memory is taken the first time
+            for round_ in range(rounds):
+                for n in sizes if round_ % 2 else reversed(sizes):
+                    times[n].append(once(n))
     finally:
         model.train(was_training)
     return Calibration(

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriter
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from tokenry.hosts.calibrate import Calibration, calibrate
+from tokenry.hosts.session import paused
 from tokenry.hosts.speculate import Speculation
 from tokenry.hosts.warm_up import usual_successors
 from tokenry.models.ppd import PromptTokens
@@ -184,7 +185,8 @@ def _warm_up(model: PreTrainedModel, proposer: Proposer, folder: Path | None) ->
         if folder is not None and folder.exists():
             one.load(folder)
         else:
-            one.successors[:] = usual_successors(model, k=one.k)
+            with paused(model):
+                one.successors[:] = usual_successors(model, k=one.k)
             if folder is not None:
                 one.save(folder)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,12 +36,26 @@ from tokenry.tokens import (
     UnsupportedError,
 )
 
-_ATTACHED: WeakSet[PreTrainedModel] = WeakSet()
+_ATTACHED: WeakKeyDictionary[PreTrainedModel, Session] = WeakKeyDictionary()
 _KWARG = "tokenry_chunk"
 
 
 class _Heard(Exception):  # noqa: N818 - not an error: it ends a layer's attention once its queries and keys are known
     pass
+
+
+@contextmanager
+def paused(model: PreTrainedModel) -> Iterator[None]:
+    """Run a model as it is, also inside the `with` block of a session; passes without pictures are refused there."""
+    session = _ATTACHED.get(model)
+    if session is None:
+        yield
+        return
+    session.__exit__()
+    try:
+        yield
+    finally:
+        session.__enter__()
 
 
 class Session:
@@ -139,8 +153,8 @@ class Session:
                 "tk.reduced(model, [first, second])."
             )
         with ExitStack() as stack:
-            stack.callback(_ATTACHED.discard, model)
-            _ATTACHED.add(model)
+            stack.callback(_ATTACHED.pop, model, None)
+            _ATTACHED[model] = self
             depth = self.host.depth
             needs = [m.needs(layer, depth) for layer, methods in self._plan.items() for _, m in methods]
             cls_layers = {layer for n in needs for layer in n.cls_layers}
