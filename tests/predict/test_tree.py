@@ -166,6 +166,7 @@ def test_how_often_rejection_accepts() -> None:
 def test_typical_acceptance_says_that_it_changes_the_text() -> None:
     assert not Typical().lossless
     assert all(rule.lossless for rule in (Greedy(), SampleAndMatch(), Rejection()))
+    assert all(isinstance(rule, Rule) for rule in (Greedy(), SampleAndMatch(), Rejection(), Typical()))
     draft = Draft.of(3, [[0, 0], [1]])
     rule = Typical(epsilon=0.3, delta=10.0, generator=torch.Generator().manual_seed(0))
     assert rule.walk(draft, following(draft)).path == (0,)  # 0.25 is not above 0.3

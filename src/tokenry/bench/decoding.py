@@ -32,11 +32,12 @@ from tokenry.bench import environment
 from tokenry.bench.decoding_report import GREEDY, Decoded, DecodingReport
 from tokenry.data.prompts import Prompt, Prompts
 from tokenry.hosts.calibrate import Calibration
+from tokenry.hosts.generate import DECODERS as NAMED
 from tokenry.hosts.generate import decoder
 from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Expected, Fixed
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
 
 TRANSFORMERS_LOOKUP: Final = "prompt-lookup-transformers"
 ASSISTED: Final = "assisted"
@@ -211,6 +212,11 @@ def _fresh(
     """Copies of a decoder as it is now: measuring it teaches the user's own one nothing."""
     if isinstance(what, str):
         what = what.removesuffix(COLD)
+        if what not in NAMED:
+            known = ", ".join((GREEDY, TRANSFORMERS_LOOKUP, ASSISTED, *NAMED))
+            raise UnknownNameError(
+                f"No decoder is called {what!r}; there are {known}; {COLD!r} may stand behind those of tokenry."
+            )
     sizing = _UNCALIBRATED if calibration is None else None
     original = (
         what

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class Greedy:
     Where several siblings carry that token, all are followed and the longest path is kept.
     """
 
-    lossless: bool = True
+    lossless: ClassVar[bool] = True
 
     def walk(self, draft: Draft, scores: Scores) -> Accepted:
         """See `Rule.walk`."""
@@ -91,7 +91,7 @@ class SampleAndMatch:
     """
 
     generator: torch.Generator | None = None
-    lossless: bool = True
+    lossless: ClassVar[bool] = True
 
     def walk(self, draft: Draft, scores: Scores) -> Accepted:
         """See `Rule.walk`."""
@@ -118,7 +118,7 @@ class Rejection:
     """
 
     generator: torch.Generator | None = None
-    lossless: bool = True
+    lossless: ClassVar[bool] = True
 
     def walk(self, draft: Draft, scores: Scores) -> Accepted:
         """See `Rule.walk`.
@@ -164,7 +164,7 @@ class Typical:
     epsilon: float = 0.09
     delta: float = 0.3
     generator: torch.Generator | None = None
-    lossless: bool = False
+    lossless: ClassVar[bool] = False
 
     def walk(self, draft: Draft, scores: Scores) -> Accepted:
         """See `Rule.walk`."""
