@@ -71,21 +71,26 @@ PROPOSERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("size", [0, 3, 30])
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("name", sorted(PROPOSERS))
+CASES = [
+    ("recycling", 1, 0, "sdpa"),
+    ("recycling", 3, 0, "eager"),
+    *((name, rows, size, "sdpa") for name in sorted(PROPOSERS) for rows in (1, 3) for size in (3, 30)),
+    *((name, 3, 30, "eager") for name in sorted(PROPOSERS)),
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "size", "attention"), CASES)
 def test_greedy_text_is_the_same(model: Any, name: str, rows: int, size: int, attention: str) -> None:
     model = copy.deepcopy(model)
     model.set_attn_implementation(attention)
-    asked = dict(prompts(rows), max_new_tokens=40, do_sample=False, pad_token_id=0)
+    asked = dict(prompts(rows), max_new_tokens=30, do_sample=False, pad_token_id=0)
     expected = model.generate(**asked)
     how = Speculation(PROPOSERS[name](), Fixed(size))
     for _ in range(2):  # the second time with what it has learned
         assert torch.equal(model.generate(**asked, custom_generate=how), expected)
-    assert how.stats.tokens == 40 * rows
+    assert how.stats.tokens == 30 * rows
     if size == 0:
-        assert how.stats.forwards == 39
+        assert how.stats.forwards == 29
 
 
 def test_right_guesses_save_passes(model: Any) -> None:
@@ -145,7 +150,7 @@ class Plain(LogitsProcessor):
 
 
 def test_sampled_text_is_distributed_the_same(model: Any) -> None:
-    n = 1500
+    n = 700
     how = Speculation(Both(0, V), Fixed(6))
     ids = torch.tensor([[5, 3, 3]]).expand(50, -1)
     torch.manual_seed(0)
@@ -159,14 +164,20 @@ def test_sampled_text_is_distributed_the_same(model: Any) -> None:
         ]
     )  # fmt: skip
     table = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.5, 0.4, 0.1]])
-    total = 0.0
+    total, cells, rare = 0.0, 0, np.zeros(2)
     for a in range(3):
         for b in range(3):
             for c in range(3):
                 p = table[0, a] * table[a, b] * table[b, c]
                 seen = int((found == torch.tensor([a, b, c])).all(1).sum())
-                total += (seen - n * p) ** 2 / (n * p)
-    assert total / 26 < 1.8
+                if n * p < 5:
+                    rare += seen, n * p
+                else:
+                    total += (seen - n * p) ** 2 / (n * p)
+                    cells += 1
+    total += (rare[0] - rare[1]) ** 2 / rare[1]
+    assert cells > 15
+    assert total / cells < 1.9
     assert how.stats.acceptance_length > 1.2
 
 
@@ -467,5 +478,4 @@ def test_tokens_that_a_model_rules_out_are_no_mistake(model: Any) -> None:
 
 
 def test_proposers_are_proposers() -> None:
-    made: list[Proposer] = [PROPOSERS[name]() for name in sorted(PROPOSERS)]
-    assert len(made) == 3
+    assert all(isinstance(made(), Proposer) for made in PROPOSERS.values())

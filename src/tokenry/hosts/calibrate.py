@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from tokenry.hosts import layout
 from tokenry.hosts._compat import plain_layers, without_windows
 from tokenry.hosts.session import paused
 from tokenry.tokens.errors import InputError
@@ -105,9 +106,8 @@ def calibrate(
 
     def once(n: int) -> float:
         # A tree's mask: one row needs none, as in plain decoding.
-        hidden = torch.ones(n, n, dtype=torch.bool, device=device).triu(1)
-        mask = torch.zeros(1, 1, n, context + n, dtype=model.dtype, device=device)
-        mask[..., context:].masked_fill_(hidden, torch.finfo(model.dtype).min)
+        visible = torch.ones(1, 1, n, context + n, dtype=torch.bool, device=device).tril(context)
+        mask = layout.additive(visible, model.dtype)
         _wait(device)
         started = time.perf_counter()
         model(

@@ -11,9 +11,10 @@ added is the end of each layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ from transformers.generation import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from tokenry.hosts import layout
 from tokenry.hosts._compat import Cache, is_flash, plain_layers, shortest_window, without_windows
 from tokenry.hosts.chunk import columns_seen
 from tokenry.predict.lm.acceptance import Greedy, Rejection, Rule, SampleAndMatch
@@ -218,7 +220,7 @@ class _Run:
         self._check(output.logits)
         for row in range(len(rows)):
             nothing = Draft.of(rows[row][-1], [])
-            scores = self._scores(row, output.logits[row, -1:], nothing, rooted=False)
+            scores = partial(self._scores, row, output.logits[row, -1:], nothing)
             first = self._rule(nothing).walk(nothing, scores)
             self._write(row, [first.token])
         self.how.stats._first = len(rows)
@@ -290,7 +292,7 @@ class _Run:
                 paths.append(())
                 continue
             n = draft.tree.n
-            accepted = self._rule(draft).walk(draft, self._scores(row, logits[row, :n], draft))
+            accepted = self._rule(draft).walk(draft, partial(self._scores, row, logits[row, :n], draft))
             verified = Verified(
                 draft,
                 logits[row, :n],
@@ -348,27 +350,23 @@ class _Run:
         return torch.cat([self.prompt[row : row + 1], new], 1)
 
     def _scores(
-        self, row: int, logits: Float[Tensor, "n v"], draft: Draft, rooted: bool = True
-    ) -> Callable[[list[int]], Float[Tensor, " v"]]:
+        self, row: int, logits: Float[Tensor, "n v"], draft: Draft, path: list[int]
+    ) -> Float[Tensor, " v"]:
         """Processed logits at the end of a path of nodes."""
-
-        def scores(path: list[int]) -> Tensor:
-            raw = logits[path[-1]].to(torch.float32, copy=True)
-            if not self.processors:
-                return raw
-            before = [int(draft.tokens[node]) for node in path[1:]] if rooted else []
-            # Some processors know which row of the batch they see, so they see as many, of which this is one.
-            rows = len(self.prompt)
-            ids = self._ids(row, before).expand(rows, -1)
-            return self.processors(cast(Any, ids), cast(Any, raw.repeat(rows, 1)))[row]
-
-        return scores
+        raw = logits[path[-1]].to(torch.float32, copy=True)
+        if not self.processors:
+            return raw
+        before = [int(draft.tokens[node]) for node in path[1:]]
+        # Some processors know which row of the batch they see, so they see as many, of which this is one.
+        rows = len(self.prompt)
+        ids = self._ids(row, before).expand(rows, -1)
+        return self.processors(cast(Any, ids), cast(Any, raw.repeat(rows, 1)))[row]
 
     # ------------------------------------------------------------------------------------------------ one forward
 
     def _forward(self, drafts: Sequence[Draft]) -> Float[Tensor, "b n v"]:
         """Logits at the nodes and probes of every row's draft; rows with fewer of them are padded."""
-        device, dtype = self.prompt.device, self.model.dtype
+        device = self.prompt.device
         n = max(draft.rows for draft in drafts)
         tokens = np.zeros((len(drafts), n), np.int64)
         depth = np.zeros((len(drafts), n), np.int64)
@@ -391,13 +389,9 @@ class _Run:
         visible = torch.cat(
             [self.alive[:, None].expand(-1, n, -1), torch.from_numpy(sees).to(device)], dim=-1
         )
-        # An additive mask is right for every kernel; eager attention adds a boolean one as 0 and 1.
-        mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(
-            ~visible, torch.finfo(dtype).min
-        )
         output = self.model(
             **self._inputs(drafts, torch.from_numpy(tokens).to(device)),
-            attention_mask=mask[:, None],
+            attention_mask=layout.additive(visible[:, None], self.model.dtype),  # right for every kernel
             position_ids=self.positions + depths,
             past_key_values=self.cache,
             use_cache=True,

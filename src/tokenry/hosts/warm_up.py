@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
+from tokenry.hosts import layout
 from tokenry.hosts._compat import plain_layers, without_windows
 from tokenry.tokens.errors import InputError
 
@@ -49,12 +50,11 @@ def usual_successors(
     for first in range(0, config.vocab_size, rows):
         ids = torch.arange(first, min(first + rows, config.vocab_size), device=model.device)
         n = len(ids)
-        itself = torch.eye(n, dtype=torch.bool, device=model.device)
-        mask = torch.zeros(1, 1, n, held + n, dtype=model.dtype, device=model.device)
-        mask[..., held:].masked_fill_(~itself, torch.finfo(model.dtype).min)
+        visible = torch.ones(1, 1, n, held + n, dtype=torch.bool, device=model.device)
+        visible[..., held:] = torch.eye(n, dtype=torch.bool, device=model.device)
         logits = model(
             input_ids=ids[None],
-            attention_mask=mask,
+            attention_mask=layout.additive(visible, model.dtype),
             position_ids=torch.full_like(ids, held)[None],
             past_key_values=cache,
             use_cache=True,
