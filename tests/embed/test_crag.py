@@ -137,6 +137,24 @@ def test_k_means_finds_the_groups_and_no_more_than_there_are() -> None:
         k_means(rows[:0], 2)
 
 
+def test_a_text_weighs_as_often_as_it_is_there() -> None:
+    def on_a_circle(texts: Sequence[str]) -> np.ndarray:
+        angles = np.deg2rad([{"one": 0, "two": 20, "three": 44}[text] for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def members(k: int, ones: int) -> list[list[str]]:
+        rag = ClusteredRAG(on_a_circle, TokenRuler(byte_tokenizer()), CRAG(k=k))
+        names = {text_key(text): text for text in ("one", "two", "three")}
+        parts = rag.put("item", [*["one"] * ones, "two", "three"]).parts
+        return [[names[key] for key in part.members] for part in parts]
+
+    # squared distances to the centroids: {one, two} .060, {two, three} .086; with nine of the first .109 and .086
+    assert sorted(map(sorted, members(2, 1))) == [["one", "two"], ["three"]]
+    assert sorted(map(sorted, members(2, 9))) == [["one"], ["three", "two"]]
+    assert members(1, 1)[0][0] == "two"  # the nearest to the centroid comes first
+    assert members(1, 9)[0][0] == "one"
+
+
 def test_the_silhouette_finds_the_number_of_groups() -> None:
     assert len(quoting(k="silhouette").put("item", grouped(5)).parts) == 5
     assert len(quoting(k="silhouette").put("item", grouped(3)).parts) == 3

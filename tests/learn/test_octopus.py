@@ -49,6 +49,7 @@ def test_batches_have_padding_in_front_and_calls_at_the_end() -> None:
     batch = batches(3)
     again = batches_of(tokenizer, tokens, batch=5)(3)
     assert all(torch.equal(batch[name], again[name]) for name in batch)
+    assert batches_of(tokenizer, tokens, batch=5, seed=1)._places(3) != batches._places(3)
     for ids, mask, places, labels in zip(*batch.values(), strict=True):
         n = int(mask.sum())
         assert mask.tolist() == [0] * (len(mask) - n) + [1] * n

@@ -89,6 +89,11 @@ def test_rows_may_start_near_the_mean_of_all() -> None:
     tokens = add_functional_tokens(model, tokenizer, WORKERS, start="mean")
     new = model.get_input_embeddings().weight[list(tokens.all_ids)]
     assert not torch.equal(new[0], new[1])
+    for seed in (0, 1):
+        other = tiny.llama(tokenizer_of())
+        add_functional_tokens(other, tokenizer_of(), WORKERS, start="mean", seed=seed)
+        rows = other.get_input_embeddings().weight[list(tokens.all_ids)]
+        assert torch.equal(rows, new) == (seed == 0)
     torch.testing.assert_close(new, old.mean(0).expand(4, -1), rtol=0, atol=float(0.05 * old.std()))
 
 
@@ -325,6 +330,19 @@ def test_a_router_that_does_not_fit_is_refused_and_nothing_half_written_stays(tm
     (tmp_path / "router" / "functional_tokens.json").write_text('{"format": 1}')
     with pytest.raises(InputError, match="no description of functional tokens"):
         load_adapter(tmp_path / "router", tiny.llama(fresh), tokenizer_of())
+
+
+def test_the_start_of_lora_hangs_on_its_seed_alone() -> None:
+    def start(seed: int, others: int) -> torch.Tensor:
+        model, _, tokens = with_tokens()
+        torch.manual_seed(others)
+        state = torch.get_rng_state()
+        adapted = with_lora(model, tokens, LoraSettings(seed=seed))
+        assert torch.equal(torch.get_rng_state(), state)
+        return torch.cat([p.detach().flatten() for n, p in adapted.named_parameters() if "lora_A" in n])
+
+    assert torch.equal(start(1, others=0), start(1, others=5))
+    assert not torch.equal(start(1, others=0), start(2, others=0))
 
 
 def test_lora_that_the_model_cannot_have_is_refused() -> None:
