@@ -183,20 +183,17 @@ def pruned(
     longest = len(gains) - 1
     chains = np.full(tree.tree.n, longest)
     over = tree.tree.n - 1 + ensemble * longest * tree.tree.n - limit
-
-    def loss(node: int) -> tuple[float, int]:
-        here = chains[node]
-        # of equal losses, the node that comes last
-        return float(tree.ends[node]) * (gains[here] - gains[here - 1]), -node
-
-    waiting = [loss(node) for node in range(1, tree.tree.n)] if longest > shortest else []
+    ends, steps = tree.ends.tolist(), np.diff(gains).tolist()
+    # What shortening a node's chain costs; of equal losses, the node that comes last.
+    nodes = range(1, tree.tree.n) if longest > shortest else ()
+    waiting = [(ends[node] * steps[longest - 1], -node) for node in nodes]
     heapq.heapify(waiting)
     while over > 0 and waiting:
         node = -heapq.heappop(waiting)[1]
         chains[node] -= 1
         over -= ensemble
         if chains[node] > shortest:
-            heapq.heappush(waiting, loss(node))
+            heapq.heappush(waiting, (ends[node] * steps[chains[node] - 1], -node))
     return PromptTree(tree.tree, tree.reach, chains) if over <= 0 else None
 
 
