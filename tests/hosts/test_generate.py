@@ -210,5 +210,9 @@ def test_what_cannot_be_asked_for(model: Any) -> None:
         tk.decoder(model, "ppd", calibration=LATENCY)
     with pytest.raises(UnknownNameError, match="recycling"):
         tk.generate(model, IDS, decoder="recicling")
+    with pytest.raises(InputError, match="has its sizes already"):
+        tk.generate(
+            model, IDS, decoder=tk.decoder(model, "prompt-lookup", sizing=Fixed(4)), calibration=LATENCY
+        )
     with pytest.raises(InputError, match="custom_generate"):
         tk.generate(model, IDS, custom_generate=lambda: None)

@@ -22,6 +22,7 @@ from tokenry.tokens import UnsupportedError
 __all__ = [
     "Cache",
     "StaticCache",
+    "evaluating",
     "is_flash",
     "key_columns",
     "keys_seen",
@@ -36,6 +37,17 @@ Listener = Callable[[Tensor, Tensor, Tensor | None, float], None]
 
 _PREFIX = "tokenry_"
 _LISTENERS: WeakKeyDictionary[nn.Module, Listener] = WeakKeyDictionary()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def is_flash(config: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from tokenry.hosts import layout
-from tokenry.hosts._compat import plain_layers, without_windows
+from tokenry.hosts._compat import evaluating, plain_layers, without_windows
 from tokenry.hosts.session import paused
 from tokenry.tokens.errors import InputError
 
@@ -75,8 +75,8 @@ def calibrate(
 ) -> Calibration:
     """Measure forward passes of a causal language model over one row and over draft trees of several.
 
-    The sizes take turns, so that a machine that slows down slows all of them, and the median counts. SmolLM2 takes
-    two seconds in bfloat16 on one CPU core, eight in float32. Inside `tokenry.reduced` the model is measured as it is
+    The sizes take turns, so that a machine that slows down slows all of them, and the median counts: of process time
+    on one CPU thread, where other programs do not count, else of what the clock says. SmolLM2 takes two seconds in bfloat16 on one CPU core, eight in float32. Inside `tokenry.reduced` the model is measured as it is
     outside.
 
     Args:
@@ -103,13 +103,15 @@ def calibrate(
     ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
     cache = DynamicCache(config=config)
     without_windows(cache)
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    now = time.process_time if alone else time.perf_counter
 
     def once(n: int) -> float:
         # A tree's mask: one row needs none, as in plain decoding.
         visible = torch.ones(1, 1, n, context + n, dtype=torch.bool, device=device).tril(context)
         mask = layout.additive(visible, model.dtype)
         _wait(device)
-        started = time.perf_counter()
+        started = now()
         model(
             input_ids=ids[:, context : context + n],
             attention_mask=mask if n > 1 else None,
@@ -118,24 +120,19 @@ def calibrate(
             use_cache=True,
         )
         _wait(device)
-        spent = time.perf_counter() - started
+        spent = now() - started
         cache.crop(-n)
         return spent
 
-    was_training = model.training
-    model.eval()
-    try:
-        times: dict[int, list[float]] = {n: [] for n in sizes}
-        with paused(model):
-            model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
-            plain_layers(cache)  # refuses what cannot be cut
-            for n in sizes:
-                once(n)  # kernels are chosen and memory is taken the first time
-            for round_ in range(rounds):
-                for n in sizes if round_ % 2 else reversed(sizes):
-                    times[n].append(once(n))
-    finally:
-        model.train(was_training)
+    times: dict[int, list[float]] = {n: [] for n in sizes}
+    with evaluating(model), paused(model):
+        model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
+        plain_layers(cache)  # refuses what cannot be cut
+        for n in sizes:
+            once(n)  # kernels are chosen and memory is taken the first time
+        for round_ in range(rounds):
+            for n in sizes if round_ % 2 else reversed(sizes):
+                times[n].append(once(n))
     return Calibration(
         {n: median(values) for n, values in times.items()},
         context,

@@ -139,14 +139,18 @@ def generate(
         raise InputError(
             "`custom_generate` is what this function sets; call model.generate(...) with it yourself."
         )
-    own = (
-        {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
-        if isinstance(inputs, Tensor)
-        else dict(inputs)
-    )
+    if isinstance(inputs, Tensor):
+        inputs = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"`inputs` is what the tokenizer made, or ids, not {type(inputs).__name__}: "
+            'generate(model, tokenizer(text, return_tensors="pt"), ...).'
+        )
+    if isinstance(decoder, Speculation) and calibration is not None:
+        raise InputError("This decoder has its sizes already; give `calibration` to tokenry.decoder.")
     speculation = decoder if isinstance(decoder, Speculation) else _kept(model, decoder, calibration)
     return model.generate(
-        **own,
+        **inputs,
         **_with_stop_strings(model, tokenizer, options),
         custom_generate=speculation,
         stream_to=streamer,

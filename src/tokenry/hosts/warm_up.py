@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from tokenry.hosts import layout
-from tokenry.hosts._compat import plain_layers, without_windows
+from tokenry.hosts._compat import evaluating, plain_layers, without_windows
 from tokenry.tokens.errors import InputError
 
 
@@ -34,13 +34,17 @@ def usual_successors(
         InputError: an empty beginning, or no tokens in a pass.
         UnsupportedError: the model keeps a cache that cannot give tokens back.
     """
+    with evaluating(model):
+        return _successors(model, _own_words(model) if start is None else start, k, rows)
+
+
+def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int[np.ndarray, "v k"]:
     config = model.config.get_text_config()
-    if start is None:
-        start = _own_words(model)
     held = start.shape[1]
-    if not held or rows < 1 or k < 1:
+    if not held or rows < 1 or not 1 <= k <= config.vocab_size:
         raise InputError(
-            f"A beginning of {held} tokens, {rows} rows, {k} successors: each must be at least 1."
+            f"A beginning of {held} tokens, {rows} rows, {k} successors of {config.vocab_size} tokens: each must be at "
+            "least 1."
         )
     cache = DynamicCache(config=config)
     without_windows(cache)

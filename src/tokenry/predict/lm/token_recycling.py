@@ -77,9 +77,10 @@ class TokenRecycling:
     _last: dict[int, Guesses] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.k <= int(self.tree.rank.max()):
+        if not int(self.tree.rank.max()) < self.k <= self.vocabulary:
             raise InputError(
-                f"The template asks for candidate {int(self.tree.rank.max())}, but only {self.k} are kept."
+                f"The template asks for candidate {int(self.tree.rank.max())}, and {self.k} are kept of a vocabulary "
+                f"of {self.vocabulary}: keep more than the one, and no more than the other."
             )
         self.successors = np.full((self.vocabulary, self.k), -1, np.int32)
         # A belief to begin with: the first candidate is right in two of five cases, every further one half as often.

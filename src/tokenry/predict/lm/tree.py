@@ -194,6 +194,9 @@ class Draft:
     def __post_init__(self) -> None:
         if self.tokens.shape != (self.tree.n,):
             raise InputError(f"A draft of {self.tree.n} nodes needs as many tokens, got {self.tokens.shape}.")
+        for name, values in (("chance", self.chance), ("proposal", self.proposal)):
+            if values is not None and len(values) != self.tree.n:
+                raise InputError(f"A draft of {self.tree.n} nodes has {len(values)} rows of {name}.")
         if self.probes is not None and self.probes.n and int(self.probes.after.max()) >= self.tree.n:
             raise InputError(
                 f"A probe follows node {int(self.probes.after.max())} of a draft of {self.tree.n} nodes."
