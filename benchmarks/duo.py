@@ -104,7 +104,8 @@ def run(console: Console, rounds: int) -> None:
         load(duo, way.routers)
         with duo.routed(way.routing), duo.traced() as trace:
             bits = bits_per_byte(duo.model, tokenizer, texts, window=512)
-        measured[way.name] = {"bits per byte": round(bits, 4), **executed(duo, trace.choices, way)}
+        choices = torch.cat([one.flatten(0, 1) for one in trace.passes])
+        measured[way.name] = {"bits per byte": round(bits, 4), **executed(duo, choices, way)}
     # of the fixed patterns with as many big layers, time is that of any: the best one is timed
     best = {
         min((f"{name} {n} big" for name in FIXED), key=lambda row: measured[row]["bits per byte"])

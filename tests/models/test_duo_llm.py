@@ -199,6 +199,17 @@ def by_hand(duo: DuoForCausalLM, ids: Tensor, choose: Callable[[int, Tensor], Te
 
 
 @torch.no_grad()
+def test_passes_over_different_texts_are_kept_apart() -> None:
+    duo = convert(host())
+    with duo.traced() as trace:
+        duo(texts(2, 5))
+        duo(texts(1, 4))
+    assert [tuple(one.shape) for one in trace.passes] == [(2, 5, LAYERS), (1, 4, LAYERS)]
+    with pytest.raises(InputError, match="do not follow each other"):
+        _ = trace.choices
+
+
+@torch.no_grad()
 def test_each_token_gets_what_it_chose() -> None:
     duo, routing = convert(host(), skip=True), anything(2, 9, choices=3)
     with duo.routed(routing), duo.traced() as trace:

@@ -70,8 +70,17 @@ class Trace:
             self._probabilities.append(probabilities)
 
     @property
+    def passes(self) -> list[Int[Tensor, "_ _ l"]]:
+        """The choice of every column in every layer, pass by pass."""
+        return self._passes(self._choices)
+
+    @property
     def choices(self) -> Int[Tensor, "b s l"]:
-        """The choice of every column in every layer; columns of later passes (decoding steps) follow."""
+        """The choice of every column in every layer; columns of later passes (decoding steps) follow.
+
+        Raises:
+            InputError: Nothing ran, or passes over different texts did: see `passes`.
+        """
         return self._joined(self._choices)
 
     @property
@@ -80,10 +89,18 @@ class Trace:
         return self._joined(self._probabilities)
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
+        passes = self._passes(parts)
+        if len({len(one) for one in passes}) > 1:
+            raise InputError(
+                f"passes over {', '.join(str(len(one)) for one in passes)} texts do not follow each other: look at "
+                "`passes`, or open a trace for each"
+            )
+        return torch.cat(passes, 1)
+
+    def _passes(self, parts: list[Tensor]) -> list[Tensor]:
         if not parts:
             raise InputError("nothing was traced: run the model inside the trace (probabilities need a Mix)")
-        steps = range(0, len(parts), self._layers)
-        return torch.cat([torch.stack(parts[i : i + self._layers], 2) for i in steps], 1)
+        return [torch.stack(parts[i : i + self._layers], 2) for i in range(0, len(parts), self._layers)]
 
 
 def pattern(name: str, layers: int, bigs: int) -> tuple[int, ...]:
