@@ -255,6 +255,15 @@ def test_each_token_of_a_call_is_a_step_over_one_position() -> None:
     assert set(lengths[1:]) == {1}
 
 
+def test_the_base_model_s_settings_do_not_bend_calls() -> None:
+    model, tokenizer, tokens = with_tokens()
+    router = FunctionalRouter(model, tokenizer, tokens, max_new_tokens=12)
+    plain = router.write(QUERIES, ["cats"])
+    model.generation_config.repetition_penalty, model.generation_config.do_sample = 50.0, True
+    assert router.write(QUERIES, ["cats"]) == plain
+    assert model.generation_config.repetition_penalty == 50.0  # put aside, not away
+
+
 def test_routers_refuse_what_they_cannot_do() -> None:
     model, tokenizer, tokens = with_tokens()
     router = FunctionalRouter(model, tokenizer, tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenry.models.ppd import Chains, PromptTokens
 from tokenry.predict.lm.ppd_tree import PromptTree, TreeSet, best_trees, choose_limit
 from tokenry.predict.lm.proposer import Verified
-from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.sizing import Expected
 from tokenry.predict.lm.tree import Draft, DraftTree, Probes
 from tokenry.tokens.errors import InputError
 
@@ -95,20 +95,49 @@ class ParallelPromptDecoding:
             best = logits.float().mean(1).topk(self.acceptance.shape[1], dim=-1)
             self._guesses[row] = best.indices.cpu().numpy()
 
-    def sizing(self, latency: Mapping[int, float]) -> Fixed:
+    def sizing(self, latency: Mapping[int, float]) -> PlannedRows:
         """How many rows pay on a machine: the size with the most expected tokens over a pass's measured time.
 
         Args:
             latency: rows of a pass, the root included -> time, in units of a pass over one row
                 (`tokenry.hosts.calibrate`).
         """
-        return Fixed(choose_limit(self.acceptance, latency, self.prompts.ensemble).limit)
+        return PlannedRows(self.acceptance, Expected(latency), self.prompts.ensemble)
 
     def _trees(self, limit: int) -> list[_Pass]:
         if limit not in self._passes:
             trees = self.search(self.acceptance, limit, self.prompts.ensemble)
             self._passes[limit] = [_Pass.of(tree, self.prompts) for tree in trees.states]
         return self._passes[limit]
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRows:
+    """As many rows for each text as pay on a machine, by the table of acceptance; fewer where a pass serves several.
+
+    Attributes:
+        acceptance: see `PromptTree.of`.
+        machine: knows how long passes take.
+        ensemble: rows per prompt token.
+    """
+
+    acceptance: Float[np.ndarray, "m k"]
+    machine: Expected
+    ensemble: int
+    _limits: dict[int, int] = field(init=False, repr=False, default_factory=dict)
+
+    def most(self, texts: int) -> int:
+        """See `Sizing.most`."""
+        if texts not in self._limits:
+            rows = np.array(sorted(self.machine.latency), np.float64)
+            times = self.machine.time(texts * rows) / self.machine.time(np.array([float(texts)]))
+            latency = dict(zip(rows.astype(int).tolist(), times.tolist(), strict=True))
+            self._limits[texts] = choose_limit(self.acceptance, latency, self.ensemble).limit
+        return self._limits[texts]
+
+    def choose(self, drafts: Sequence[Draft]) -> int:
+        """See `Sizing.choose`: a pass with prompt tokens is judged whole."""
+        return self.most(len(drafts))
 
 
 @dataclass(frozen=True, eq=False)

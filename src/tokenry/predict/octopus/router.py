@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 
 from tokenry.models.functional_adapter import load_adapter, save_adapter
 from tokenry.models.functional_tokens import CallPrompt, FunctionalTokens
@@ -122,23 +123,32 @@ class FunctionalRouter:
     def _write(self, queries: Sequence[str], allowed: Sequence[str]) -> list[Written]:
         prompts, mask = self._pad(queries)
         form = _CallForm(self.tokens, self._ids(allowed), prompts.shape[1], constrained=self.constrained)
-        ends = getattr(self.model.generation_config, "eos_token_id", None)
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        with torch.no_grad():
-            rows = self.model.generate(
-                input_ids=prompts,
-                attention_mask=mask,
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=self.max_new_tokens,
-                eos_token_id=[self.tokens.end, *ends],
-                pad_token_id=self.tokens.end,
-                logits_processor=[form],
-            )
+        with torch.no_grad(), self._own_settings():
+            rows = self.model.generate(input_ids=prompts, attention_mask=mask, logits_processor=[form])
         rows = rows[:, prompts.shape[1] :].tolist()
         return [
             self._read(row, chances, allowed) for row, chances in zip(rows, form.confidences, strict=True)
         ]
+
+    @contextmanager
+    def _own_settings(self) -> Iterator[None]:
+        """Greedy decoding and nothing else: a penalty that the base model came with would bend what is called.
+
+        transformers fills in from the model's own settings whatever a call leaves open, so these are put aside.
+        """
+        before = self.model.generation_config
+        ends = getattr(before, "eos_token_id", None)
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        self.model.generation_config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=[self.tokens.end, *ends],
+            pad_token_id=self.tokens.end,
+        )
+        try:
+            yield
+        finally:
+            self.model.generation_config = before
 
     def _read(self, row: list[int], chances: Float[Tensor, " allowed"], allowed: Sequence[str]) -> Written:
         end = row.index(self.tokens.end) + 1 if self.tokens.end in row else len(row)
