@@ -152,6 +152,8 @@ class ClusteredRAG:
         if not texts:
             raise InputError(f"{item!r} has no {self.settings.noun}: there is nothing to cluster")
         for at, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"text {at} of {item!r} is no text but {type(text).__name__}")
             if not text.strip():
                 raise InputError(f"text {at} of {item!r} is blank: leave it out")
             if any("\ud800" <= c <= "\udfff" for c in text):

@@ -188,6 +188,10 @@ class ModelSummariser:
         pieces = []
         while text:
             head = self.model.cut(text, size)
+            if not head:
+                raise UnsupportedError(
+                    f"{type(self.model).__name__} cuts {text[:20]!r} to {size} tokens and leaves nothing of it"
+                )
             pieces.append(head.strip())
             text = text[len(head) :].strip()
         return pieces

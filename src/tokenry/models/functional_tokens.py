@@ -177,6 +177,8 @@ def add_functional_tokens(
     """
     from tokenizers import AddedToken
 
+    if start not in ("description", "mean"):
+        raise InputError(f'start is "description" or "mean", got {start!r}')
     texts = _texts(prefix, len(descriptions))
     _check(model, tokenizer, descriptions, prefix, texts)
     pieces = encode_plain(tokenizer, [*descriptions.values(), _END])
