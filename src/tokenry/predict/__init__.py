@@ -1,1 +1,1 @@
-"""Predicting the next tokens: of text (`tokenry.predict.lm`)."""
+"""Predicting what comes next: tokens of text (`tokenry.predict.lm`), and who should answer (`tokenry.predict.octopus`)."""
