@@ -178,20 +178,30 @@ class DecodingReport:
 
 
 def decoding_table(report: DecodingReport) -> Group:
-    """Speed-up over greedy decoding by class of prompts, and what else it took, one decoder a line."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("decoder", no_wrap=True)
-    heads = (*report.kinds, "mean", "tokens/s", "tokens/pass", "passes/token", "rows/pass", "expected", "calibrated",
-             "MB held", "MB peak", "as greedy")  # fmt: skip
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    """Speed-up over greedy decoding by class of prompts, and below it what else it took, one decoder a line."""
+    speed = _table(*report.kinds, "mean", "tokens/s")
+    costs = _table(
+        "tokens/pass",
+        "passes/token",
+        "rows/pass",
+        "expected",
+        "calibrated",
+        "MB held",
+        "MB peak",
+        "as greedy",
+    )
     for one in report.summaries:
+        style = "bold" if one.decoder == GREEDY else ""
         same = f"{one.same:.0%}" + ("" if one.differs_at is None else f", else from {one.differs_at:.0f}")
-        table.add_row(
+        speed.add_row(
             one.decoder,
             *(f"{ratio:.2f}" for ratio in one.speedup.values()),
             f"{one.mean_speedup:.2f}",
             f"{one.tokens_per_second:.1f}",
+            style=style,
+        )
+        costs.add_row(
+            one.decoder,
             f"{one.acceptance_length:.2f}",
             f"{one.forwards_per_token:.2f}",
             f"{one.rows_per_pass:.1f}",
@@ -199,10 +209,18 @@ def decoding_table(report: DecodingReport) -> Group:
             f"{one.held_bytes / 1e6:.2f}",
             "" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}",
             "" if one.decoder == GREEDY else same,
-            style="bold" if one.decoder == GREEDY else "",
+            style=style,
         )
     notes = [Text(f"{name}: left out: {why}", style="yellow") for name, why in report.left_out.items()]
-    return Group(table, *notes, Text(), Text(_footer(report), style="dim"))
+    return Group(speed, Text(), costs, *notes, Text(), Text(_footer(report), style="dim"))
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("decoder", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
 
 
 def save_report(report: DecodingReport, path: Path) -> None:
