@@ -234,7 +234,7 @@ def test_figures() -> None:
     assert (fast.calibrated, report.summary("greedy").expected) == (None, None)
     assert (fast.held_bytes, fast.peak_bytes) == (5_000_000, 1e9)
     table = shown(report)
-    for figure in ("4.00", "2.83", "20.0", "50%, else from 3", "1000", "process time"):
+    for figure in ("4.00", "2.83", "20.0", "50%, to 3", "1000", "process time"):
         assert figure in table
 
 

@@ -181,18 +181,11 @@ def decoding_table(report: DecodingReport) -> Group:
     """Speed-up over greedy decoding by class of prompts, and below it what else it took, one decoder a line."""
     speed = _table(*report.kinds, "mean", "tokens/s")
     costs = _table(
-        "tokens/pass",
-        "passes/token",
-        "rows/pass",
-        "expected",
-        "calibrated",
-        "MB held",
-        "MB peak",
-        "as greedy",
+        "tok/pass", "pass/tok", "rows", "expected", "calibrated", "MB held", "MB peak", "as greedy"
     )
     for one in report.summaries:
         style = "bold" if one.decoder == GREEDY else ""
-        same = f"{one.same:.0%}" + ("" if one.differs_at is None else f", else from {one.differs_at:.0f}")
+        same = f"{one.same:.0%}" + ("" if one.differs_at is None else f", to {one.differs_at:.0f}")
         speed.add_row(
             one.decoder,
             *(f"{ratio:.2f}" for ratio in one.speedup.values()),
@@ -243,9 +236,10 @@ def _footer(report: DecodingReport) -> str:
         f"{facts['model']}, {facts['dtype']}, {facts['device']}, {facts['threads']} threads; {facts['machine']}; "
         f"up to {report.new_tokens} new tokens a prompt, {len(report.of(GREEDY))} prompts, {report.clock} time of the "
         "whole call. Classes: times greedy decoding, median over the prompts; mean: geometric, over the classes; "
-        "tokens/pass: without the prompt's; expected: speed-up that the decoder predicted; calibrated: speed-up of the "
-        "passes it made by calibrated forward times, were drafting for free; as greedy: prompts with the same text, "
-        "and where the others part from it (near-ties, which rounding decides)."
+        "tok/pass: without the prompt's; rows: of a pass; expected: speed-up that the decoder predicted; calibrated: "
+        "speed-up of the passes it made by calibrated forward times, were drafting for free; as greedy: prompts with the "
+        "same text, "
+        "and to which token the others have it (then comes a near-tie, which rounding decides)."
     )
 
 
