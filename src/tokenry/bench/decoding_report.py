@@ -237,9 +237,8 @@ def _footer(report: DecodingReport) -> str:
         f"up to {report.new_tokens} new tokens a prompt, {len(report.of(GREEDY))} prompts, {report.clock} time of the "
         "whole call. Classes: times greedy decoding, median over the prompts; mean: geometric, over the classes; "
         "tok/pass: without the prompt's; rows: of a pass; expected: speed-up that the decoder predicted; calibrated: "
-        "speed-up of the passes it made by calibrated forward times, were drafting for free; as greedy: prompts with the "
-        "same text, "
-        "and to which token the others have it (then comes a near-tie, which rounding decides)."
+        "speed-up of the passes it made by calibrated forward times, were drafting for free; as greedy: prompts with "
+        "the same text, and to which token the others have it (then comes a near-tie, which rounding decides)."
     )
 
 
