@@ -75,9 +75,9 @@ def calibrate(
 ) -> Calibration:
     """Measure forward passes of a causal language model over one row and over draft trees of several.
 
-    The sizes take turns, so that a machine that slows down slows all of them, and the median counts: of process time
-    on one CPU thread, where other programs do not count, else of what the clock says. SmolLM2 takes two seconds in bfloat16 on one CPU core, eight in float32. Inside `tokenry.reduced` the model is measured as it is
-    outside.
+    The sizes take turns, so that a machine that slows down slows all of them, and the median counts: of process time on
+    one CPU thread, where other programs do not count, else of what the clock says. SmolLM2 takes two seconds in
+    bfloat16 on one CPU core, eight in float32. Inside `tokenry.reduced` the model is measured as it is outside.
 
     Args:
         model: in the precision, on the device and with the number of threads that it will decode with.

@@ -1,1 +1,1 @@
-"""Predicting what comes next: tokens of text (`tokenry.predict.lm`), and who should answer (`tokenry.predict.octopus`)."""
+"""What comes next: tokens of text (`tokenry.predict.lm`), and who should answer (`tokenry.predict.octopus`)."""
