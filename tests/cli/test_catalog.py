@@ -47,7 +47,7 @@ def test_info_shows_card_and_docstring() -> None:
 
 
 def test_info_of_an_open_system_without_entry_point() -> None:
-    code, out, _ = _run("info", "octopus-v4")
+    code, out, _ = _run("info", "elm")
     assert code == 0
     assert "open" in out
 
