@@ -46,10 +46,6 @@ class Calibration:
             found[rows] = least
         return found
 
-    def largest(self, acceptance_length: float) -> int:
-        """The largest pass that is not slower than plain decoding, if it writes so many tokens."""
-        return max(rows for rows, ratio in self.latency.items() if ratio <= max(acceptance_length, 1.0))
-
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tokenry.hosts._compat import evaluating
 from tokenry.hosts.host import Host
 from tokenry.hosts.oracle import masked
 from tokenry.hosts.prompt import sample_inputs
@@ -103,9 +104,7 @@ def check(
     inputs = sample_inputs(model) if inputs is None else inputs
     if "input_ids" not in inputs:
         raise InputError(f"check needs `input_ids` among the inputs, got {', '.join(inputs)}.")
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         laws: list[Law] = []
         before = _generate(model, inputs, steps)
         for method in methods if methods is not None else _default_methods(budget):
@@ -113,8 +112,6 @@ def check(
         after = _generate(model, inputs, steps)
         same = all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
         laws.append(Law("any", "afterwards the model is what it was, bit for bit", same, ""))
-    finally:
-        model.train(was_training)
     return CheckReport(host.name, tuple(laws))
 
 
