@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from benchmarks.common import interleave, write
 from tokenry.models.pretrained import load_smollm2
 from tokenry.predict.lm.byte_model import ByteModel, byte_model
+from tokenry.upstream import with_cache
 
 PROMPT = (
     "The lighthouse keeper had not spoken to anyone for eleven days when the boat came around the headland. He put "
@@ -85,9 +86,9 @@ def _forwards(model: ByteModel) -> None:
     cache = DynamicCache()
     ids = [*model.context, *model.vocab.encode(PROMPT.encode())]
     with torch.inference_mode():
-        model.lm(torch.tensor([ids]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model.lm(torch.tensor([ids]), **with_cache(model.lm, cache), use_cache=True, logits_to_keep=1)
         for _ in TEXT:
-            model.lm(torch.tensor([[ids[-1]]]), past_key_values=cache, use_cache=True)
+            model.lm(torch.tensor([[ids[-1]]]), **with_cache(model.lm, cache), use_cache=True)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

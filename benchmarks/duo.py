@@ -26,6 +26,7 @@ from tokenry.models.duo import Choice, DuoForCausalLM, Routing, convert
 from tokenry.models.duo_routing import pattern
 from tokenry.models.pretrained import load_smollm2
 from tokenry.text.measure import bits_per_byte
+from tokenry.upstream import cache_of, with_cache
 
 SMALL = 1 / 8
 CORPUS = "debian-docs"
@@ -150,12 +151,12 @@ def clocked(
 
     def prefill(model: Any) -> Any:
         return model(
-            prompt, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1
+            prompt, **with_cache(model, DynamicCache(config=model.config)), use_cache=True, logits_to_keep=1
         )
 
     def decode(model: Any, cache: DynamicCache) -> None:
         for step in range(NEW):
-            model(ids[None, PREFILL + step, None], past_key_values=cache, use_cache=True)
+            model(ids[None, PREFILL + step, None], **with_cache(model, cache), use_cache=True)
         cache.crop(-NEW)
 
     def as_routed(way: Way, what: Callable[..., Any], *args: Any) -> Callable[[], Any]:
@@ -167,11 +168,11 @@ def clocked(
         return run
 
     jobs: dict[str, Callable[[], Any]] = {"prefill SmolLM2 as it is": lambda: prefill(plain)}
-    filled = prefill(plain).past_key_values
+    filled = cache_of(prefill(plain))
     jobs["decode SmolLM2 as it is"] = lambda: decode(plain, filled)
     for way in ways:
         jobs[f"prefill {way.name}"] = as_routed(way, prefill)
-        jobs[f"decode {way.name}"] = as_routed(way, decode, jobs[f"prefill {way.name}"]().past_key_values)
+        jobs[f"decode {way.name}"] = as_routed(way, decode, cache_of(jobs[f"prefill {way.name}"]()))
     spent = interleave(jobs, rounds, warm_up=1)
     names = ["SmolLM2 as it is", *(way.name for way in ways)]
     return {

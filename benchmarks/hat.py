@@ -15,6 +15,7 @@ from benchmarks.common import interleave, write
 from tokenry.data.corpora import load_corpus
 from tokenry.models.hat import PAD, HatConfig, HatForCausalLM
 from tokenry.models.ragged import pad_words, word_lengths
+from tokenry.upstream import with_cache
 
 WIDTH, LAYERS, HEADS = 384, 8, 6
 LOCAL = {"local_hidden_size": 128, "local_num_attention_heads": 2, "encoder_layers": 2, "decoder_layers": 2}
@@ -107,7 +108,7 @@ def _write_llama(model: LlamaForCausalLM, ids: Tensor) -> None:
     """A step for each byte. The bytes are given, so that both models write the same."""
     cache = DynamicCache(config=model.config)
     for place in range(ids.shape[1]):
-        logits = model(input_ids=ids[:, place : place + 1], past_key_values=cache, use_cache=True).logits
+        logits = model(input_ids=ids[:, place : place + 1], **with_cache(model, cache), use_cache=True).logits
         logits[:, -1].argmax(-1)
 
 
@@ -120,7 +121,9 @@ def _write_hat(model: HatForCausalLM, text: str) -> None:
         inputs = model.read(pad_words([before], PAD), torch.ones(1, n, dtype=torch.bool), cache)
         spelling = DynamicCache(config=model.decoder.config)
         for place, byte in enumerate([*word, None]):
-            states = model.decoder(inputs_embeds=inputs, past_key_values=spelling, use_cache=True)
+            states = model.decoder(
+                inputs_embeds=inputs, **with_cache(model.decoder, spelling), use_cache=True
+            )
             model.head(states.last_hidden_state[:, -1]).argmax(-1)
             if byte is not None:
                 inputs = model.embed_unit(torch.tensor([byte]), place)

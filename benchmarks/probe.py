@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 
 from benchmarks.common import TEXT, interleave, llava, prompt, write
-from tokenry.hosts._compat import watch_attention
 from tokenry.hosts.host import Host
 from tokenry.hosts.probes import ProbedAttention
+from tokenry.upstream import watch_attention
 
 
 def run(console: Console, rounds: int) -> None:

@@ -21,6 +21,7 @@ from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import InputError, ReductionError, Stage, TokenryError, UnsupportedError
+from tokenry.upstream import cache_of, with_cache
 
 
 @functools.cache
@@ -148,7 +149,7 @@ def test_static_caches_at_a_layer() -> None:
     inputs = batch("llava")
 
     def own(model: Any) -> None:
-        model(**inputs, past_key_values=StaticCache(config=model.config.text_config, max_cache_len=80))
+        model(**inputs, **with_cache(model, StaticCache(config=model.config.text_config, max_cache_len=80)))
 
     for method in (FastV(budget=0.5), PyramidDrop(budget=0.5)):
         refused("llava", own, UnsupportedError, "StaticCache.*Use the default", method)
@@ -184,9 +185,9 @@ def test_masks_of_the_wrong_length() -> None:
     refused("llava", lambda m: m(**short), InputError, "mask covers 12 tokens; 0 were seen before .* 48")
 
     def later(model: Any) -> None:
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         mask = torch.ones(1, cache.get_seq_length() + 1, dtype=torch.long)
-        model(input_ids=torch.tensor([[9]]), past_key_values=cache, attention_mask=mask)
+        model(input_ids=torch.tensor([[9]]), **with_cache(model, cache), attention_mask=mask)
 
     refused("llava", later, InputError, "full, unshortened length")
     wide = inputs | {"attention_mask": torch.ones(1, 1, 48, 48, dtype=torch.bool)}
@@ -196,25 +197,25 @@ def test_masks_of_the_wrong_length() -> None:
 def test_caches_of_other_origin() -> None:
     inputs = batch("llava")
     with torch.no_grad():
-        outside = built("llava")(**inputs, use_cache=True).past_key_values
+        outside = cache_of(built("llava")(**inputs, use_cache=True))
     refused(
         "llava",
-        lambda m: m(input_ids=torch.tensor([[9]]), past_key_values=outside),
+        lambda m: m(input_ids=torch.tensor([[9]]), **with_cache(m, outside)),
         InputError,
         "filled outside the session",
     )
 
     def both(model: Any) -> None:
-        inside = model(**inputs, use_cache=True).past_key_values
+        inside = cache_of(model(**inputs, use_cache=True))
         keys = torch.zeros(1, 2, 1, 8)
         inside.update(keys, keys, 0)
-        model(input_ids=torch.tensor([[9]]), past_key_values=inside)
+        model(input_ids=torch.tensor([[9]]), **with_cache(model, inside))
 
     refused("llava", both, InputError, "also used outside the session")
 
     def other_batch(model: Any) -> None:
-        inside = model(**inputs, use_cache=True).past_key_values
-        model(input_ids=torch.tensor([[9], [9]]), past_key_values=inside)
+        inside = cache_of(model(**inputs, use_cache=True))
+        model(input_ids=torch.tensor([[9], [9]]), **with_cache(model, inside))
 
     refused("llava", other_batch, InputError, r"holds 1 sequence\(s\), this call has 2")
 
@@ -288,8 +289,8 @@ def test_a_picture_in_a_later_turn_cannot_be_judged_by_attention() -> None:
     inputs = batch("llava")
 
     def later(model: Any) -> None:
-        cache = model(**inputs, use_cache=True).past_key_values
-        model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"], past_key_values=cache)
+        cache = cache_of(model(**inputs, use_cache=True))
+        model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"], **with_cache(model, cache))
 
     refused("llava", later, UnsupportedError, "later turn", FastV(budget=0.5))
     with left_as_it_was("llava") as model, RandomTokens(budget=0.5)(model):

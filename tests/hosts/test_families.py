@@ -28,6 +28,7 @@ from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import Positions, UnsupportedError
+from tokenry.upstream import cache_of, with_cache
 
 TOLERANCE = 1e-5
 """Largest difference allowed, relative to the largest logit; float32 rounding alone gives about 1e-6."""
@@ -271,8 +272,8 @@ def test_a_placeholder_that_the_model_says_itself_is_text() -> None:
     with RandomTokens(budget=0.4)(model) as run:
         out = model(**inputs, use_cache=True)
         length = run.lengths[0, 0]
-        model(input_ids=torch.tensor([[VIDEO]]), past_key_values=out.past_key_values)
-        assert out.past_key_values.get_seq_length() == length + 1
+        model(input_ids=torch.tensor([[VIDEO]]), **with_cache(model, cache_of(out)))
+        assert cache_of(out).get_seq_length() == length + 1
 
 
 @pytest.mark.parametrize("name", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl"])

@@ -24,6 +24,7 @@ from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import Positions, UnsupportedError
+from tokenry.upstream import cache_of, with_cache
 
 STEPS = 6
 KINDS = ("llava", "qwen2-vl", "qwen3-vl", "gemma3", "mistral3", "paligemma")
@@ -54,8 +55,8 @@ def loop(model: Any, inputs: Inputs, cache: Any = None, mask: bool = True, steps
         if mask and padding is not None:
             given["attention_mask"] = padding
         with torch.no_grad():
-            out = model(**given, past_key_values=cache, use_cache=True)
-        cache, last = out.past_key_values, out.logits[:, -1]
+            out = model(**given, **with_cache(model, cache), use_cache=True)
+        cache, last = cache_of(out), out.logits[:, -1]
         logits.append(last)
         given = {"input_ids": last.argmax(-1, keepdim=True)}
         padding = None if padding is None else torch.nn.functional.pad(padding, (0, 1), value=1)
@@ -108,8 +109,8 @@ def test_padded_rows_of_a_loop_with_a_mask_give_what_generate_gives(name: str) -
                 given["attention_mask"] = padding
                 extra = {} if name == "qwen2-vl" else {"position_ids": position}
                 with torch.no_grad():
-                    out = model(**given, **extra, past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
+                    out = model(**given, **extra, **with_cache(model, cache), use_cache=True)
+                cache = cache_of(out)
                 logits.append(out.logits[:, -1])
                 given = {"input_ids": logits[-1].argmax(-1, keepdim=True)}
                 padding = torch.nn.functional.pad(padding, (0, 1), value=1)
@@ -123,14 +124,14 @@ def test_a_copied_prefix_is_used_twice(name: str) -> None:
     inputs = FAMILIES[name].batch(model, "one")
     for method in METHODS:
         with method(model), torch.no_grad():
-            prefix = model(**inputs, use_cache=True).past_key_values
+            prefix = cache_of(model(**inputs, use_cache=True))
             answers = []
             for seed in (40, 41, 40):
                 more = torch.tensor([text(4, seed)])
-                answers.append(model(input_ids=more, past_key_values=copy.deepcopy(prefix)).logits)
+                answers.append(model(input_ids=more, **with_cache(model, copy.deepcopy(prefix))).logits)
             assert torch.equal(answers[0], answers[2])
             assert not close(answers[0], answers[1])
-            whole = model(input_ids=torch.tensor([text(4, 40)]), past_key_values=prefix).logits
+            whole = model(input_ids=torch.tensor([text(4, 40)]), **with_cache(model, prefix)).logits
             assert torch.equal(answers[0], whole)
 
 
@@ -145,8 +146,8 @@ def test_a_second_turn_of_text_equals_the_oracle(name: str) -> None:
         def turns() -> Tensor:
             with torch.no_grad():
                 first = model(**inputs, use_cache=True)
-                second = model(input_ids=more, past_key_values=first.past_key_values)
-                third = model(input_ids=more[:, :2], past_key_values=second.past_key_values)
+                second = model(input_ids=more, **with_cache(model, cache_of(first)))
+                third = model(input_ids=more[:, :2], **with_cache(model, cache_of(second)))
             return torch.cat([second.logits, third.logits], 1)
 
         with method(model) as run:
@@ -308,8 +309,10 @@ def test_a_picture_in_a_later_turn(name: str) -> None:
                 if sizes is not None:
                     h, w = sizes[picture].tolist()
                     pixels = pixels[..., :h, :w]
-                out = model(input_ids=part, pixel_values=pixels, past_key_values=cache, use_cache=True, **own)
-                cache = out.past_key_values
+                out = model(
+                    input_ids=part, pixel_values=pixels, **with_cache(model, cache), use_cache=True, **own
+                )
+                cache = cache_of(out)
         assert close(out.logits[:, -1], whole), method.slug
 
 

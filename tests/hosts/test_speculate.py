@@ -36,6 +36,7 @@ from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.token_recycling import TokenRecycling
 from tokenry.predict.lm.tree import Draft
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
+from tokenry.upstream import cache_of, with_cache
 
 V = 48
 
@@ -246,7 +247,7 @@ def test_an_interruption_within_a_pass_leaves_a_cache_that_can_be_used(model: An
     hook.remove()
     assert how.stats.interrupted
     new = out.sequences.shape[1] - 9
-    lengths = {layer.keys.shape[2] for layer in out.past_key_values.layers}
+    lengths = {layer.keys.shape[2] for layer in cache_of(out).layers}
     assert lengths == {9 + new - 1}
     # The rows have got on differently, so what is behind the end of a row is padding.
     for row, full in zip(out.sequences, expected, strict=True):
@@ -272,7 +273,7 @@ def test_an_interruption_between_two_tokens_leaves_a_cache_that_can_be_used(mode
     out = model.generate(**asked, custom_generate=how, stream_to=Shown())
     assert how.stats.interrupted
     assert torch.equal(out.sequences, expected.sequences[:, : 9 + at])
-    for layer, other in zip(out.past_key_values.layers, expected.past_key_values.layers, strict=True):
+    for layer, other in zip(cache_of(out).layers, cache_of(expected).layers, strict=True):
         assert layer.keys.shape[2] == 9 + at - 1
         assert torch.allclose(layer.keys, other.keys[:, :, : 9 + at - 1], atol=1e-5)
 
@@ -291,7 +292,7 @@ def test_an_interruption_while_the_prompt_is_read_gives_the_prompt(model: Any) -
     hook.remove()
     assert how.stats.interrupted
     assert torch.equal(out.sequences, prompts(1)["input_ids"])
-    assert out.past_key_values is None
+    assert cache_of(out) is None
 
 
 # --------------------------------------------------------------------------------------------------- bad input
@@ -342,11 +343,11 @@ def test_caches_that_give_no_tokens_back_are_refused_before_the_prompt_is_read(m
         model.generate(**asked, cache_implementation="static")
     quantized = Cache(layers=[Halved() for _ in range(3)])
     with pytest.raises(UnsupportedError, match="Cache with Halved"):
-        model.generate(**asked, past_key_values=quantized)
+        model.generate(**asked, **with_cache(model, quantized))
     offloaded = DynamicCache(config=model.config)
     offloaded.offloading = True  # what offloading=True does on a machine with an accelerator
     with pytest.raises(UnsupportedError, match="offloaded DynamicCache"):
-        model.generate(**asked, past_key_values=offloaded)
+        model.generate(**asked, **with_cache(model, offloaded))
     assert not passes
 
 
@@ -377,7 +378,7 @@ def test_sliding_windows_longer_than_the_text_do_not_matter(rows: int) -> None:
     assert torch.equal(model.generate(**asked, max_new_tokens=20, custom_generate=how), expected)
     for own in (
         {},
-        {"past_key_values": DynamicCache()},
+        with_cache(model, DynamicCache()),
     ):  # a cache without windows still meets masks with them
         with pytest.raises(
             UnsupportedError, match=r"MistralForCausalLM .* sliding window of 29 .* grow to 30"

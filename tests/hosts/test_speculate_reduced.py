@@ -30,6 +30,7 @@ from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import InputError, UnsupportedError
+from tokenry.upstream import cache_of, with_cache
 
 NEW = 12
 METHODS: tuple[Reducer, ...] = (
@@ -271,11 +272,15 @@ def turns(
         ended = (written.long().cumsum(1) - written.long()).clamp(max=1)
     mask = torch.cat([inputs["attention_mask"], 1 - ended, torch.ones_like(new)], 1)
     shown = ids if whole else ids[:, length - 1 :]
-    cache = first.past_key_values
+    cache = cache_of(first)
     second = model.generate(
-        input_ids=shown, attention_mask=mask, past_key_values=cache, **asked | {"max_new_tokens": 6}, **way[1]
+        input_ids=shown,
+        attention_mask=mask,
+        **with_cache(model, cache),
+        **asked | {"max_new_tokens": 6},
+        **way[1],
     )
-    return second.sequences[:, shown.shape[1] :].tolist(), second.past_key_values
+    return second.sequences[:, shown.shape[1] :].tolist(), cache_of(second)
 
 
 TURNS = [
@@ -357,7 +362,7 @@ def test_an_interrupted_text_goes_on_from_its_cache() -> None:
             assert torch.equal(part.sequences, expected[:, :length])
             rest = model.generate(
                 input_ids=part.sequences[:, -1:], attention_mask=torch.ones_like(part.sequences),
-                past_key_values=part.past_key_values, **GREEDY | {"max_new_tokens": width + NEW - length},
+                **with_cache(model, cache_of(part)), **GREEDY | {"max_new_tokens": width + NEW - length},
             )  # fmt: skip
             assert torch.equal(rest[:, 1:], expected[:, length:])
 
@@ -374,7 +379,7 @@ def test_a_cache_that_leaves_the_block_is_refused() -> None:
         model.generate(
             input_ids=new,
             attention_mask=mask,
-            past_key_values=first.past_key_values,
+            **with_cache(model, cache_of(first)),
             custom_generate=how,
             **GREEDY,
         )
@@ -388,7 +393,7 @@ def test_proposers_that_read_the_prompt_need_all_of_it() -> None:
     mask = torch.ones_like(first.sequences)
     with pytest.raises(UnsupportedError, match="Reader reads the whole prompt, but the cache holds"):
         model.generate(
-            input_ids=first.sequences, attention_mask=mask, past_key_values=first.past_key_values,
+            input_ids=first.sequences, attention_mask=mask, **with_cache(model, cache_of(first)),
             custom_generate=how, **GREEDY,
         )  # fmt: skip
     with pytest.raises(UnsupportedError, match="leave prefill_chunk_size off"):
@@ -406,19 +411,24 @@ def test_a_mask_of_ones_own_covers_the_full_text() -> None:
     more = torch.tensor([text(3, 4)])
     for method in (METHODS[0], METHODS[1], METHODS[3]):
         with tk.reduced(model, method), torch.no_grad():
-            cache = model(**inputs, use_cache=True).past_key_values
-            expected = model(input_ids=more, past_key_values=cache).logits
-            cache = model(**inputs, use_cache=True).past_key_values
+            cache = cache_of(model(**inputs, use_cache=True))
+            expected = model(input_ids=more, **with_cache(model, cache)).logits
+            cache = cache_of(model(**inputs, use_cache=True))
             mask = torch.ones(3, width + 3, dtype=torch.bool).tril(width)[None, None]
             drawn = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
             ids = torch.arange(width, width + 3)[None]
             found = model(
-                input_ids=more, past_key_values=cache, attention_mask=drawn, position_ids=ids
+                input_ids=more, **with_cache(model, cache), attention_mask=drawn, position_ids=ids
             ).logits
             assert torch.allclose(found, expected, atol=1e-4)
-            cache = model(**inputs, use_cache=True).past_key_values
+            cache = cache_of(model(**inputs, use_cache=True))
             with pytest.raises(InputError, match="Pass a mask of the full, unshortened length"):
-                model(input_ids=more, past_key_values=cache, attention_mask=drawn[..., 10:], position_ids=ids)
+                model(
+                    input_ids=more,
+                    **with_cache(model, cache),
+                    attention_mask=drawn[..., 10:],
+                    position_ids=ids,
+                )
 
 
 def test_a_layer_that_gets_other_columns_than_it_holds_gives_other_text(

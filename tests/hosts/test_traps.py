@@ -11,7 +11,8 @@ from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
 import tokenry as tk
 from tests.hosts.families import FAMILIES, Inputs
-from tokenry.hosts import _compat, items, layout
+from tokenry import upstream
+from tokenry.hosts import items, layout
 from tokenry.hosts.check import oracle_gap
 from tokenry.hosts.chunk import Chunk
 from tokenry.hosts.host import Host
@@ -80,7 +81,7 @@ def test_flash_kernels_are_given_positions_without_gaps() -> None:
     gapped: list[torch.Tensor] = []
     with tk.reduced(model, FastV(budget=0.3, layer=2), tokens=family.tokens) as run:
         hook = host.layers[3].register_forward_pre_hook(
-            lambda m, a, k: seen.append((k["position_ids"], k["past_key_values"].get_seq_length(3))),
+            lambda m, a, k: seen.append((k["position_ids"], upstream.cache_given(k).get_seq_length(3))),
             with_kwargs=True,
         )
         model.generate(**inputs, max_new_tokens=3, do_sample=False)
@@ -108,14 +109,14 @@ def test_a_flash_model_would_get_padding_masks_of_its_own_columns(monkeypatch: p
         mask = chunk._build_mask(stage, layer)
         assert mask is not None
         assert torch.equal(mask, stage.real.long())
-    assert "flash" not in _compat._PREFIX + "flash_attention_2".replace("flash", "f1ash")
+    assert "flash" not in upstream._PREFIX + "flash_attention_2".replace("flash", "f1ash")
 
 
 def test_an_attention_function_without_its_mask_function_drops_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """PaliGemma draws up its masks itself, and asks the registry how."""
     method = FastV(budget=0.4, layer=2)
     assert gap("paligemma", "ragged", method) <= TOLERANCE
-    name = _compat._watched("sdpa")
+    name = upstream._watched("sdpa")
     assert "flash" not in name
     assert name in ALL_MASK_ATTENTION_FUNCTIONS
     monkeypatch.delitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, name)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import DynamicCache, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tokenry.text.training import PRE_TOKENIZERS
 from tokenry.text.vocabulary import byte_alphabet
+from tokenry.upstream import CausalLMOutputWithPast, cache_field
 
 GPT2 = PRE_TOKENIZERS["gpt2"]
 _SURFACE = byte_alphabet()
@@ -39,12 +39,12 @@ class TableModel(PreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         position_ids: torch.Tensor,
-        past_key_values: DynamicCache,
+        cache: DynamicCache,
         use_cache: bool = True,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         kept = input_ids[:, None, :, None].double()
-        tokens, _values = past_key_values.update(kept, kept, 0)
+        tokens, _values = cache.update(kept, kept, 0)
         self.calls.append(input_ids.shape[1])
         seen = attention_mask[:, 0] == 0
         out = np.zeros((*input_ids.shape, self.config.vocab_size))
@@ -54,7 +54,9 @@ class TableModel(PreTrainedModel):
                 if len(sequence) == int(position_ids[row, j]) + 1:  # else padding
                     with np.errstate(divide="ignore"):
                         out[row, j] = np.log(self.table(tuple(sequence)))
-        return CausalLMOutputWithPast(logits=torch.from_numpy(out), past_key_values=past_key_values)
+        return CausalLMOutputWithPast(
+            logits=torch.from_numpy(out), **cache_field(CausalLMOutputWithPast, cache)
+        )
 
 
 def table_of_texts(

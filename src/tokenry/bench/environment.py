@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tokenry.reduce import Reducer
 from tokenry.tokens import InputError
+from tokenry.upstream import attention_kernel
 
 _SAMPLE = 1024
 _PACKAGES = ("tokens", "reduce", "hosts")
@@ -46,7 +47,7 @@ def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
         "fingerprint": fingerprint(model),
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": str(getattr(model.config.get_text_config(), "_attn_implementation", None) or "unknown"),
+        "attention": attention_kernel(model.config.get_text_config()),
         "device": _device_name(model.device),
     } | circumstances()
 

@@ -9,12 +9,13 @@ from statistics import median
 from typing import Any, Final, cast
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tokenry.hosts import layout
-from tokenry.hosts._compat import evaluating, plain_layers, without_windows
+from tokenry.hosts.host import evaluating
 from tokenry.hosts.session import paused
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import DynamicCache, plain_layers, with_cache, without_windows
 
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
@@ -112,7 +113,7 @@ def calibrate(
             input_ids=ids[:, context : context + n],
             attention_mask=mask if n > 1 else None,
             position_ids=torch.arange(context, context + n, device=device)[None],
-            past_key_values=cache,
+            **with_cache(model, cache),
             use_cache=True,
         )
         _wait(device)
@@ -122,7 +123,7 @@ def calibrate(
 
     times: dict[int, list[float]] = {n: [] for n in sizes}
     with evaluating(model), paused(model):
-        model(input_ids=ids[:, :context], past_key_values=cache, use_cache=True)
+        model(input_ids=ids[:, :context], **with_cache(model, cache), use_cache=True)
         plain_layers(cache)  # refuses what cannot be cut
         for n in sizes:
             once(n)  # kernels are chosen and memory is taken the first time

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry.hosts._compat import evaluating
-from tokenry.hosts.host import Host
+from tokenry.hosts.host import Host, evaluating
 from tokenry.hosts.oracle import masked
 from tokenry.hosts.prompt import sample_inputs
 from tokenry.hosts.session import Session

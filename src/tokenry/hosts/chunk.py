@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.hosts import layout
-from tokenry.hosts._compat import Cache, StaticCache, is_flash, key_columns, keys_seen
 from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
 from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
+from tokenry.upstream import Cache, StaticCache, attention_kernel, is_flash, key_columns, keys_seen
 
 _MEMORY = "tokenry_memory"
 """Attribute of a cache that holds its `Memory`: it is copied, and forgotten, together with the cache."""
@@ -295,13 +295,11 @@ class Chunk:
             rows = stage.columns.masked_fill(~stage.real, -1)
             return layout.crop_mask(outer, rows, keys, real)
         mask = layout.attention_mask(queries, keys, real, self.host.window(layer))
-        if "sdpa" in config._attn_implementation:
+        if "sdpa" in attention_kernel(config):
             return mask
         if mask is None:
             mask = keys[:, None, None, :] <= queries[:, None, :, None]
-        return (
-            layout.additive(mask, self.host.model.dtype) if "eager" in config._attn_implementation else mask
-        )
+        return layout.additive(mask, self.host.model.dtype) if "eager" in attention_kernel(config) else mask
 
     def rotary(self, stage: Stage, layer: int, given: Any, like: Tensor) -> Any:
         """Rotary embeddings of a stage's tokens: those of the first stage gathered, or computed from its own ids."""

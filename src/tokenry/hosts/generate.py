@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriteria
-from transformers.generation import GenerateDecoderOnlyOutput
 
 from tokenry.hosts.calibrate import Calibration, calibrate
 from tokenry.hosts.session import paused
@@ -27,6 +26,7 @@ from tokenry.predict.lm.proposer import Proposer, SizedProposer
 from tokenry.predict.lm.sizing import Expected, Sizing
 from tokenry.predict.lm.token_recycling import TokenRecycling
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
+from tokenry.upstream import GenerateDecoderOnlyOutput
 
 
 def _recycling(model: PreTrainedModel) -> TokenRecycling:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tokenry import upstream
 from tokenry.tokens import Depth, InputError, UnsupportedError
 
 _TOKEN_IDS = {
@@ -55,6 +57,19 @@ class Host:
                 f"{type(decoder).__name__}); tokenry needs a decoder-only language model."
             )
         return cls(model, base, decoder)
+
+    def require(self) -> None:
+        """Refuse a model whose parts do not take what a session hands them: a release may have renamed it.
+
+        Raises:
+            UnsupportedError: naming the argument, the class and the release.
+        """
+        upstream.require_release()
+        shared = ("attention_mask", "position_ids", "inputs_embeds", "cache")
+        upstream.require_arguments(self.base, ("input_ids", *shared))
+        upstream.require_arguments(self.decoder, shared)
+        for layer in {type(layer): layer for layer in self.layers}.values():
+            upstream.require_arguments(layer, ("hidden_states", "attention_mask", "cache"))
 
     @property
     def name(self) -> str:
@@ -165,7 +180,7 @@ class Host:
     @cached_property
     def rotary_takes_layer_type(self) -> bool:
         """Whether RoPE differs by layer type (Gemma3)."""
-        return "layer_type" in inspect.signature(self.rotary.forward).parameters
+        return "layer_type" in upstream.parameters(self.rotary)
 
     @property
     def rotary(self) -> nn.Module:
@@ -198,8 +213,12 @@ def blocks_of(tower: nn.Module) -> list[nn.Module]:
     return list(named[0]) if named else []
 
 
-def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call to a module by name."""
-    if not args:
-        return kwargs
-    return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

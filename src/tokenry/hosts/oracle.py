@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from tokenry.hosts.host import Host, named_arguments
+from tokenry.hosts.host import Host
 from tokenry.hosts.trace import ItemTrace
 from tokenry.tokens import Positions
+from tokenry.upstream import cache_given, named_arguments
 
 
 @contextmanager
@@ -98,7 +99,7 @@ class _Oracle:
         copies = b // len(self.visual)
         ids = kwargs.get("position_ids")
         if ids is None:
-            cache = kwargs.get("past_key_values")
+            cache = cache_given(kwargs)
             ids = torch.arange(t, device=hidden.device)[None] + (
                 0 if cache is None else cache.get_seq_length()
             )

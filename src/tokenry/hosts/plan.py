@@ -8,6 +8,7 @@ from tokenry.hosts.host import Host
 from tokenry.hosts.vision import no_cls
 from tokenry.reduce import Reducer
 from tokenry.tokens import Depth, Stage, TokenryError, UnsupportedError
+from tokenry.upstream import attention_kernel
 
 
 def plan_methods(
@@ -31,7 +32,7 @@ def plan_methods(
             f"{host.name} has no visual tokens (no image_token_id in its configuration). For a text model, say which "
             "tokens may go: tk.reduced(model, method, tokens=slice(5, 69))."
         )
-    kernel = str(host.text_config._attn_implementation)
+    kernel = attention_kernel(host.text_config)
     if not any(name in kernel for name in ("sdpa", "eager", "flash")):
         raise UnsupportedError(
             f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,10 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.hosts import layout, moving
-from tokenry.hosts._compat import StaticCache, watch_attention
 from tokenry.hosts.chunk import Chunk, Stage
 from tokenry.hosts.cost import Cost, session_cost
-from tokenry.hosts.host import Host, named_arguments
+from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
 from tokenry.hosts.plan import plan_methods
 from tokenry.hosts.probes import ProbedAttention
@@ -34,6 +32,15 @@ from tokenry.tokens import (
     ReductionError,
     TokenryError,
     UnsupportedError,
+)
+from tokenry.upstream import (
+    StaticCache,
+    cache_given,
+    cache_of,
+    named_arguments,
+    takes_anything,
+    watch_attention,
+    with_cache,
 )
 
 _ATTACHED: WeakKeyDictionary[PreTrainedModel, Session] = WeakKeyDictionary()
@@ -88,6 +95,7 @@ class Session:
             TokenryError: methods in an order in which they cannot act.
         """
         self.host = Host.of(model)
+        self.host.require()
         self.methods = tuple(methods)
         self.encoded = encoded
         self.tokens = tokens
@@ -230,7 +238,7 @@ class Session:
         like = ids if ids is not None else kwargs.get("inputs_embeds")
         if like is None:
             return (), kwargs  # the model's own complaint about missing inputs is clear enough
-        cache = kwargs.get("past_key_values")
+        cache = cache_given(kwargs)
         if isinstance(cache, StaticCache) and any(layer > 0 for layer in self._plan):
             raise UnsupportedError(
                 "A StaticCache gives every layer the same length, so tokens cannot leave at a layer. Use the default "
@@ -298,7 +306,7 @@ class Session:
             "position_ids": stage.ids[0] if len(stage.ids) == 1 else stage.ids,
             "attention_mask": self._decoder_mask(chunk, mask),
         }
-        if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values()):
+        if takes_anything(module):
             out[_KWARG] = chunk
         return (), out
 
@@ -335,7 +343,7 @@ class Session:
         chunk: Chunk | None = kwargs.get(_KWARG) or self._chunk
         if chunk is None or not chunk.stages:
             return None
-        chunk.memory.keep_in(getattr(output, "past_key_values", None))
+        chunk.memory.keep_in(cache_of(output))
         if chunk.items is not None and chunk.begins:
             self._last = chunk
             chunk.deepstack, chunk.outer = [], {}
@@ -491,7 +499,7 @@ class Session:
                 hidden_states=norm(hidden),
                 position_embeddings=chunk.rotary(stage, at, given, hidden),
                 attention_mask=chunk.mask(at),
-                past_key_values=None,
+                **with_cache(attention, None),
             )
 
     # --- small questions -----------------------------------------------------------------------------------------

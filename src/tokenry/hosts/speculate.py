@@ -22,20 +22,32 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.generation import (
-    GenerateDecoderOnlyOutput,
-    SynthIDTextWatermarkLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
 
 from tokenry.hosts import layout
-from tokenry.hosts._compat import Cache, is_flash, plain_layers, shortest_window, without_windows
 from tokenry.hosts.chunk import columns_seen
 from tokenry.predict.lm.acceptance import Greedy, Rejection, Rule, SampleAndMatch
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Sizing
 from tokenry.predict.lm.tree import Draft
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
+from tokenry.upstream import (
+    Cache,
+    GenerateDecoderOnlyOutput,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+    cache_field,
+    cache_given,
+    cache_of,
+    is_flash,
+    mask_width,
+    plain_layers,
+    read_prompt,
+    require_generation,
+    require_release,
+    shortest_window,
+    with_cache,
+    without_windows,
+)
 
 _STATEFUL: Final = (UnbatchedClassifierFreeGuidanceLogitsProcessor, SynthIDTextWatermarkLogitsProcessor)
 """Logits processors that remember their calls, and take each for one more token of the text."""
@@ -119,6 +131,8 @@ class _Run:
     ) -> None:
         self.how, self.model, self.processors, self.stopping = how, model, processors, stopping
         self.config, self.streamer = config, streamer
+        require_release()
+        require_generation(model)
         self._refuse(input_ids)
         self.prompt = input_ids
         self.vocabulary = int(model.config.get_text_config().vocab_size)
@@ -207,16 +221,12 @@ class _Run:
         self.alive = self._seen(kwargs.get("attention_mask"))
         real = self.alive[:, -self.prompt.shape[1] :]
         rows = [row[keep].tolist() for row, keep in zip(self.prompt, real, strict=True)]
-        self._open(kwargs.get("past_key_values"))
-        output = model._prefill(self.prompt, self.config, kwargs)
-        self._adopt(output.past_key_values)
-        self.how.proposer.begin(rows, self._read(real))
+        self._open(cache_given(kwargs))
         # Where the next token stands is the model's own business: multi-axis positions go on after the picture's.
-        kwargs = model._update_model_kwargs_for_generation(output, kwargs)
-        one = torch.cat([self.prompt, self.prompt[:, -1:]], 1)
-        following = model.prepare_inputs_for_generation(one, next_sequence_length=1, **kwargs)
-        positions = following.get("position_ids")
-        self.positions = self.alive.sum(1)[:, None] if positions is None else positions[..., -1:]
+        output, positions = read_prompt(model, self.prompt, self.config, kwargs)
+        self.positions = self.alive.sum(1)[:, None] if positions is None else positions
+        self._adopt(cache_of(output))
+        self.how.proposer.begin(rows, self._read(real))
         self._check(output.logits)
         for row in range(len(rows)):
             nothing = Draft.of(rows[row][-1], [])
@@ -231,7 +241,7 @@ class _Run:
         if mask is not None:
             return mask.bool()
         # `generate` leaves out a mask of ones, and notes how long it was: prompts may hold the new turn only.
-        width = max(getattr(self.config, "_mask_length", -1), self.prompt.shape[1])
+        width = max(mask_width(self.config), self.prompt.shape[1])
         return self.prompt.new_ones(len(self.prompt), width, dtype=torch.bool)
 
     def _open(self, cache: Any) -> None:
@@ -245,7 +255,7 @@ class _Run:
         if self.how.proposer.hidden and cache.get_seq_length():
             raise UnsupportedError(
                 f"{type(self.how.proposer).__name__} reads the whole prompt, but the cache holds "
-                f"{cache.get_seq_length()} tokens of it already; leave `past_key_values` off."
+                f"{cache.get_seq_length()} tokens of it already; leave the cache off."
             )
         window = shortest_window(self.model.config.get_text_config())
         longest = self.alive.shape[1] - self.prompt.shape[1] + int(self.config.max_length)
@@ -265,7 +275,7 @@ class _Run:
         if columns_seen(cache) != self.alive.shape[1]:
             raise InputError(
                 f"Prompt and attention mask stand for {self.alive.shape[1]} tokens, the cache for "
-                f"{columns_seen(cache)}. With `past_key_values` from an earlier turn, pass the new tokens and an "
+                f"{columns_seen(cache)}. With a cache from an earlier turn, pass the new tokens and an "
                 "attention mask over all of the text, outside `tokenry.reduced` if it was filled outside, else inside."
             )
         self.cache, self.width = cache, self.alive.shape[1]
@@ -393,7 +403,7 @@ class _Run:
             **self._inputs(drafts, torch.from_numpy(tokens).to(device)),
             attention_mask=layout.additive(visible[:, None], self.model.dtype),  # right for every kernel
             position_ids=self.positions + depths,
-            past_key_values=self.cache,
+            **with_cache(self.model, self.cache),
             use_cache=True,
             return_dict=True,
         )
@@ -491,5 +501,6 @@ class _Run:
         tail = torch.tensor(new, dtype=self.prompt.dtype, device=self.prompt.device)
         ids = torch.cat([self.prompt, tail.reshape(len(new), longest)], 1)
         if self.config.return_dict_in_generate:
-            return GenerateDecoderOnlyOutput(sequences=cast(Any, ids), past_key_values=self.cache)
+            kept = cache_field(GenerateDecoderOnlyOutput, self.cache)
+            return GenerateDecoderOnlyOutput(sequences=cast(Any, ids), **kept)
         return ids

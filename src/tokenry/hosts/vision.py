@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.hosts._compat import watch_attention
 from tokenry.hosts.host import Host, blocks_of
 from tokenry.hosts.probes import cls_rows
 from tokenry.tokens import InputError, UnsupportedError
+from tokenry.upstream import watch_attention
 
 _PACK = "pack_image_features"
 _PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from tokenry.hosts import layout
-from tokenry.hosts._compat import evaluating, plain_layers, without_windows
+from tokenry.hosts.host import evaluating
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import DynamicCache, plain_layers, with_cache, without_windows
 
 
 @torch.no_grad()
@@ -48,7 +49,7 @@ def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int
         )
     cache = DynamicCache(config=config)
     without_windows(cache)
-    model(input_ids=start.to(model.device), past_key_values=cache, use_cache=True)
+    model(input_ids=start.to(model.device), **with_cache(model, cache), use_cache=True)
     plain_layers(cache)  # refuses what cannot be cut
     found = np.empty((config.vocab_size, k), np.int32)
     for first in range(0, config.vocab_size, rows):
@@ -60,7 +61,7 @@ def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int
             input_ids=ids[None],
             attention_mask=layout.additive(visible, model.dtype),
             position_ids=torch.full_like(ids, held)[None],
-            past_key_values=cache,
+            **with_cache(model, cache),
             use_cache=True,
         ).logits[0]
         cache.crop(-n)

@@ -15,9 +15,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
+from tokenry.upstream import Conv1D
 
 Linear = (nn.Linear, Conv1D)
 

@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel
-from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
-from transformers.utils import ModelOutput
 
 from tokenry.models.ragged import RaggedWords, pad_words, word_lengths
 from tokenry.text.words import WordSplitter, pieces
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import BertLayer, BertPredictionHeadTransform, ModelOutput
 
 PAD = 256
 MASK = 257  # alone: [MASK]

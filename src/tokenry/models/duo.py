@@ -32,6 +32,7 @@ from transformers import (
 from tokenry.models.conditional import CostTable, ModuleCost, gather_run_scatter, gumbel_st
 from tokenry.models.duo_routing import Choice, Mix, Routing, Trace
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.upstream import attention_kernel, cache_given, named_arguments
 
 __all__ = ["Choice", "DuoConfig", "DuoFeedForward", "DuoForCausalLM", "Mix", "Routing", "Trace", "convert"]
 
@@ -46,7 +47,7 @@ class _Current:
 
     def locate(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the decoder runs: its first column is the one after those in the cache."""
-        past = kwargs.get("past_key_values")
+        past = cache_given(named_arguments(decoder, args, kwargs))
         self.start = 0 if past is None else int(past.get_seq_length())
 
 
@@ -146,7 +147,7 @@ class DuoConfig(PreTrainedConfig):
         if isinstance(host, dict):
             self.host = AutoConfig.for_model(**host)
         else:  # what is not handed on here, transformers overwrites
-            kwargs.setdefault("attn_implementation", host._attn_implementation)
+            kwargs.setdefault("attn_implementation", attention_kernel(host))
         if not 0 < self.small <= 1:
             raise InputError(
                 f"small is the width of the small feed-forward layers as a share of the big ones', got {self.small}"

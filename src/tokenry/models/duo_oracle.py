@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tokenry.models.duo import DuoFeedForward, DuoForCausalLM
 from tokenry.models.duo_routing import LIMIT, Choice, Mix, Routing, every_routing
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.upstream import attention_kernel, cache_of, with_cache
 
 __all__ = ["OracleResult", "oracle"]
 
@@ -287,11 +288,12 @@ class _Text:
         # additive, because eager attention adds booleans as 0 and 1
         mask = torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device)
         mask = mask.masked_fill(~sees, torch.finfo(hidden.dtype).min)
+        before = _Beside(self.keys[layer][:, :, :past], self.values[layer][:, :, :past])
         out: Tensor = decoder.layers[layer](
             hidden[None],
             attention_mask=mask[None, None],
             position_ids=columns[None],
-            past_key_values=_Beside(self.keys[layer][:, :, :past], self.values[layer][:, :, :past]),
+            **with_cache(decoder.layers[layer], before),
             use_cache=True,
             position_embeddings=decoder.rotary_emb(hidden[None], columns[None]),
         )
@@ -328,9 +330,9 @@ def _text(duo: DuoForCausalLM, ids: Int[Tensor, " n"], prefix: Routing, rows: in
         raise UnsupportedError(
             f"the decoder of {name} has no {missing[0]}: the oracle runs models built like Llama"
         )
-    if config._attn_implementation not in ("sdpa", "eager"):
+    if attention_kernel(config) not in ("sdpa", "eager"):
         raise UnsupportedError(
-            f"the oracle needs sdpa or eager attention, which take masks; {name} has {config._attn_implementation!r}"
+            f"the oracle needs sdpa or eager attention, which take masks; {name} has {attention_kernel(config)!r}"
         )
     window = getattr(config, "sliding_window", None)
     kinds = set(
@@ -347,7 +349,7 @@ def _text(duo: DuoForCausalLM, ids: Int[Tensor, " n"], prefix: Routing, rows: in
         )
     with duo.routed(prefix), duo.traced() as trace:
         out = duo.model(input_ids=ids[None], use_cache=True)
-    logits, cache = out.logits[0, -2].float(), out.past_key_values
+    logits, cache = out.logits[0, -2].float(), cache_of(out)
     return _Text(
         duo,
         ids,

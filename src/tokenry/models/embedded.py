@@ -26,11 +26,11 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tokenry.data.scenes import DIRECTIONS, PLACES, reserved_words
 from tokenry.data.textures import SIDE
 from tokenry.tokens.errors import TokenryError
+from tokenry.upstream import CLIPImageProcessorPil
 
 PROMPT = "<image>\n{question}"
 PATCH = 8

@@ -20,11 +20,11 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers import LlamaConfig
 
 from tokenry.data.files import whole_folder
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import DynamicCache, LlamaAttention, LlamaDecoderLayer, LlamaRotaryEmbedding, with_cache
 
 __all__ = [
     "ChainDrafter",
@@ -81,16 +81,15 @@ class FlashConfig:
 
     def llama(self) -> LlamaConfig:
         """The same as transformers' attention wants it."""
-        config = LlamaConfig(
+        return LlamaConfig(
             hidden_size=self.width,
             intermediate_size=self.inner,
             num_attention_heads=self.heads,
             num_key_value_heads=self.kv_heads,
             head_dim=self.width // self.heads,
             rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            attn_implementation="sdpa",
         )
-        config._attn_implementation = "sdpa"
-        return config
 
 
 def visual_span(ids: Sequence[int], image_token: int | None) -> tuple[int, int]:
@@ -202,10 +201,10 @@ class Drafter(nn.Module):
             entered,
             position_embeddings=self.rotary(entered, positions[None]),
             attention_mask=None if visible is None else visible[None, None],
-            past_key_values=cache,
+            cache=cache,
         )
 
-    def _attend(self, entered: Tensor, **how: Any) -> Tensor:
+    def _attend(self, entered: Tensor, cache: DynamicCache | None, **how: Any) -> Tensor:
         raise NotImplementedError
 
     def predict(self, read: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k d"]:
@@ -252,8 +251,8 @@ class FlashDrafter(Drafter):
             nn.Linear(config.inner, config.offsets * config.width),
         )
 
-    def _attend(self, entered: Tensor, **how: Any) -> Tensor:
-        read = self.attention(entered, **how)[0]
+    def _attend(self, entered: Tensor, cache: DynamicCache | None, **how: Any) -> Tensor:
+        read = self.attention(entered, **with_cache(self.attention, cache), **how)[0]
         return entered + read if self.config.residual else read
 
     def predict(self, read: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k d"]:
@@ -275,8 +274,8 @@ class ChainDrafter(Drafter):
         self.layer = LlamaDecoderLayer(config.llama(), layer_idx=0)
         self.layer.input_layernorm = nn.Identity()
 
-    def _attend(self, entered: Tensor, **how: Any) -> Tensor:
-        return self.layer(entered, **how)
+    def _attend(self, entered: Tensor, cache: DynamicCache | None, **how: Any) -> Tensor:
+        return self.layer(entered, **with_cache(self.layer, cache), **how)
 
     def predict(self, read: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k d"]:
         """See `Drafter.predict`; k = 1."""

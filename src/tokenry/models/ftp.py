@@ -18,19 +18,20 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import (
-    Cache,
-    DynamicCache,
-    EncoderDecoderCache,
-    GenerationMixin,
-    GPT2Config,
-    GPT2Model,
-    PreTrainedModel,
-)
+from transformers import GenerationMixin, GPT2Config, GPT2Model, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import (
+    Cache,
+    CausalLMOutputWithPast,
+    DynamicCache,
+    EncoderDecoderCache,
+    cache_field,
+    cache_of,
+    takes_cache,
+    with_cache,
+)
 
 __all__ = ["FTPConfig", "FTPForCausalLM", "FTPOutput"]
 
@@ -55,24 +56,17 @@ class FTPConfig(GPT2Config):
 
 
 @dataclass
-class FTPOutput(ModelOutput):
-    """What the model returns.
+class FTPOutput(CausalLMOutputWithPast):
+    """What the model returns: a causal language model's output, and the states behind it.
 
     Attributes:
         loss: over N future tokens, if there were labels.
         logits: of the next token [b, n, v].
+        hidden_states, attentions: of the encoder, on request.
         states: the semantic states s_t [b, n, d].
-        past_key_values: the encoder's cache.
-        hidden_states: of the encoder, on request.
-        attentions: of the encoder, on request.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
     states: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class FTPForCausalLM(PreTrainedModel, GenerationMixin):
@@ -197,12 +191,13 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         weights = (known * self.weights).flatten()
         return (losses * weights).sum() / weights.sum().clamp(min=1e-9)
 
+    @takes_cache
     def forward(
         self,
         input_ids: Int[Tensor, "b n"],
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "#b n"] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: Int[Tensor, "b n"] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
@@ -214,7 +209,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids: tokens.
             attention_mask: 0 at padding.
             position_ids: by default counted from what the cache holds.
-            past_key_values: the encoder's cache.
+            cache: the encoder's.
             labels: targets, not shifted; -100 is left out. All positions are asked (see `future_loss`).
             use_cache: whether to fill a cache.
             logits_to_keep: logits for the last so many positions only; 0 means all.
@@ -224,7 +219,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **with_cache(self.encoder, cache),
             use_cache=use_cache,
             **kwargs,
         )
@@ -235,7 +230,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             loss=None if labels is None else self.future_loss(states, input_ids, labels),
             logits=logits.view(*asked.shape[:2], -1),
             states=states,
-            past_key_values=output.past_key_values,
+            **cache_field(FTPOutput, cache_of(output)),
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
@@ -251,7 +246,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             decoded = self.decoder(
                 inputs_embeds=self.encoder.wte(tokens[-1][:, None]),
                 encoder_hidden_states=past,
-                past_key_values=cache,
+                **with_cache(self.decoder, cache),
                 use_cache=True,
             ).last_hidden_state
             tokens.append(self._head(decoded[:, -1]).argmax(-1))
@@ -324,7 +319,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids=tokens,
             attention_mask=mask,
             position_ids=position_ids,
-            past_key_values=cache,
+            **with_cache(self.encoder, cache),
             use_cache=True,
         ).last_hidden_state
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaConfig, LlamaModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import LlamaConfig, LlamaModel, PretrainedConfig, PreTrainedModel
 
 from tokenry.models.ragged import RaggedWords, by_length, pad_words, word_lengths
 from tokenry.models.writing import UnitIds, WordWriting
 from tokenry.text.words import WordSplitter
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import DynamicCache, ModelOutput, with_cache
 
 # None of these occurs in UTF-8, so 256 rows are enough for bytes and special signs.
 WORD = 0xFF  # stands before a word in the encoder, ends it in the decoder
@@ -205,7 +205,7 @@ class HatForCausalLM(WordWriting, PreTrainedModel):
             inputs_embeds=self.to_backbone(vectors),
             attention_mask=mask.long(),
             position_ids=positions,
-            past_key_values=cache,
+            **with_cache(self.backbone, cache),
             use_cache=cache is not None,
         )
         return self.to_decoder(out.last_hidden_state)

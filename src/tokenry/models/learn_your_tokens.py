@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import BertConfig, DynamicCache, GPT2Config, GPT2Model, PretrainedConfig, PreTrainedModel
-from transformers.models.bert.modeling_bert import BertEncoder
-from transformers.utils import ModelOutput
+from transformers import BertConfig, GPT2Config, GPT2Model, PretrainedConfig, PreTrainedModel
 
 from tokenry.models.ragged import RaggedWords, pad_words, word_lengths
 from tokenry.models.writing import UnitIds, WordWriting
 from tokenry.text.words import WordSplitter
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import BertEncoder, DynamicCache, ModelOutput, with_cache
 
 PAD = 0  # also the class that ends a word; byte b has id b + 1
 UNITS = 257
@@ -225,7 +224,7 @@ class LearnYourTokensForCausalLM(WordWriting, PreTrainedModel):
             inputs_embeds=flat,
             attention_mask=mask.long(),
             position_ids=positions,
-            past_key_values=cache,
+            **with_cache(self.backbone, cache),
             use_cache=cache is not None,
         )
         return out.last_hidden_state.view(slots.shape)

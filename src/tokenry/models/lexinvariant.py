@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import Cache, GenerationMixin, LlamaConfig, LlamaModel, PreTrainedModel
+from transformers import GenerationMixin, LlamaConfig, LlamaModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import Cache, CausalLMOutputWithPast, cache_field, cache_of, takes_cache, with_cache
 
 __all__ = ["LexinvariantConfig", "LexinvariantForCausalLM", "chosen", "gaussian_rows"]
 
@@ -226,12 +226,13 @@ class LexinvariantForCausalLM(PreTrainedModel, GenerationMixin):
             [checkpoint(part, states, ids, use_reentrant=False) for ids in everything.split(at_once)], -1
         )
 
+    @takes_cache
     def forward(
         self,
         input_ids: Int[Tensor, "b n"],
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "#b n"] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         seeds: Int[Tensor, " b"] | None = None,
         embeddings: Float[Tensor, "b v d"] | None = None,
         labels: Int[Tensor, "b n"] | None = None,
@@ -245,7 +246,7 @@ class LexinvariantForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids: tokens; a sequence begins with ``config.start_id``.
             attention_mask: 0 at padding.
             position_ids: of the tokens; by default counted from what the cache holds.
-            past_key_values: what earlier calls with the same seeds left.
+            cache: what earlier calls with the same seeds left.
             seeds: the draws, one per sequence; see the class.
             embeddings: vectors to use instead of a draw.
             labels: targets, `input_ids` as a rule; -100 is left out. They are shifted here.
@@ -263,7 +264,7 @@ class LexinvariantForCausalLM(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **with_cache(self.model, cache),
             use_cache=use_cache,
             **kwargs,
         )
@@ -274,7 +275,7 @@ class LexinvariantForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=output.past_key_values,
+            **cache_field(CausalLMOutputWithPast, cache_of(output)),
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )

@@ -21,21 +21,22 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import (
-    Cache,
-    DynamicCache,
-    EncoderDecoderCache,
-    GenerationMixin,
-    PreTrainedModel,
-    T5ForConditionalGeneration,
-)
+from transformers import GenerationMixin, PreTrainedModel, T5ForConditionalGeneration
 from transformers import initialization as init
-from transformers.models.t5.modeling_t5 import T5LayerFF, T5LayerNorm
-from transformers.utils import ModelOutput
 
 from tokenry.models.deletion import MASKED, DeleteGate, FixedGate, Gate, RandomGate, keep
 from tokenry.models.mrt5_blocks import MrT5Attention, MrT5Config, Stack
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import (
+    DynamicCache,
+    EncoderDecoderCache,
+    ModelOutput,
+    Seq2SeqLMOutput,
+    T5LayerFF,
+    T5LayerNorm,
+    cache_field,
+    takes_cache,
+)
 
 __all__ = ["MrT5Config", "MrT5EncoderOutput", "MrT5ForConditionalGeneration", "MrT5Output"]
 
@@ -62,21 +63,17 @@ class MrT5EncoderOutput(ModelOutput):
 
 
 @dataclass
-class MrT5Output(ModelOutput):
-    """What the model returns.
+class MrT5Output(Seq2SeqLMOutput):
+    """What the model returns: an encoder-decoder's output, and what the gate did.
 
     Attributes:
         loss: cross-entropy of the labels; what pays for deletion is added by the objective.
         logits: [b, t, v].
-        past_key_values: self- and cross-attention.
         encoder_outputs: see `MrT5EncoderOutput`.
         gates: [b, n] in [k, 0].
         score_penalty: mean excess of attention scores in the encoder behind the gate and in cross-attention.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
     encoder_outputs: MrT5EncoderOutput | None = None
     gates: Tensor | None = None
     score_penalty: Tensor | None = None
@@ -245,13 +242,14 @@ class MrT5ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The embedding of both stacks."""
         return self.encoder.embed_tokens
 
+    @takes_cache
     def forward(
         self,
         input_ids: Int[Tensor, "b n"] | None = None,
         attention_mask: Tensor | None = None,
         decoder_input_ids: Int[Tensor, "b t"] | None = None,
         encoder_outputs: MrT5EncoderOutput | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         labels: Int[Tensor, "b t"] | None = None,
         use_cache: bool | None = None,
         deletion: str | None = None,
@@ -265,7 +263,7 @@ class MrT5ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: 0 at padding of the input.
             decoder_input_ids: made from the labels by default.
             encoder_outputs: what the encoder gave; its mask counts then.
-            past_key_values: of earlier decoding steps.
+            cache: of earlier decoding steps.
             labels: targets; -100 is left out.
             use_cache: whether to fill a cache.
             deletion: "soft", "hard" or "none"; soft in training and hard otherwise by default.
@@ -281,10 +279,10 @@ class MrT5ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             decoder_input_ids = F.pad(labels, (1, -1), value=start).masked_fill_(
                 F.pad(labels, (1, -1)) == -100, self.config.pad_token_id
             )
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         penalties: list[Tensor] | None = [] if penalise else None
-        decoded = self._decode(decoder_input_ids, encoder_outputs, past_key_values, penalties)
+        decoded = self._decode(decoder_input_ids, encoder_outputs, cache, penalties)
         if self.config.scaled_head:
             decoded = decoded * self.config.d_model**-0.5
         logits = self.lm_head(decoded)
@@ -298,7 +296,7 @@ class MrT5ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return MrT5Output(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values,
+            **cache_field(MrT5Output, cache),
             encoder_outputs=encoder_outputs,
             gates=encoder_outputs.gates,
             score_penalty=penalty,

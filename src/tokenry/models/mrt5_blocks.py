@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import EncoderDecoderCache, T5Config
-from transformers.models.t5.modeling_t5 import T5LayerFF, T5LayerNorm
+from transformers import T5Config
 
 from tokenry.models.deletion import MASKED, softmax1
 from tokenry.tokens.errors import UnsupportedError
+from tokenry.upstream import EncoderDecoderCache, T5LayerFF, T5LayerNorm
 
 __all__ = ["MrT5Attention", "MrT5Block", "MrT5Config", "Stack", "relative_buckets"]
 

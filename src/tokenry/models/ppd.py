@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer
 
 from tokenry.data.files import whole_folder
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.upstream import DynamicLayer, cache_of, with_cache
 
 Teacher = Literal["greedy", "text"]
 """What prompt tokens are compared with: the model's own greedy continuation, or the text as it stands."""
@@ -257,7 +257,7 @@ def look_ahead(
         rows = torch.searchsorted(kept, ahead).flatten(1)
         known = output.logits.gather(1, rows[..., None].expand(-1, -1, output.logits.shape[-1]))
         known = known.unflatten(1, (points.shape[1], -1))
-        cache = output.past_key_values
+        cache = cache_of(output)
         _refuse(cache)
         if teacher == "text":
             steps = points[..., None] + torch.arange(1, m + 1, device=ids.device)
@@ -272,7 +272,7 @@ def look_ahead(
         inputs_embeds=prompts.rows(chains).to(model.dtype).expand(len(ids), -1, -1),
         attention_mask=_additive(torch.cat([before[:, place], mine], -1), model.dtype),
         position_ids=points[:, place] + torch.from_numpy(chains.step - 1).to(ids.device),
-        past_key_values=cache,
+        **with_cache(model, cache),
         use_cache=True,
     ).logits
     return Outlook(guesses.unflatten(1, (points.shape[1], m, prompts.ensemble)).mean(3), truth, target)
@@ -294,7 +294,7 @@ def _continue(
             input_ids=token,
             attention_mask=_additive(torch.cat([before, *[branches] * (step + 1)], -1), model.dtype),
             position_ids=points + step,
-            past_key_values=cache,
+            **with_cache(model, cache),
             use_cache=True,
         )
         found.append(output.logits)

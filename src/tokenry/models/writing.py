@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from tokenry.models.ragged import pad_words, word_lengths
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import DynamicCache, with_cache
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,9 @@ class _Writer:
         going = [self._open(row) for row in range(len(forced))]
         place = 0
         while any(going):
-            states = self.model.decoder(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+            states = self.model.decoder(
+                inputs_embeds=inputs, **with_cache(self.model.decoder, cache), use_cache=True
+            )
             log_probs = self.model.head(states.last_hidden_state[:, -1]).float().log_softmax(-1)
             units = self._choose(log_probs, place).tolist()
             for row, word in enumerate(words):

@@ -17,6 +17,7 @@ from tokenry.text.zett.network import HypernetOutput, Hypernetwork, MeanOfPieces
 from tokenry.text.zett.surface import Surfaces
 from tokenry.text.zett.swap import embed
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.upstream import cache_of, with_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +164,8 @@ class LargeVocabulary:
         new = ids
         for _ in range(max_new_tokens):
             embeds = embed(self.model, self.input_rows, torch.tensor([new], device=self.input_rows.device))
-            out = body(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
+            out = body(inputs_embeds=embeds, **with_cache(body, cache), use_cache=True)
+            cache = cache_of(out)
             token = self._next(out.last_hidden_state[0, -1].float(), ids, decoding, generator)
             if token is None or token == self.eos:
                 break

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tokenry.predict.lm.validity import Context
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.upstream import DynamicCache, with_cache
 
 _PREFILL = 512  # tokens a forward pass of a prompt
 
@@ -155,7 +156,7 @@ class TokenForest:
                 input_ids=ids.to(device),
                 attention_mask=mask[:, None].to(device),
                 position_ids=positions.to(device),
-                past_key_values=self._cache,
+                **with_cache(self.model, self._cache),
                 use_cache=True,
                 **more,
             )

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tokenry.models.flash import Drafter, visual_span
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft, DraftTree
 from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.upstream import DynamicCache
 
 __all__ = ["ChainDrafts", "Flash", "likeliest_tree", "static_tree"]
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, RobertaConfig, RobertaModel
-from transformers.utils import ModelOutput
 
 from tokenry.text.zett.surface import PAD
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import ModelOutput
 
 _FITTED_ON = 2048  # source tokens whose first predictions the output scalers are fitted to
 _INPUT_STD = 0.02

@@ -1,0 +1,446 @@
+"""Every name of transformers that tokenry leans on, resolved by signature, type or role, and refused when unknown.
+
+What transformers calls things changes with minor releases: 5.24 renamed the argument `past_key_values` to `cache` in
+every forward. So arguments are looked up in the signature of the function at hand, caches are recognised by their
+type, parts of a model by what they are for, and submodules of the library are imported in this file only. A release in
+which something cannot be found is refused by name, never worked around.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib import import_module
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+import transformers
+from packaging.version import Version
+from torch import Tensor, nn
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    EncoderDecoderCache,
+    StaticCache,
+)
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    AttentionMaskInterface,
+    create_causal_mask,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from tokenry.tokens import UnsupportedError
+
+__all__ = [
+    "PROVEN",
+    "Cache",
+    "DynamicCache",
+    "DynamicLayer",
+    "EncoderDecoderCache",
+    "Listener",
+    "StaticCache",
+    "attention_kernel",
+    "cache_argument",
+    "cache_field",
+    "cache_given",
+    "cache_of",
+    "is_flash",
+    "key_columns",
+    "keys_seen",
+    "mask_width",
+    "named_arguments",
+    "parameters",
+    "plain_layers",
+    "read_prompt",
+    "require_arguments",
+    "require_generation",
+    "require_release",
+    "shortest_window",
+    "takes_anything",
+    "takes_cache",
+    "watch_attention",
+    "with_cache",
+    "without_cache",
+    "without_windows",
+]
+
+PROVEN: Final = ("5.20.0", "5.24.0")
+"""The oldest and the newest release that the tests of hosts, decoding and the main job ran with (`make upstream`)."""
+
+_LAZY: Final = {
+    "BertEncoder": "models.bert.modeling_bert",
+    "BertLayer": "models.bert.modeling_bert",
+    "BertPredictionHeadTransform": "models.bert.modeling_bert",
+    "CLIPImageProcessorPil": "models.clip.image_processing_pil_clip",
+    "CausalLMOutputWithPast": "modeling_outputs",
+    "Conv1D": "pytorch_utils",
+    "GenerateDecoderOnlyOutput": "generation",
+    "LlamaAttention": "models.llama.modeling_llama",
+    "LlamaDecoderLayer": "models.llama.modeling_llama",
+    "LlamaRotaryEmbedding": "models.llama.modeling_llama",
+    "ModelOutput": "utils",
+    "Seq2SeqLMOutput": "modeling_outputs",
+    "SynthIDTextWatermarkLogitsProcessor": "generation",
+    "T5LayerFF": "models.t5.modeling_t5",
+    "T5LayerNorm": "models.t5.modeling_t5",
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor": "generation",
+}
+"""What tokenry takes from submodules of transformers, and from which; imported when asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"transformers.{_LAZY[name]}"), name)
+    except (ImportError, AttributeError) as error:
+        raise UnsupportedError(_unknown(f"has no `{name}` in transformers.{_LAZY[name]}")) from error
+
+
+# --- releases ------------------------------------------------------------------------------------------------------
+
+
+def _unknown(what: str) -> str:
+    return (
+        f"transformers {transformers.__version__} {what}; tokenry is proven with {PROVEN[0]} to {PROVEN[1]}. Install "
+        "one of these, or a newer tokenry."
+    )
+
+
+def require_release() -> None:
+    """Refuse releases that are too old, and say once that one is newer than the newest that was proven.
+
+    Raises:
+        UnsupportedError: a release before the oldest proven one.
+    """
+    _require(str(transformers.__version__))
+
+
+@functools.cache
+def _require(release: str) -> None:
+    if Version(release) < Version(PROVEN[0]):
+        raise UnsupportedError(_unknown("is too old"))
+    if Version(release).release[:2] > Version(PROVEN[1]).release[:2]:
+        warnings.warn(
+            f"transformers {release} is newer than {PROVEN[1]}, the newest release that tokenry was proven with. "
+            "`tokenry check MODEL` tells whether your model still runs exactly.",
+            stacklevel=4,
+        )
+
+
+# --- arguments and outputs -----------------------------------------------------------------------------------------
+
+_CACHE: Final = ("cache", "past_key_values")
+"""What the argument that takes a cache is called, newest name first (5.24 renamed it)."""
+
+
+def parameters(callee: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a module's forward, or of a function, by name; `self` is not among them."""
+    return _signature(callee.forward if isinstance(callee, nn.Module) else callee)
+
+
+def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    plain = getattr(function, "__func__", None)
+    if plain is None:
+        return inspect.signature(function).parameters
+    bound = dict(_plain_signature(plain))
+    bound.pop(next(iter(bound), ""), None)
+    return bound
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def takes_anything(callee: Any) -> bool:
+    """Whether a module hands on keyword arguments that it does not name."""
+    return any(p.kind is p.VAR_KEYWORD for p in parameters(callee).values())
+
+
+def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call to a module by name."""
+    if not args:
+        return kwargs
+    return dict(zip(parameters(module), args, strict=False)) | kwargs
+
+
+def require_arguments(module: nn.Module, names: Iterable[str]) -> None:
+    """Refuse a module whose forward does not take what will be handed to it.
+
+    Args:
+        module: a module of transformers.
+        names: arguments; "cache" stands for whatever the release calls a cache.
+
+    Raises:
+        UnsupportedError: naming the argument, the class and the release.
+    """
+    known = parameters(module)
+    for name in names:
+        if name == _CACHE[0]:
+            cache_argument(module)
+        elif name not in known and not takes_anything(module):
+            raise UnsupportedError(_lacks(module, f"`{name}`"))
+
+
+def _lacks(callee: Any, what: str) -> str:
+    name = (
+        type(callee).__name__
+        if isinstance(callee, nn.Module)
+        else getattr(callee, "__qualname__", str(callee))
+    )
+    return _unknown(f"gives {name} no argument {what} (it has {', '.join(parameters(callee))})")
+
+
+def cache_argument(callee: Any) -> str:
+    """What a module's forward, or a function, calls the argument that takes a cache.
+
+    Raises:
+        UnsupportedError: it has no argument of a known name.
+    """
+    known = parameters(callee)
+    name = next((name for name in _CACHE if name in known), None)
+    if name is not None:
+        return name
+    if (
+        takes_anything(callee) and callee is not create_causal_mask
+    ):  # a wrapper: what it wraps is of this release
+        return cache_argument(create_causal_mask)
+    raise UnsupportedError(_lacks(callee, "for a cache that tokenry knows"))
+
+
+def with_cache(callee: Any, cache: Any) -> dict[str, Any]:
+    """The keyword argument that hands a cache to a module or function: ``model(ids, **with_cache(model, cache))``."""
+    return {cache_argument(callee): cache}
+
+
+def cache_given(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a call, under whatever name it comes; None if there is none.
+
+    Hooks see arguments before transformers translates old names, so the caller's spelling counts, not the module's.
+    """
+    named = next((arguments[name] for name in _CACHE if arguments.get(name) is not None), None)
+    return named if named is not None else next((v for v in arguments.values() if isinstance(v, Cache)), None)
+
+
+def without_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call without its cache."""
+    return {k: v for k, v in arguments.items() if k not in _CACHE and not isinstance(v, Cache)}
+
+
+def cache_of(output: Any) -> Any:
+    """The cache in a model's output, under whatever name; None if there is none."""
+    parts = output.values() if isinstance(output, Mapping) else output
+    return next((part for part in parts if isinstance(part, Cache)), None)
+
+
+def cache_field(kind: type, cache: Any) -> dict[str, Any]:
+    """The field of an output class that holds a cache: ``CausalLMOutputWithPast(logits=..., **cache_field(...))``.
+
+    Raises:
+        UnsupportedError: the class has no field of a known name.
+    """
+    known = {field.name for field in fields(kind)}
+    name = next((name for name in _CACHE if name in known), None)
+    if name is None:
+        raise UnsupportedError(_unknown(f"gives {kind.__name__} no field for a cache that tokenry knows"))
+    return {name: cache}
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def takes_cache(forward: _F) -> _F:
+    """Decorator of a forward with an argument `cache`, which transformers may hand in under another name."""
+
+    @functools.wraps(forward)
+    def renamed(*args: Any, **kwargs: Any) -> Any:
+        for name in _CACHE[1:]:
+            if name in kwargs:
+                kwargs[_CACHE[0]] = kwargs.pop(name)
+        return forward(*args, **kwargs)
+
+    return renamed  # type: ignore[return-value]
+
+
+# --- generation ----------------------------------------------------------------------------------------------------
+
+_GENERATION: Final = {
+    "_prefill": ("input_ids", "generation_config", "model_kwargs"),
+    "_update_model_kwargs_for_generation": ("outputs", "model_kwargs"),
+    "prepare_inputs_for_generation": (),
+}
+"""Steps of transformers' own decoding loops that a decoding loop of tokenry takes, and the arguments it gives them."""
+
+
+def require_generation(model: Any) -> None:
+    """Refuse a model whose generation lacks a step that decoding with drafts takes.
+
+    Raises:
+        UnsupportedError: naming the step or its argument, and the release.
+    """
+    for step, names in _GENERATION.items():
+        function = getattr(model, step, None)
+        if function is None:
+            raise UnsupportedError(_unknown(f"gives {type(model).__name__} no `{step}`"))
+        missing = next((n for n in names if n not in parameters(function)), None)
+        if missing is not None:
+            raise UnsupportedError(_lacks(function, f"`{missing}`"))
+
+
+def read_prompt(model: Any, prompt: Tensor, config: Any, kwargs: dict[str, Any]) -> tuple[Any, Tensor | None]:
+    """The pass over a prompt as `generate` prepares it, and the position ids of the token that will follow.
+
+    Args:
+        model: a model with transformers' generation.
+        prompt: ids [b, s].
+        config: the generation's configuration.
+        kwargs: what `generate` handed to the decoding loop.
+
+    Returns:
+        The output, and position ids [..., b, 1] or None where the model counts by itself.
+    """
+    output = model._prefill(prompt, config, kwargs)
+    kwargs = model._update_model_kwargs_for_generation(output, kwargs)
+    one = torch.cat([prompt, prompt[:, -1:]], 1)
+    following = model.prepare_inputs_for_generation(one, next_sequence_length=1, **kwargs)
+    ids = following.get("position_ids")
+    return output, None if ids is None else ids[..., -1:]
+
+
+def mask_width(config: Any) -> int:
+    """How long a padding mask of ones was that `generate` left out; -1 if it left out none."""
+    return int(getattr(config, "_mask_length", -1))
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+Listener = Callable[[Tensor, Tensor, Tensor | None, float], None]
+"""Called with a layer's query [b h q d] and key [b kv t d] after RoPE, its mask and its logit scale."""
+
+_PREFIX = "tokenry_"
+_LISTENERS: WeakKeyDictionary[nn.Module, Listener] = WeakKeyDictionary()
+
+
+def attention_kernel(config: Any) -> str:
+    """The attention implementation that a configuration asks for, also while its queries and keys are watched."""
+    name = str(getattr(config, "_attn_implementation", None) or "eager")
+    return name.removeprefix(_PREFIX).replace("f1ash", "flash")
+
+
+def is_flash(config: Any) -> bool:
+    """Whether attention runs on a kernel that takes a 2-D padding mask instead of a 4-D one."""
+    return "flash" in attention_kernel(config)
+
+
+@contextmanager
+def watch_attention(configs: list[Any], listeners: dict[nn.Module, Listener]) -> Iterator[None]:
+    """While open, the attention modules in `listeners` report their queries and keys; attention itself is unchanged.
+
+    The kernel in use stays in use: the model is pointed at a function that reports and then calls that kernel. The
+    mask function is registered under the same name, without which transformers would drop padding masks silently, and
+    the name must not contain "flash", which switches other code paths.
+    """
+    if not listeners:
+        yield
+        return
+    before = [(config, config._attn_implementation_internal) for config in configs]
+    try:
+        _LISTENERS.update(listeners)
+        for config in configs:
+            config._attn_implementation_internal = _watched(attention_kernel(config))
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation_internal = name
+        for module in listeners:
+            _LISTENERS.pop(module, None)
+
+
+def _watched(base: str) -> str:
+    """The name of the reporting variant of an attention implementation, registered on first use."""
+    name = _PREFIX + base.replace("flash", "f1ash")
+    if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+
+        def attention(
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+        ) -> Any:
+            listener = _LISTENERS.get(module)
+            if listener is not None:
+                scale = kwargs.get("scaling")
+                listener(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale)
+            return _attention_function(base, module)(module, query, key, value, mask, **kwargs)
+
+        AttentionInterface.register(name, attention)
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return name
+
+
+def _attention_function(base: str, module: nn.Module) -> Callable[..., Any]:
+    if base != "eager":
+        return ALL_ATTENTION_FUNCTIONS[base]
+    # Eager attention is no registered function: each modelling file has its own.
+    return sys.modules[type(module).__module__].eager_attention_forward
+
+
+def keys_seen(cache: Cache | None, layer: int) -> int:
+    """Tokens that a cache layer has been given so far."""
+    return 0 if cache is None else int(cache.get_seq_length(layer))
+
+
+def plain_layers(cache: Cache | None) -> list[DynamicLayer]:
+    """The layers of a cache that holds every token it was given and nothing else: tokens can be taken out again.
+
+    Raises:
+        UnsupportedError: sliding windows, fixed sizes, quantised or recurrent states.
+    """
+    layers = list(getattr(cache, "layers", ()))
+    strange = next((layer for layer in layers if type(layer) is not DynamicLayer), None)
+    offloaded = bool(getattr(cache, "offloading", False))
+    if strange is not None or offloaded or not layers:
+        kind = ("offloaded " if offloaded else "") + type(cache).__name__
+        kind += "" if strange is None else f" with {type(strange).__name__}"
+        raise UnsupportedError(
+            f"Guesses that are not accepted must leave the cache again, and a {kind} cannot give tokens back. Use a "
+            "model with full attention in every layer, and the default DynamicCache."
+        )
+    return layers
+
+
+def shortest_window(config: Any) -> int | None:
+    """How far back the most short-sighted layers of a decoder look, or None if all look back all the way."""
+    types = getattr(config, "layer_types", None)
+    sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    windows = {"sliding": sliding, "chunked": getattr(config, "attention_chunk_size", None)}
+    used = (w for kind, w in windows.items() if w and (not types or any(kind in layer for layer in types)))
+    return min(used, default=None)
+
+
+def without_windows(cache: Cache) -> None:
+    """Let layers of a cache that would forget what lies behind their window keep all: texts end before it matters."""
+    for i, layer in enumerate(cache.layers):
+        if type(layer) is DynamicSlidingWindowLayer:
+            plain = DynamicLayer()
+            if layer.is_initialized:
+                plain.update(layer.keys, layer.values)
+            cache.layers[i] = plain
+
+
+def key_columns(cache: Cache | None, layer: int, queries: int, columns: Tensor) -> Tensor:
+    """Of all columns a layer was given, those its attention will see: a sliding-window cache forgets the oldest."""
+    if cache is None:
+        return columns[:, -queries:] if queries else columns
+    length, offset = cache.get_mask_sizes(queries, layer)
+    seen = columns[:, offset : offset + length]
+    missing = int(length) - seen.shape[1]
+    # A static cache hands out its whole buffer: columns that nothing was written to yet.
+    return torch.nn.functional.pad(seen, (0, missing), value=-1) if missing > 0 else seen
