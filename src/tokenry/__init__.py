@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenry import text as text
-    from tokenry.bench import compare as compare
-    from tokenry.bench import tune as tune
-    from tokenry.hosts import check as check
-    from tokenry.hosts import decoder as decoder
-    from tokenry.hosts import generate as generate
+    from tokenry.bench.compare import compare as compare
+    from tokenry.bench.tune import tune as tune
+    from tokenry.hosts.check import check as check
+    from tokenry.hosts.generate import decoder as decoder
+    from tokenry.hosts.generate import generate as generate
     from tokenry.hosts import reduced as reduced
     from tokenry.models import load_embedded as load_embedded
     from tokenry.reduce import Reducer as Reducer
