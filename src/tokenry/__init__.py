@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from tokenry import text as text
     from tokenry.bench.compare import compare as compare
     from tokenry.bench.tune import tune as tune
+    from tokenry.hosts import reduced as reduced
     from tokenry.hosts.check import check as check
     from tokenry.hosts.generate import decoder as decoder
     from tokenry.hosts.generate import generate as generate
-    from tokenry.hosts import reduced as reduced
     from tokenry.models import load_embedded as load_embedded
     from tokenry.reduce import Reducer as Reducer
     from tokenry.reduce import Scorer as Scorer
