@@ -8,26 +8,46 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
+# The versions that the commands of the README were proven with; `make lock` resolves them anew.
+LOCK := constraints.txt
+EXTRAS := adapt,demo,dev,docs,retrieval
 # One thread per test process: several processes with several threads each fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help venv test check lint types imports demo docs docs-generate docs-serve bench reproduce train clean
+.PHONY: help venv lock upstream test check lint types imports demo docs docs-generate docs-serve bench reproduce train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 venv: $(STAMP) ## Make .venv and install tokenry into it (editable)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenry needs Python 3.11 or newer; call: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	@# torch first, pinned: the dependency resolver would otherwise pick the newest build with its CUDA packages.
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[adapt,demo,dev,docs,retrieval]'
+	@# The build backend is locked, too: what builds in an isolated environment takes the newest.
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) torch hatchling editables
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
-test: check ## make check, then the whole test suite
+lock: ## Resolve the newest releases of everything into constraints.txt (then: make upstream test)
+	rm -rf .lock
+	$(PYTHON) -m venv .lock
+	@# torch first, pinned: the resolver would otherwise pick the newest build with its CUDA packages.
+	.lock/bin/python -m pip install --quiet torch==2.13.0
+	.lock/bin/python -m pip install --quiet hatchling editables
+	.lock/bin/python -m pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
+	@# Names and versions only: no addresses, no build labels.
+	{ echo "# Proven together; made by \`make lock\`, used by \`make venv\`."; \
+	  .lock/bin/python -m pip freeze --exclude-editable | sed -nE 's/^([A-Za-z0-9._-]+==[^+ ]+)(\+[^ ]+)?$$/\1/p'; } > $(LOCK)
+	rm -rf .lock
+
+upstream: $(STAMP) ## Host, decoding and main-job tests on the oldest, locked and newest transformers
+	$(BIN)/python -m tests.releases --jobs $(JOBS)
+	$(BIN)/python -m tokenry.catalog.render
+
+test: check ## make check, the whole test suite, and a few host tests on the oldest transformers
 	$(PYTEST) -n $(JOBS) --dist worksteal
+	$(BIN)/python -m tests.releases --short --jobs $(JOBS) oldest
 
 check: lint types imports ## Linter, formatter, type checker, import contracts
 

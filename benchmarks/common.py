@@ -19,7 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from tokenry.upstream import BaseModelOutputWithPooling
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 IMAGE = 99

@@ -77,6 +77,7 @@ PROVEN: Final = ("5.20.0", "5.24.0")
 """The oldest and the newest release that the tests of hosts, decoding and the main job ran with (`make upstream`)."""
 
 _LAZY: Final = {
+    "BaseModelOutputWithPooling": "modeling_outputs",
     "BertEncoder": "models.bert.modeling_bert",
     "BertLayer": "models.bert.modeling_bert",
     "BertPredictionHeadTransform": "models.bert.modeling_bert",

@@ -4,7 +4,8 @@
 
 - `docs/methods/SLUG.md` for every system that is done or partly done, and `docs/methods/index.md` for all;
 - between their markers: the table of methods in README.md, that of model families in `docs/hosts.md` (from
-  `docs/results/families.json`), and those of reproductions and of speed in `docs/results.md` (from
+  `docs/results/families.json`), that of releases in `docs/releases.md` (from `docs/results/upstream.json`), and those
+  of reproductions and of speed in `docs/results.md` (from
   `docs/results/*.json`).
 """
 
@@ -59,7 +60,8 @@ def generate(root: Path, catalogue: Sequence[Card] | None = None) -> dict[Path, 
     files[Path(_FOLDER, "index.md")] = _index(catalogue)
     for path, name, table in (
         (Path("README.md"), "methods", _readme_table(catalogue)),
-        (Path("docs/hosts.md"), "families", _families(root / _RESULTS / "families.json")),
+        (Path("docs/hosts.md"), "families", _recorded(root / _RESULTS / "families.json", "families")),
+        (Path("docs/releases.md"), "releases", _recorded(root / _RESULTS / "upstream.json", "releases")),
         (Path("docs/results.md"), "reproductions", _reproductions(catalogue, root)),
         (Path("docs/results.md"), "speed", _speed(sorted((root / _RESULTS).glob("bench-*.json")))),
     ):
@@ -205,11 +207,12 @@ def _figure(arm: Any) -> str:
     return _escape(results.text(arm))
 
 
-def _families(path: Path) -> str:
+def _recorded(path: Path, what: str) -> str:
+    """The table of a result file that lists records under the key `what`, and a line that says what they are."""
     if not path.is_file():
-        return "No families have been recorded yet."
-    values = _load(path, "what", "families", *_PROVENANCE)
-    return f"{_records_table(path, values['families'])}\n\n{_escape(values['what'])}. {_where(values)}"
+        return f"No {what} have been recorded yet."
+    values = _load(path, "what", what, *_PROVENANCE)
+    return f"{_records_table(path, values[what])}\n\n{_escape(values['what'])}. {_where(values)}"
 
 
 def _speed(paths: Sequence[Path]) -> str:
