@@ -49,9 +49,21 @@ def test_a_comparison_is_rewarded_only_if_the_sentence_goes_on() -> None:
 
 
 def test_without_memorising_pairs_only_characters_are_learned(texts: tuple[str, ...]) -> None:
-    lexicon = Lib(in_rate=0.0, article=20).learn(texts[1:2])
+    # A character that comes back in its old context is read as part of a longer chunk, which is memorising, too.
+    lexicon = Lib(in_rate=0.0, inspect_context=False, article=20).learn(texts[1:2])
     assert lexicon.chunks
     assert {len(chunk) for chunk in lexicon.chunks} == {1}
+
+
+def test_a_new_character_is_memorised_with_its_context() -> None:
+    reader = Reader(Lib(in_rate=0.0), ("ab", "cd"))
+    reader.read("abxcd")
+    assert reader.probation["x"].context == ("ab", "cd")
+    reader.read("abx")  # the same neighbour: "x" is part of something longer
+    assert "abx" in reader.lexicon
+    assert "x" in reader.probation
+    reader.read("cdxx")  # other neighbours: it stands by itself
+    assert "x" not in reader.probation
 
 
 def test_the_same_seed_gives_the_same_lexicon(texts: tuple[str, ...]) -> None:

@@ -250,7 +250,12 @@ class Reader:
         self._random = random.Random(settings.seed).random
 
     def memorise(self, chunk: str, context: Context | None = None) -> None:
-        """Put a chunk at the end of the list, on probation; nothing happens if it is known or too long."""
+        """Put a chunk at the end of the list, on probation; nothing happens if it is known or too long.
+
+        Args:
+            chunk: what was read, a character or several chunks as one.
+            context: the chunks to its left and right at that place.
+        """
         limit = self.settings.max_chunk_length
         if chunk not in self.lexicon and (limit is None or len(chunk) <= limit):
             self.lexicon.append(chunk)
@@ -277,7 +282,7 @@ class Reader:
                 if previous and self._random() < alpha and previous + chunk not in lexicon:
                     self.memorise(previous + chunk, (before, self._next(sentence, at + size)))
             else:
-                self.memorise(chunk)
+                self.memorise(chunk, (previous, self._next(sentence, at + 1)))
             before, previous = previous, chunk
             at += size or 1
 
