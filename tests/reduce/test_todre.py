@@ -42,6 +42,21 @@ def test_stage_one_equals_plain_loops(rule: str) -> None:
         assert anchor[i].tolist() == sorted(chosen)
 
 
+@pytest.mark.parametrize("rule", ["maxsum", "kcenter"])
+def test_hundreds_of_steps_equal_float64(rule: str) -> None:
+    """Sums of similarities grow, their differences do not: a tolerance that grew with the steps would decide."""
+    n, k = 1500, 500
+    x = torch.randn(1, n, 64, generator=torch.Generator().manual_seed(2))
+    unit = x[0].double() / x[0].double().norm(dim=1, keepdim=True)
+    picks, likeness = [0], unit @ unit[0]
+    while len(picks) < k:
+        picks.append(int(likeness.index_fill(0, torch.tensor(picks), torch.inf).argmin()))
+        row = unit @ unit[picks[-1]]
+        likeness = likeness + row if rule == "maxsum" else likeness.maximum(row)
+    row = [1.0] + [0.0] * (n - 1)
+    assert ToDRE(budget=k, rule=rule).apply(stage_one(x, row)).anchor[0].tolist() == sorted(picks)
+
+
 def test_kcenter_is_max_min_distance() -> None:
     """Its steps are those of farthest-point sampling, whose radius is at most twice the best."""
     for seed in range(10):

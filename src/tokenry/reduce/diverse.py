@@ -14,17 +14,20 @@ from tokenry.tokens import prefix_mask
 Rule: TypeAlias = Literal["max", "sum"]
 
 _GRID = 2.0**20
-_MATRIX_LIMIT = 2**28
-"""Largest similarity matrix held at a time, in numbers (1 GiB)."""
+_TIE = 2.0**-20
+"""Tokens whose similarities to the chosen differ by less are alike: copies at other lengths, whose float32 numbers were
+rounded anew, differ by less. Rounding in float64 is smaller by far, so this does not grow with the steps."""
+_MATRIX_LIMIT = 2**27
+"""Largest similarity matrix, and most numbers of tokens, held at a time (1 GiB)."""
 _BLOCK = 2**22
 """Numbers of it that are worked on at a time."""
 _ROW_COST = 5
 """A similarity row on its own is bound by memory; it costs about this many rows of one matrix product."""
 
 
-def unit_rows(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-    """Tokens of length 1 in float32; a zero vector stays zero (cosine 0 with everything)."""
-    return F.normalize(x.float(), dim=2, eps=1e-12)
+def unit_rows(x: Float[Tensor, "b n d"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "b n d"]:
+    """Tokens of length 1; a zero vector stays zero (cosine 0 with everything)."""
+    return F.normalize(x.to(dtype), dim=2, eps=1e-12)
 
 
 def cosines(a: Float[Tensor, "b m d"], b: Float[Tensor, "b n d"]) -> Float[Tensor, "b m n"]:
@@ -55,41 +58,42 @@ def greedy_diverse(
         first: where to start; by default at the token farthest from its nearest neighbour.
 
     Returns:
-        The chosen indices in the order they were chosen, -1 after each item's last. Equal similarity: the earlier
-        token. O(k N D) given `first`; finding it looks at all pairs, O(N^2 D).
+        The chosen indices in the order they were chosen, -1 after each item's last. Equal similarity (to 2^-20): the
+        earlier token. Similarities and their sums are float64: one choice differs, and all after it do. O(k N D) given
+        `first`; finding it looks at all pairs, O(N^2 D).
     """
-    n = x.shape[1]
-    chunk = max(1, _MATRIX_LIMIT // max(1, n * n))
+    n, width = x.shape[1:]
+    chunk = max(1, _MATRIX_LIMIT // max(1, n * max(n, width)))
     if len(x) > chunk:  # one item after another rather than all matrices at once
         parts = zip(*(t.split(chunk) for t in (x, length, keep)), strict=True)
         firsts = [None] * len(x) if first is None else first.split(chunk)
         done = [greedy_diverse(*part, rule=rule, first=f) for part, f in zip(parts, firsts, strict=False)]
-        width = max(p.shape[1] for p in done)
-        return torch.cat([F.pad(p, (0, width - p.shape[1]), value=-1) for p in done])
+        most = max(p.shape[1] for p in done)
+        return torch.cat([F.pad(p, (0, most - p.shape[1]), value=-1) for p in done])
 
     steps = int(keep.max()) if len(keep) else 0
     if steps == 0:
         return torch.full((len(x), 0), -1, dtype=torch.long, device=x.device)
     valid = prefix_mask(length, n)
-    unit = unit_rows(x)
+    unit = unit_rows(x, torch.float64)
     items = torch.arange(len(x), device=x.device)
     matrix = None
     if n * n <= _MATRIX_LIMIT and (first is None or n <= _ROW_COST * steps):
-        matrix = cosines(unit, unit)
+        matrix = unit @ unit.mT
     if first is None:
         first = _most_isolated(unit, valid, matrix)
 
     picks = torch.full((len(x), steps), -1, dtype=torch.long, device=x.device)
     # What was chosen, and padding, is never the least similar.
-    likeness = torch.zeros_like(valid, dtype=torch.float64) if rule == "sum" else valid.float() - 2
+    likeness = torch.full_like(valid, 0 if rule == "sum" else -2, dtype=torch.float64)
     likeness = likeness.masked_fill(~valid, torch.inf)
     pick = first
     for step in range(steps):
         picks[:, step] = pick
-        row = matrix[items, pick] if matrix is not None else cosines(unit[items, pick][:, None], unit)[:, 0]
+        row = matrix[items, pick] if matrix is not None else (unit[items, pick][:, None] @ unit.mT)[:, 0]
         likeness = likeness + row if rule == "sum" else likeness.maximum(row)
         likeness.scatter_(1, pick[:, None], torch.inf)
-        pick = _first_least(likeness, step + 1 if rule == "sum" else 1)
+        pick = _first_least(likeness)
     return picks.masked_fill(~prefix_mask(keep, steps), -1)
 
 
@@ -109,14 +113,13 @@ def _most_isolated(
     nearest = []
     for start in range(0, n, step):
         rows = slice(start, start + step)
-        block = cosines(unit[:, rows], unit) if matrix is None else matrix[:, rows]
+        block = unit[:, rows] @ unit.mT if matrix is None else matrix[:, rows]
         itself = column == column[rows, None]
         nearest.append(block.masked_fill(itself | ~valid[:, None, :], -torch.inf).amax(2))
     isolation = torch.cat(nearest, 1).masked_fill(~valid, torch.inf)
-    return _first_least(isolation, 1)
+    return _first_least(isolation)
 
 
-def _first_least(values: Float[Tensor, "b n"], terms: int) -> Int[Tensor, " b"]:
-    """The first of the least values; `terms` similarities went into each, and each may be off by a step of the grid."""
-    least = values.amin(1, keepdim=True)
-    return (values <= least + 2 * terms / _GRID).int().argmax(1)
+def _first_least(values: Float[Tensor, "b n"]) -> Int[Tensor, " b"]:
+    """The first of the least values."""
+    return (values <= values.amin(1, keepdim=True) + _TIE).int().argmax(1)

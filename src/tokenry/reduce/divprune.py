@@ -22,7 +22,7 @@ class DivPrune(Reducer):
     nearest neighbour, then adds the token farthest from all chosen so far. Acts before the language model's first
     layer. Cost: one N x N similarity matrix, then k steps of O(N).
 
-    Paper and code agree, but for what the code leaves open: distances are float32 here, a chosen token cannot be
+    Paper and code agree, but for what the code leaves open: distances are float64 here, a chosen token cannot be
     chosen again (the code may, among duplicates), a zero vector is at distance 1 from everything, every item of a
     batch is treated (the code: the first). Newline tokens between the rows of a picture are candidates like any other,
     as in the code.
