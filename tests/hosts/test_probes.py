@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 import tokenry as tk
 from tests.hosts.families import FAMILIES
 from tokenry.hosts.host import Host
+from tokenry.hosts.probes import ProbedAttention
 from tokenry.hosts.vision import watch_vision
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
@@ -171,6 +172,21 @@ def test_rows_masses_and_propagation_equal_eager_attention(
 
 def gap(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
+
+
+def test_what_padding_computes_does_not_reach_the_tokens() -> None:
+    """Padding may attend to anything where the mask says so, and some kernels give it NaN."""
+    generator = torch.Generator().manual_seed(1)
+    query, key = torch.randn(2, 1, 2, 9, 4, generator=generator)
+    real = torch.arange(9)[None] >= 3
+    mask = torch.ones(9, 9, dtype=torch.bool).tril() | ~real.T
+    clean = ProbedAttention(query, key, mask[None, None], real, 0.5)
+    query, key = (x.masked_fill(~real[:, None, :, None], torch.nan) for x in (query, key))
+    poisoned = ProbedAttention(query, key, mask[None, None], real, 0.5)
+    p = torch.rand(1, 2, 9, generator=generator) * real
+    assert gap(poisoned.propagate(p), clean.propagate(p)) <= 1e-6
+    assert gap(poisoned.mass(real), clean.mass(real)) <= 1e-6
+    assert gap(poisoned.row(), clean.row()) <= 1e-6
 
 
 def test_reading_attention_in_slices_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,13 @@ def sequence_view(
     )
 
 
+def explicit(view: TokenView) -> ExplicitAttention:
+    """The attention that a `sequence_view` was made with."""
+    attention = view._attention
+    assert isinstance(attention, ExplicitAttention)
+    return attention
+
+
 def last_row(scores: list[float]) -> Tensor:
     """Logits [1 1 t t] whose last row has the given probabilities (they sum to 1)."""
     t = len(scores)

@@ -178,12 +178,21 @@ def test_pagerank_equals_powers_of_the_matrix(causal: bool) -> None:
         z = logits[row, :, first:, first:].double() / 0.1
         if causal:
             z = z.masked_fill(~torch.ones(t, t, dtype=torch.bool).tril(), -torch.inf)
-        ranks = torch.full((3, 1, t), 1 / t, dtype=torch.float64) @ torch.linalg.matrix_power(
-            z.softmax(-1), 4
-        )
-        expected = (0.8 * ranks[:, 0] + 0.2 / t).square().mean(0).sqrt()
+        # With damping a step is p <- p G: every token is left for any token with the damping's probability.
+        google = 0.8 * z.softmax(-1) + 0.2 / t
+        ranks = torch.full((3, 1, t), 1 / t, dtype=torch.float64) @ torch.linalg.matrix_power(google, 4)
+        expected = ranks[:, 0].square().mean(0).sqrt()
         assert torch.allclose(p[row, first:].double(), expected, atol=1e-6)
         assert p[row, :first].abs().sum() == 0
+
+
+def test_damping_acts_in_every_step() -> None:
+    """Token 2 attends to 1, token 1 to 0 and itself, token 0 to itself; two steps by hand."""
+    logits = torch.tensor([[[[0.0, 0, 0], [0, 0, 0], [-9, 0, -9]]]])
+    p = AIM(iterations=2, damping=0.2).importance(sequence_view([[VISUAL] * 3], logits, layer=1, depth=4))
+    p1 = [0.8 * (1 / 3 + 1 / 6) + 0.2 / 3, 0.8 * (1 / 6 + 1 / 3) + 0.2 / 3, 0.2 / 3]
+    p2 = [0.8 * (p1[0] + p1[1] / 2) + 0.2 / 3, 0.8 * (p1[1] / 2 + p1[2]) + 0.2 / 3, 0.2 / 3]
+    assert p[0].tolist() == pytest.approx(p2, abs=1e-6)
 
 
 def test_prunes_the_least_important() -> None:

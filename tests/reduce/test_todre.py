@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from tests.reduce.explicit import AFTER, BEFORE, PADDING, VISUAL, directions, sequence_view
+from tests.reduce.explicit import AFTER, BEFORE, PADDING, VISUAL, directions, explicit, sequence_view
 from tokenry.reduce.diverse import greedy_diverse
 from tokenry.reduce.todre import ToDRE
 from tokenry.tokens import Depth, Needs, Stage, TokenryError, TokenView
@@ -122,7 +122,7 @@ ROW = [BEFORE] * 2 + [VISUAL] * 3 + [AFTER] * 4
 
 def test_masses_are_the_means_of_explicit_sums() -> None:
     view = stage_two([ROW], causal=False)
-    a = view.attention.probabilities().mean(1)[0]
+    a = explicit(view).probabilities().mean(1)[0]
     visual, text = [2, 3, 4], [5, 6, 7, 8]
     to_picture = sum(float(a[i, j]) for i in text for j in visual) / len(text)
     to_text = sum(float(a[i, j]) for i in visual for j in text) / len(visual)
@@ -134,7 +134,7 @@ def test_masses_are_the_means_of_explicit_sums() -> None:
 
 def test_a_causal_picture_gets_nothing_from_the_text_after_it() -> None:
     view = stage_two([ROW])
-    a = view.attention.probabilities().mean(1)[0]
+    a = explicit(view).probabilities().mean(1)[0]
     to_picture = float(a[5:, 2:5].sum() / 4)
     assert ToDRE(tau=to_picture + 1e-5).faded(view).tolist() == [True]
     assert ToDRE(tau=to_picture - 1e-5).faded(view).tolist() == [False]
@@ -148,7 +148,7 @@ def test_all_or_nothing_per_sequence() -> None:
     assert ToDRE(tau=1e-6).apply(view).is_identity
 
     far, near = stage_two([ROW], toward=-9.0), stage_two([ROW], toward=9.0)
-    logits = torch.cat([far.attention.logits, near.attention.logits])
+    logits = torch.cat([explicit(far).logits, explicit(near).logits])
     mixed = sequence_view([ROW, ROW], logits, layer=29, depth=32)
     reduction = ToDRE().apply(mixed)
     assert reduction.count.tolist() == [0, 3]
@@ -158,7 +158,7 @@ def test_all_or_nothing_per_sequence() -> None:
 def test_padding_does_not_change_the_decision() -> None:
     short = stage_two([ROW])
     logits = torch.zeros(1, 2, 14, 14)
-    logits[..., 5:, 5:] = short.attention.logits
+    logits[..., 5:, 5:] = explicit(short).logits
     padded = sequence_view([[PADDING] * 5 + ROW], logits, layer=29, depth=32)
     for tau in (0.1, 0.2, 0.3, 0.4, 0.5):
         assert ToDRE(tau=tau).faded(short).equal(ToDRE(tau=tau).faded(padded))

@@ -59,7 +59,11 @@ def test_what_was_asked_for_is() -> None:
     attention = QKAttention(torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 6, 2), columns)
     rows = torch.rand(1, 2, 4)
     view = TokenView.of(torch.ones(1, 4, 3), columns=columns, attention=attention, cls_rows={5: rows})
-    assert view.attention is attention
+    assert view.attention.row().equal(attention.row())
+    group = columns == 1
+    assert view.attention.mass(group).equal(attention.mass(group))
+    p = torch.rand(1, 1, 6)
+    assert view.attention.propagate(p, 0.5).equal(attention.propagate(p, 0.5))
     assert view.cls_attention(5).equal(rows)
 
 
@@ -102,3 +106,38 @@ def test_attention_that_is_not_a_number_is_refused() -> None:
     values[1, 0] = torch.nan
     with pytest.raises(ReductionError, match=r"items \[1\]"):
         view.of_columns(values)
+
+
+@pytest.mark.parametrize("read", ["row", "mass", "propagate"])
+def test_decoder_attention_that_is_not_a_number_is_refused_whatever_is_read(read: str) -> None:
+    """Two sequences, the first with padding, whose numbers do not matter."""
+    columns = torch.tensor([[-1, -1, 0, 1, 1, 2], [0, 1, 1, 1, 1, 2]])
+
+    def values(view: TokenView) -> torch.Tensor:
+        given = {
+            "row": (),
+            "mass": (columns == 1,),
+            "propagate": (torch.rand(2, 1, 6).masked_fill(columns[:, None] < 0, 0),),
+        }
+        return getattr(view.attention, read)(*given[read])
+
+    def view(keys: torch.Tensor) -> TokenView:
+        attention = QKAttention(torch.rand(2, 1, 6, 2), keys, columns)
+        return TokenView.of(torch.ones(2, 4, 3), columns=columns, attention=attention)
+
+    keys = torch.rand(2, 1, 6, 2)
+    keys[0, :, :2] = torch.nan
+    assert values(view(keys)).isfinite().all()
+    keys[1, :, 2] = torch.nan
+    with pytest.raises(ReductionError, match=r"attention weights of sequences \[1\]"):
+        values(view(keys))
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_text_that_is_not_a_number_is_refused(wrong: float) -> None:
+    text = torch.rand(2, 5, 3)
+    text[1, 3, 0] = wrong
+    view = TokenView.of(torch.ones(2, 4, 3), text=text, text_length=torch.tensor([5, 4]))
+    with pytest.raises(ReductionError, match=r"text embeddings of items \[1\]"):
+        view.check()
+    replace(view, text_length=torch.tensor([5, 3])).check()  # padding is not looked at

@@ -67,7 +67,8 @@ class ProbedAttention(AttentionView):
             picked = self._softmax(
                 self.query[:, :, queries], index[None, queries].expand(rows, -1), temperature
             )
-            yield queries, picked * self.real[:, None, queries, None]
+            # Not a product: what padding computes may be NaN, and 0 * NaN is NaN.
+            yield queries, torch.where(self.real[:, None, queries, None], picked, 0)
 
     def _softmax(
         self, query: Float[Tensor, "rows heads q d"], index: Int[Tensor, "rows q"], temperature: float

@@ -24,9 +24,9 @@ class AIM(Reducer):
     frame (or tile) is halved again and again by bipartite matching of its own embeddings (cosine): n/2 tokens merge,
     then n/4, ..., the last round only as many as the budget asks; outputs are unweighted means of means, as in the
     code. After decoder layer `start` and each one up to `end`, tokens are ranked by PageRank on that layer's attention
-    graph, ``p <- p softmax(logits / temperature)`` from a uniform p, root mean square over heads; the visual tokens
-    left fall linearly, to none after layer `end`. Cost: the similarities of half the tokens to the other half, and
-    `iterations` attention passes with one extra column per pruning layer.
+    graph, ``p <- (1 - damping) p softmax(logits / temperature) + damping / T`` from a uniform p over all T tokens, root
+    mean square over heads; the visual tokens left fall linearly, to none after layer `end`. Cost: the similarities of
+    half the tokens to the other half, and `iterations` attention passes with one extra column per pruning layer.
 
     The authors give the schedule as (first layer, slope): (14, 0.125) for 28 layers, (13, 0.125) for 32. That is
     ``start=14, end=21`` and ``start=13, end=20``: the slope is 1 / (end - start + 1). Here the default is half to three
@@ -46,7 +46,7 @@ class AIM(Reducer):
         end: the layer after which no visual token is left.
         temperature: of the attention graph's softmax.
         iterations: PageRank steps.
-        damping: share of the uniform distribution mixed in after the steps.
+        damping: share of the uniform distribution in the result of every step.
     """
 
     slug: ClassVar[str] = "aim"
@@ -138,8 +138,9 @@ class AIM(Reducer):
         uniform = (real / real.sum(1, keepdim=True).clamp(min=1))[:, None].expand_as(view.attention.row())
         p = uniform
         for _ in range(self.iterations):
-            p = view.attention.propagate(p, self.temperature)
-        return ((1 - self.damping) * p + self.damping * uniform).square().mean(1).sqrt()
+            received = view.attention.propagate(p, self.temperature)
+            p = (1 - self.damping) * received + self.damping * uniform
+        return p.square().mean(1).sqrt()
 
 
 def _frames(

@@ -90,7 +90,7 @@ class Reducer(ABC):
         """Resolve the budget for this view and reduce it.
 
         Raises:
-            ReductionError: the view's features are NaN or infinite.
+            ReductionError: the view's features, its text, or attention that the method reads, are NaN or infinite.
         """
         with torch.no_grad():
             view.check()

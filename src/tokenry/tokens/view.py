@@ -84,6 +84,34 @@ class AttentionView(ABC):
 
 
 @dataclass(frozen=True, eq=False)
+class _FiniteAttention(AttentionView):
+    """Another view's quantities, refused where they are not finite: nothing that is compared with NaN is above it.
+
+    Attributes:
+        of: where they come from.
+        real: which columns are tokens; what padding holds does not matter.
+    """
+
+    of: AttentionView
+    real: Bool[Tensor, "rows t"]
+
+    def row(self, query: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows heads t"]:
+        return self._checked(self.of.row(query))
+
+    def mass(self, group: Bool[Tensor, "rows t"]) -> Float[Tensor, "rows heads t"]:
+        return self._checked(self.of.mass(group))
+
+    def propagate(
+        self, p: Float[Tensor, "rows heads t"], temperature: float = 1.0
+    ) -> Float[Tensor, "rows heads t"]:
+        return self._checked(self.of.propagate(p, temperature))
+
+    def _checked(self, values: Float[Tensor, "rows heads t"]) -> Float[Tensor, "rows heads t"]:
+        _refuse_nan(values.sum(1), self.real, "attention weights", "sequences")
+        return values
+
+
+@dataclass(frozen=True, eq=False)
 class TokenView:
     """A batch of items (a picture, a crop group, a video segment) at one point of the model; read-only.
 
@@ -173,22 +201,27 @@ class TokenView:
         return prefix_mask(self.length, self.features.shape[1])
 
     def check(self) -> None:
-        """Refuse features that are not finite: what a method makes of them would pass for a result.
+        """Refuse features and text that are not finite: what a method makes of them would pass for a result.
 
         Raises:
             ReductionError: naming the items.
         """
         # One NaN or infinity makes a sum that is not finite; a sum is cheaper than looking at every number twice.
-        self._refuse_nan(self.features.sum(2, dtype=torch.float32), "features")
+        _refuse_nan(self.features.sum(2, dtype=torch.float32), self.valid, "features")
+        if self.text is not None:
+            sums = self.text.sum(2, dtype=torch.float32)
+            length = self.text_length
+            words = torch.ones_like(sums).bool() if length is None else prefix_mask(length, sums.shape[1])
+            _refuse_nan(sums, words, "text embeddings")
 
     @property
     def attention(self) -> AttentionView:
-        """The decoder attention asked for in `Needs.attention`."""
+        """The decoder attention asked for in `Needs.attention`; numbers of it that are not finite are refused."""
         if self._attention is None:
             raise UnsupportedError(
                 "This method reads decoder attention, which was not collected (see Needs.attention)."
             )
-        return self._attention
+        return _FiniteAttention(self._attention, self.columns >= 0)
 
     def cls_attention(self, layer: int) -> Float[Tensor, "items heads n"]:
         """Attention probabilities of [CLS] in an encoder block, over all keys, then cut to the item's tokens.
@@ -200,18 +233,22 @@ class TokenView:
                 "This method reads [CLS] attention, which was not collected (see Needs.cls_layers)."
             )
         rows = self._cls(layer)
-        self._refuse_nan(rows.sum(1), f"[CLS] attention of block {layer}")
+        _refuse_nan(rows.sum(1), self.valid, f"[CLS] attention of block {layer}")
         return rows
 
     def of_columns(self, values: Float[Tensor, "rows t"]) -> Float[Tensor, "items n"]:
         """Values per column of the sequences, cut out for each item's tokens (padding: 0)."""
         cut = gather_rows(values[self.row][..., None], self.slot)[..., 0]
-        self._refuse_nan(cut.masked_fill(cut.isinf(), 0), "values per column (attention)")
+        _refuse_nan(cut.masked_fill(cut.isinf(), 0), self.valid, "values per column (attention)")
         return cut
 
-    def _refuse_nan(self, values: Float[Tensor, "items n"], what: str) -> None:
-        if bool((bad := ~values.isfinite() & self.valid).any()):
-            raise ReductionError(
-                f"The {what} of items {bad.any(1).nonzero()[:, 0].tolist()} are NaN or infinite; check the model and "
-                "the pictures (half precision may have overflowed)."
-            )
+
+def _refuse_nan(
+    values: Float[Tensor, "b n"], real: Bool[Tensor, "b n"], what: str, whose: str = "items"
+) -> None:
+    """See that all numbers that belong to real tokens are finite."""
+    if bool((bad := ~values.isfinite() & real).any()):
+        raise ReductionError(
+            f"The {what} of {whose} {bad.any(1).nonzero()[:, 0].tolist()} are NaN or infinite; check the model and its "
+            "inputs (half precision may have overflowed)."
+        )
