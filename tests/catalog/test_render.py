@@ -27,7 +27,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def done() -> Card:
-    return replace(card("fastervlm"), state="done")
+    return replace(card("fastervlm"), state="done", caution=None)
 
 
 def test_the_repository_is_up_to_date() -> None:
@@ -49,6 +49,17 @@ def test_a_page_has_paper_entry_point_and_result(checkout: Path, done: Card) -> 
     assert "verdict **shown**" in page
     assert "| ours, accuracy | 0.9123 |" in page
     assert "### arms\n\n|  | score |\n| --- | --- |\n| ours | 0.5 |" in page
+
+
+def test_a_caution_stands_beside_every_verdict(checkout: Path, done: Card) -> None:
+    (checkout / done.reproduction).write_text(json.dumps(VALUES))
+    wary = replace(done, caution="The model was trained on *it*.")
+    files, plain = render.generate(checkout, [wary]), render.generate(checkout, [done])
+    _, _, measured = files[Path(done.page)].partition("verdict **shown**")
+    assert measured.split("\n\n")[1] == r"**Caution.** The model was trained on \*it\*."
+    link = "shown, with [caution](methods/fastervlm.md#what-was-measured) |"
+    assert link in files[Path("docs/results.md")]
+    assert all("aution" not in text for text in plain.values())
 
 
 def test_text_is_literal_in_tables(checkout: Path) -> None:

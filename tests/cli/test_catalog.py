@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from tokenry.catalog import cards
+from tokenry.catalog import card, cards, results
 from tokenry.cli.main import app
 from tokenry.tokens.errors import TokenryError
 
@@ -44,6 +44,24 @@ def test_info_shows_card_and_docstring() -> None:
     assert "https://arxiv.org/abs/2412.01818" in out
     assert "tokenry.reduce.fastervlm:FasterVLM" in out
     assert "Attributes:" in out
+
+
+@pytest.mark.parametrize(("slug", "what"), [("fastv", "rows"), ("recoverable-compression", "cosine")])
+def test_info_tells_what_biases_a_verdict(slug: str, what: str) -> None:
+    """The embedded model was trained on what these two read."""
+    _, out, _ = _run("info", slug)
+    found, caution = results.find(card(slug)), card(slug).caution
+    assert found is not None
+    assert caution is not None
+    assert what in caution
+    shown = " ".join(out.split())
+    assert f"verdict {found.verdict} caution {caution}" in shown
+
+
+def test_info_tells_it_where_there_are_no_results_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "checkout", lambda: None)  # as in an installed wheel
+    _, out, _ = _run("info", "fastv")
+    assert (card("fastv").caution or "") in " ".join(out.split())
 
 
 def test_info_of_an_open_system_without_entry_point() -> None:

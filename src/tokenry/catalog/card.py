@@ -56,6 +56,8 @@ class Card:
         state: "done", "partly" or "open"; what done means is in docs/adding-a-method.md.
         baseline: True for methods that every comparison needs but that are not among the catalogued systems.
         notes: What a reader must know besides, such as related papers.
+        caution: Why the verdict of its reproduction is to be read with care, such as a model that favours it; stands
+            beside the verdict wherever that is shown.
     """
 
     slug: str
@@ -74,6 +76,7 @@ class Card:
     entry_point: str | None = None
     baseline: bool = False
     notes: str | None = None
+    caution: str | None = None
 
     def __post_init__(self) -> None:
         self._check_choice("room", self.room, ROOMS)

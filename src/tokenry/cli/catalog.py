@@ -57,14 +57,16 @@ def show_system(
     """Show one system: its paper, its entry point, what was measured."""
     card = catalog.card(slug)
     console = Console()
-    console.print(_facts(card))
+    result = results.find(card)
+    console.print(_facts(card, with_caution=result is None))
     if card.entry_point is not None:
         console.print(Text(f"\n{docstring(card.entry_point)}\n"))
-    if (result := results.find(card)) is not None:
-        console.print(_result_table(result))
+    if result is not None:
+        console.print(_result_table(result, card.caution))
 
 
-def _facts(card: Card) -> Table:
+def _facts(card: Card, *, with_caution: bool) -> Table:
+    """What the card says; its caution belongs beside a verdict, if there is one (an installed wheel has none)."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(ratio=1)
@@ -79,6 +81,7 @@ def _facts(card: Card) -> Table:
         "state": card.state,
         "entry point": card.entry_point,
         "notes": card.notes,
+        "caution": card.caution if with_caution else None,
     }
     for label, value in rows.items():
         if value is not None:
@@ -86,7 +89,7 @@ def _facts(card: Card) -> Table:
     return table
 
 
-def _result_table(result: results.Result) -> Table:
+def _result_table(result: results.Result, caution: str | None) -> Table:
     table = Table(
         title="small-scale reproduction",
         title_justify="left",
@@ -98,4 +101,6 @@ def _result_table(result: results.Result) -> Table:
     table.add_column(ratio=1)
     for label, value in result.rows():
         table.add_row(label, Text(value))
+        if label == "verdict" and caution is not None:
+            table.add_row("caution", Text(caution))
     return table
