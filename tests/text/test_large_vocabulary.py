@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -89,6 +90,20 @@ def test_rows_of_own_tokens_are_the_models(tokenizer: PreTrainedTokenizerFast) -
     assert len(large.token_bytes) == own + len(ADDED) - 1  # " the" is the model's already
     assert torch.equal(large.input_rows[:own], model.get_input_embeddings().weight[:own])
     assert torch.equal(large.output_rows[:own], model.get_output_embeddings().weight[:own])
+
+
+def test_special_tokens_without_a_row_move_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
+    model, more = llama(tokenizer, tied=False), deepcopy(tokenizer)
+    more.add_special_tokens(
+        {"extra_special_tokens": [f"<picture {i}>" for i in range(5)]}
+    )  # the model has room for 3
+    plain, large = (LargeVocabulary(model, t, ADDED) for t in (tokenizer, more))
+    text = " prices of zqx"
+    assert [large.token_bytes[i] for i in large.encode(text)] == [
+        plain.token_bytes[i] for i in plain.encode(text)
+    ]
+    for ours, theirs in ((large.input_rows, plain.input_rows), (large.output_rows, plain.output_rows)):
+        assert ours[large.encode(text)].equal(theirs[plain.encode(text)])
 
 
 def test_repeated_ngrams_are_banned(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -242,7 +242,11 @@ def train_hypernetwork(
     }
     vocabulary = ByteVocab.from_tokenizer(tokenizer)
     source = source_rows(model)
-    special = {str(tokenizer.convert_ids_to_tokens(token)): token for token in sorted(vocabulary.special_ids)}
+    special = {
+        str(tokenizer.convert_ids_to_tokens(token)): token
+        for token in sorted(vocabulary.special_ids)
+        if token < len(source)  # a text model may lack rows for what its siblings that see have
+    }
     surfaces = Surfaces(vocabulary, len(source), settings.pieces)
     if vocabulary.kind == "wordpiece" and (normalizer := tokenizer.backend_tokenizer.normalizer) is not None:
         # An uncased vocabulary has no pieces for capitals: the texts as the model knows them.

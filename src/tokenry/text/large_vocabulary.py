@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -106,7 +107,7 @@ class LargeVocabulary:
         self.bias = self.output_rows.new_zeros(len(self.token_bytes), dtype=torch.float32)
         if head.bias is not None:  # the further tokens get the average one
             known = head.bias.detach()[: len(own)].float()
-            self.bias[: len(own)], self.bias[len(own) :] = known, known.mean()
+            self.bias[: len(known)], self.bias[len(own) :] = known, known.mean()
         # Where the model has some bytes twice, the token that it reads them with; special tokens are never candidates.
         readable = sorted({*self.vocabulary.ids.values(), *range(len(own), len(self.token_bytes))})
         self._readable = torch.tensor(readable, device=rows.device)
@@ -211,8 +212,12 @@ class LargeVocabulary:
 
 
 def _extended(rows: Float[Tensor, "rows d"], own: int, made: Tensor | None) -> Float[Tensor, "v d"]:
-    """The rows of the model's own tokens (without filler rows) and those of the further ones."""
-    return rows[:own] if made is None else torch.cat([rows[:own], made.to(rows)])
+    """The rows of the model's own tokens (without filler rows) and those of the further ones.
+
+    Special tokens that the model has no row for get zeros: they are never candidates.
+    """
+    known = F.pad(rows[:own], (0, 0, 0, max(0, own - len(rows))))
+    return known if made is None else torch.cat([known, made.to(rows)])
 
 
 def _repeats(ids: list[int], n: int) -> set[int]:

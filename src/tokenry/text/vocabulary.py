@@ -125,6 +125,15 @@ class ByteVocab:
         return len(self.token_bytes)
 
     @cached_property
+    def least_rows(self) -> int:
+        """Embedding rows that a model with this tokenizer has at least: one for every ordinary token.
+
+        Special tokens may lie beyond: a text model that shares its tokenizer with siblings that see (Gemma 3) has no
+        row for a picture's placeholder.
+        """
+        return max((i for i, data in enumerate(self.token_bytes) if data is not None), default=-1) + 1
+
+    @cached_property
     def longest(self) -> int:
         """Length of the longest token in bytes."""
         return max((len(token) for token in self.token_bytes if token is not None), default=0)

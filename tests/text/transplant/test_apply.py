@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,6 @@ TEMPLATE = (
 
 
 def chat_tokenizer() -> object:
-    from copy import deepcopy
-
     tokenizer = deepcopy(tiny.byte_level())
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "extra_special_tokens": ["<|im_start|>"]})
     tokenizer.chat_template = TEMPLATE
@@ -75,6 +74,58 @@ def test_a_language_model_is_not_framed_as_its_new_vocabulary_was_for_bert(tmp_p
     folder = save_transplanted(moved.model, moved.tokenizer, tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert not set(tokenizer("the cat")["input_ids"]) & {2, 3}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_batch_can_be_padded_after_as_before(own: bool, tmp_path: Path) -> None:
+    """With the end of a text where the source does so; else with the source's own padding token and its row."""
+    source, target = deepcopy(tiny.sentencepiece()), tiny.byte_level()
+    source.add_special_tokens({"pad_token": "<pad>" if own else source.eos_token})
+    model = tiny.llama(source)
+    assert target.pad_token is None
+    moved = transplant(model, source, target, "retok")
+    folder = save_transplanted(moved.model, moved.tokenizer, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.pad_token == ("<pad>" if own else target.eos_token)
+    batch = tokenizer(["a", "the other cat"], padding=True, return_tensors="pt")
+    assert batch["attention_mask"].sum() < batch["input_ids"].numel()
+    assert (
+        moved.model.config.pad_token_id
+        == moved.model.generation_config.pad_token_id
+        == tokenizer.pad_token_id
+    )
+    if own:
+        new, old = moved.model.get_input_embeddings().weight, model.get_input_embeddings().weight
+        assert torch.equal(new[tokenizer.pad_token_id], old[source.pad_token_id])
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_special_tokens_without_a_row_do_not_make_a_tokenizer_another_models(named: bool, tied: bool) -> None:
+    """As Gemma-3-1b's: its tokenizer also serves models that see, and the placeholder's id lies behind its rows."""
+    rows, source, target = len(tiny.byte_level()), deepcopy(tiny.byte_level()), deepcopy(tiny.byte_level(290))
+    model = tiny.llama(source, tied=tied)
+    for tokenizer in (source, target) if named else (source,):
+        tokenizer.add_special_tokens({"extra_special_tokens": ["<picture>"]})
+    assert len(source) == rows + 1
+    plain = transplant(model, tiny.byte_level(), target, "retok")
+    moved = transplant(model, source, target, "retok")
+    new, expected = (m.model.get_output_embeddings().weight for m in (moved, plain))
+    assert torch.equal(new, expected)  # the mean row where the target has the placeholder, too
+    same = transplant(model, source, source, "retok")
+    assert same.report["note"].startswith("the same vocabulary")
+    source.add_tokens(["ordinary"])
+    with pytest.raises(InputError, match=f"ordinary tokens up to id {rows + 1}: that is not"):
+        transplant(model, source, target, "retok")
+
+
+def test_a_placeholder_without_a_row_keeps_its_place_in_the_configuration() -> None:
+    source = deepcopy(tiny.byte_level())
+    source.add_special_tokens({"extra_special_tokens": ["<picture>"]})
+    model = tiny.llama(tiny.byte_level())
+    model.config.image_token_id = source.convert_tokens_to_ids("<picture>")
+    moved = transplant(model, source, tiny.byte_level(290), "retok")
+    assert moved.tokenizer.convert_ids_to_tokens(moved.model.config.image_token_id) == "<picture>"
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.data.files import whole_folder
-from tokenry.text.transplant.base import Context, Rows, Transplant
+from tokenry.text.transplant.base import Context, Rows, Transplant, check_rows
 from tokenry.text.transplant.equip import control_ids, equip
 from tokenry.text.transplant.plan import ROLES, TransplantPlan, role_ids, special_names
 from tokenry.text.transplant.registry import transplant_method
@@ -97,11 +97,14 @@ def transplant(
     template of the target), control tokens that the template or the configuration names and the target lacks are added
     to the target, and generation ends at the old end-of-turn token as well as at the target's own.
 
+    *Padding of batches.* A tokenizer without a padding token gets one where the old one has it: the end of a text where
+    that is what the old one pads with, else the old padding token.
+
     A model that reads both ways (BERT) gets its classification, separation and mask tokens in the same way, and texts
     are framed by special tokens as the old tokenizer framed them.
 
-    *Padding.* By default the matrices have exactly one row per token. Filler rows (``multiple=128`` makes products a
-    little faster) would be tokens that no tokenizer can decode; they and ids that the tokenizer leaves unused are
+    *Filler rows.* By default the matrices have exactly one row per token. Filler rows (``multiple=128`` makes products
+    a little faster) would be tokens that no tokenizer can decode; they and ids that the tokenizer leaves unused are
     listed in ``generation_config.suppress_tokens``, which is saved with the model and which `generate` obeys, and where
     the head has a bias they get one of -1e4. Without a bias their logit is 0, which a softmax over all rows sees.
 
@@ -112,7 +115,7 @@ def transplant(
         method: a name of `transplants`, or a configured method.
         context: what the method may use (texts, vectors, donor, seed).
         multiple: pad the number of rows to a multiple of this.
-        chat: carry chat template, control tokens and framing over.
+        chat: carry chat template, control tokens, padding token and framing over.
         inplace: change `model` itself rather than a copy.
         **settings: of the method, where it is given by name.
 
@@ -132,13 +135,9 @@ def transplant(
     old = ByteVocab.from_tokenizer(source)
     tokenizer = target if isinstance(target, PreTrainedTokenizerBase) else load_tokenizer(target)
     tokenizer, added = equip(tokenizer, old, model) if chat else (copy.deepcopy(tokenizer), [])
-    plan = TransplantPlan.between(old, ByteVocab.from_tokenizer(tokenizer))
-    parts = _Head.of(model)
-    if parts.embedding.num_embeddings < old.size:
-        raise InputError(
-            f"The model has {parts.embedding.num_embeddings:,} embedding rows, but its tokenizer {old.size:,} ids: "
-            "that is not this model's tokenizer."
-        )
+    given = _Head.of(model).embedding.num_embeddings
+    plan = TransplantPlan.between(old, ByteVocab.from_tokenizer(tokenizer), given)
+    check_rows(plan, given)
     model = model if inplace else copy.deepcopy(model)
     report: dict[str, Any] = {"method": chosen.slug} | plan.describe()
     if plan.is_identity:
@@ -206,8 +205,9 @@ def _set_ids(model: PreTrainedModel, plan: TransplantPlan, chat: bool) -> None:
             ):
                 setattr(config, key, ids.get(role))
     for key, value in control_ids(model, plan.source).items():
-        if value in moved:
-            setattr(model.config, key, moved[value])
+        found = moved.get(value, _same_name(plan, value))  # a token without a row has moved by its name alone
+        if found is not None:
+            setattr(model.config, key, found)
     embedding = model.get_input_embeddings()
     if getattr(embedding, "padding_idx", None) is not None:
         embedding.padding_idx = ids.get("pad")  # the row that never gets a gradient

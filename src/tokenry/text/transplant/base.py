@@ -166,7 +166,7 @@ class Transplant(ABC):
 
         Args:
             plan: how the vocabularies relate.
-            input_rows: the model's input embedding, at least one row per source id.
+            input_rows: the model's input embedding, at least one row per ordinary token of the source.
             output_rows: its head; None where that is tied to the input, or missing.
             context: what else a method may use.
 
@@ -174,14 +174,11 @@ class Transplant(ABC):
             Rows of the same dtype, one per target id.
 
         Raises:
-            InputError: fewer rows than the source vocabulary has ids; or the method lacks something in the context.
+            InputError: fewer rows than the source vocabulary has ordinary tokens; or the method lacks something in the
+                context.
         """
         context = Context() if context is None else context
-        if len(input_rows) < plan.source.size:
-            raise InputError(
-                f"The model has {len(input_rows):,} embedding rows, but its tokenizer {plan.source.size:,} ids: that "
-                "is not this model's tokenizer."
-            )
+        check_rows(plan, len(input_rows))
         with torch.no_grad():
             made = self.make(plan, input_rows.float(), _float(output_rows), context)
             return Rows(
@@ -246,6 +243,19 @@ class Mixing(Transplant):
     ) -> Float[Tensor, "n width"]:
         """Rows for tokens that nothing is known of: N(mean, std) of all numbers of the matrix."""
         return normal_rows(rows, n, generator)
+
+
+def check_rows(plan: TransplantPlan, rows: int) -> None:
+    """See that a model has the rows that its tokenizer's tokens need.
+
+    Raises:
+        InputError: it has not.
+    """
+    if rows < plan.least_rows:
+        raise InputError(
+            f"The model has {rows:,} embedding rows, but its tokenizer has ordinary tokens up to id "
+            f"{plan.least_rows - 1:,}: that is not this model's tokenizer."
+        )
 
 
 def normal_rows(

@@ -22,9 +22,9 @@ def equip(
 
     It gets the source's longest input, padding side and names of inputs (a Llama takes no token types); its chat
     template; the control tokens that the template or the configuration names; for a model
-    that reads both ways, the source's classification, separation and mask tokens where it has none of its own; and it
-    frames a text as the source does (a language model's prompt must not end in [SEP] because the new vocabulary is
-    WordPiece).
+    that reads both ways, the source's classification, separation and mask tokens where it has none of its own; a
+    padding token, if it has none where the source has one; and it frames a text as the source does (a language model's
+    prompt must not end in [SEP] because the new vocabulary is WordPiece).
 
     Args:
         tokenizer: the new tokenizer.
@@ -51,12 +51,25 @@ def equip(
         roles = {r: str(getattr(source.tokenizer, f"{r}_token")) for r in lacking if r in role_ids(source)}
         wanted |= {names[name] for name in roles.values()}
         tokenizer.add_special_tokens({f"{role}_token": name for role, name in roles.items()})
+    _pad(tokenizer, source)
     vocabulary = tokenizer.get_vocab()
     missing = [name for name, token in names.items() if token in wanted and name not in vocabulary]
     if missing:
         tokenizer.add_tokens([special(name) for name in missing], special_tokens=True)
     added = [name for name in names if name in tokenizer.get_vocab() and name not in before]
     return _framed(tokenizer, source), added
+
+
+def _pad(tokenizer: PreTrainedTokenizerBase, source: ByteVocab) -> None:
+    """Let a tokenizer pad batches as the source does: with the end of a text where that is its padding token, too."""
+    roles = role_ids(source)
+    if "pad" not in roles or tokenizer.pad_token_id is not None:
+        return
+    also = [role for role in ROLES if role != "pad" and roles.get(role) == roles["pad"]]
+    own = (getattr(tokenizer, f"{role}_token", None) for role in also)
+    # A padding token of its own stays one: to train with the end of a text as padding is to unlearn the end.
+    name = next((name for name in own if name is not None), str(source.tokenizer.pad_token))
+    tokenizer.add_special_tokens({"pad_token": name})
 
 
 def _framed(tokenizer: PreTrainedTokenizerBase, source: ByteVocab) -> PreTrainedTokenizerBase:

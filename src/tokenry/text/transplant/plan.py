@@ -59,10 +59,15 @@ class TransplantPlan:
     idle: Int[np.ndarray, " idle"]
 
     @classmethod
-    def between(cls, source: ByteVocab, target: ByteVocab) -> Self:
-        """Compare two vocabularies."""
+    def between(cls, source: ByteVocab, target: ByteVocab, rows: int | None = None) -> Self:
+        """Compare two vocabularies.
+
+        Args:
+            source, target: the vocabularies.
+            rows: rows of the source model's embedding; special tokens beyond have none to give. None: all have one.
+        """
         shared = _equal_bytes(source, target)
-        special = _special_pairs(source, target)
+        special = _special_pairs(source, target, source.size if rows is None else rows)
         taken = {b for _, b in shared} | {b for _, b in special}
         rest = [t for t in range(target.size) if t not in taken]
         unique = [t for t in rest if target.token_bytes[t] is not None]
@@ -75,6 +80,11 @@ class TransplantPlan:
     def copied(self) -> Int[np.ndarray, "copied 2"]:
         """(source id, target id) of all rows that are taken over unchanged: shared and special tokens."""
         return np.concatenate([self.shared, self.special])
+
+    @cached_property
+    def least_rows(self) -> int:
+        """Rows that the source model's embedding must have."""
+        return max(self.source.least_rows, 1 + int(self.copied[:, 0].max(initial=-1)))
 
     @cached_property
     def is_identity(self) -> bool:
@@ -150,9 +160,12 @@ def _by_bytes(vocabulary: ByteVocab) -> dict[bytes, list[int]]:
     return found
 
 
-def _special_pairs(source: ByteVocab, target: ByteVocab) -> list[tuple[int, int]]:
+def _special_pairs(source: ByteVocab, target: ByteVocab, rows: int) -> list[tuple[int, int]]:
     """Special tokens of the same text; else of the same role; else of a role that can stand in for it."""
-    names, roles = special_names(source), role_ids(source)
+    names, roles = (
+        {name: token for name, token in found.items() if token < rows}
+        for found in (special_names(source), role_ids(source))
+    )
     target_roles: dict[int, list[str]] = defaultdict(list)
     for role, token in role_ids(target).items():
         target_roles[token].append(role)

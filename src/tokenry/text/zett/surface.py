@@ -29,9 +29,10 @@ class Surfaces:
     """
 
     def __init__(self, source: ByteVocab, rows: int, pieces: int = 7) -> None:
-        if rows < source.size:
+        if rows < source.least_rows:
             raise InputError(
-                f"the tokenizer has {source.size} tokens, but the model only {rows} embedding rows: that is not its own"
+                f"The tokenizer has ordinary tokens up to id {source.least_rows - 1:,}, but the model only {rows:,} "
+                "embedding rows: that is not its own tokenizer."
             )
         self.source, self.rows, self.pieces = source, rows, pieces
         self._trie = ByteTrie.build(source.token_bytes)
