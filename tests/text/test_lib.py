@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from inspect import Parameter, signature
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from tokenry.text.kinds import kinds, train
 from tokenry.text.lexicon import RankedLexicon
 from tokenry.text.lib import Lexicon, Lib, Reader, fit, train_lib
 from tokenry.text.vocabulary import ByteVocab
@@ -288,6 +290,22 @@ def test_fitting_keeps_the_best_and_counts_no_byte_twice() -> None:
 def test_settings_that_mean_nothing_are_told(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train_lib(["some text"], 300, **settings)
+
+
+def test_what_the_error_advises_can_be_done_by_name(texts: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"raise `passes` or `in_rate`"):
+        train("lib", ["some text"], 300)
+    by_name = train("lib", texts[1:2], 300, passes=2, in_rate=0.5, seed=1)
+    assert by_name.get_vocab() == train_lib(texts[1:2], 300, passes=2, in_rate=0.5, seed=1).get_vocab()
+    with pytest.raises(InputError, match=r"lib has no option passses; options of lib are .*in_rate.*passes"):
+        train("lib", texts[1:2], 300, passses=2)
+
+
+def test_every_kind_names_all_that_its_trainer_takes() -> None:
+    for kind in kinds().values():
+        takes = signature(kind.train).parameters.values()
+        assert any(p.kind is Parameter.VAR_KEYWORD for p in takes) == (kind.settings is not None), kind.name
+        assert all(p.name in kind.options for p in takes if p.kind is Parameter.KEYWORD_ONLY)
 
 
 def test_too_little_text_is_told() -> None:

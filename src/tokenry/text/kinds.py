@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from tokenry.text.kl3m import train_characters, train_domain
-from tokenry.text.lib import train_lib
+from tokenry.text.lib import Lib, train_lib
 from tokenry.text.supertokens import train_supertokens
 from tokenry.text.training import train_bpe
 from tokenry.tokens.errors import InputError, UnknownNameError
@@ -29,19 +29,21 @@ class Kind:
         summary: one line.
         train: function of (texts, size, **options).
         normalizes: Unicode normal form that decoding gives back; None: the text itself.
+        settings: dataclass whose fields the trainer takes by name, too (its ``**settings``); None: there is none.
     """
 
     name: str
     summary: str
     train: Trainer
     normalizes: str | None = None
+    settings: type | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
         """What the trainer takes by name."""
-        return tuple(
-            n for n, p in signature(self.train).parameters.items() if p.kind is Parameter.KEYWORD_ONLY
-        )
+        own = (n for n, p in signature(self.train).parameters.items() if p.kind is Parameter.KEYWORD_ONLY)
+        further = () if self.settings is None else fields(self.settings)
+        return (*own, *(field.name for field in further))
 
 
 _KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -50,7 +52,9 @@ _KINDS: Mapping[str, Kind] = MappingProxyType(
         for kind in (
             Kind("bpe", "Byte-level BPE with GPT-2's word boundaries", train_bpe),
             Kind("supertoken", "BPE whose last merges go over word boundaries", train_supertokens),
-            Kind("lib", "A ranked lexicon of parts of words, words and phrases (LiB)", train_lib),
+            Kind(
+                "lib", "A ranked lexicon of parts of words, words and phrases (LiB)", train_lib, settings=Lib
+            ),
             Kind("kl3m-domain", "BPE with tokens for a domain's fixed strings", train_domain, "NFKC"),
             Kind("kl3m-char", "BPE with tokens of at most 3 or 4 bytes", train_characters, "NFKC"),
         )
