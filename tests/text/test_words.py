@@ -1,11 +1,13 @@
 """Cutting text into words: published examples, nothing lost, and a cut that does not depend on what follows."""
 
+import time
+
 import pytest
 import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tokenry.text.words import SplitKind, WordSplitter
+from tokenry.text.words import SplitKind, WordSplitter, pieces
 from tokenry.tokens.errors import InputError
 
 KINDS: tuple[SplitKind, ...] = ("unicode", "whitespace", "punctuation", "gpt2")
@@ -93,6 +95,18 @@ def test_the_words_of_a_prefix_are_words_of_the_text(kind: SplitKind, cap: int |
     for end in range(len(text)):
         kept = splitter.split(text[:end])[:-1]
         assert kept == whole[: len(kept)]
+
+
+def test_pieces_of_a_long_word_take_time_in_its_length() -> None:
+    def seconds(n: int) -> float:
+        start = time.process_time()
+        assert len(pieces(b"a" * n, 8)) == n // 8
+        return time.process_time() - start
+
+    short, long = (min(seconds(n) for _ in range(3)) for n in (200_000, 1_600_000))
+    assert (
+        long < 24 * short
+    )  # eight times the word; with a copy of the rest for every piece, 64 times the time
 
 
 def test_gpt2_says_that_it_is_not_stable() -> None:

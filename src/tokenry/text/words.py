@@ -109,12 +109,13 @@ class WordSplitter:
 
 def pieces(word: bytes, longest: int) -> list[bytes]:
     """A word in pieces of at most so many bytes, none of them ending inside a character if that can be helped."""
-    found = []
-    while len(word) > longest:
-        cut = longest
-        while cut and word[cut] & 0xC0 == 0x80:  # 0b10xxxxxx goes on with a character
-            cut -= 1
-        cut = cut or longest  # one character longer than the limit
-        found.append(word[:cut])
-        word = word[cut:]
-    return [*found, word]
+    found, start = [], 0
+    while len(word) - start > longest:
+        end = start + longest
+        while end > start and word[end] & 0xC0 == 0x80:  # 0b10xxxxxx goes on with a character
+            end -= 1
+        if end == start:  # one character longer than the limit
+            end = start + longest
+        found.append(word[start:end])
+        start = end
+    return [*found, word[start:]]
