@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rich.progress import track
-from tokenizers import Regex, Tokenizer, decoders, models
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tokenry.text.lexicon import RankedLexicon
@@ -136,6 +136,7 @@ class Lexicon:
             scores[to_surface(chunk.encode())] = -(1 + step * rank)
         if rule == "fewest":
             core = Tokenizer(models.Unigram(list(scores.items())))
+            core.pre_tokenizer = byte_level(Regex(_SENTENCE))
         else:
             entries = {entry: i for i, entry in enumerate(scores)}
             core = Tokenizer(
@@ -147,11 +148,33 @@ class Lexicon:
                     max_input_chars_per_word=2**62,
                 )
             )
-        core.pre_tokenizer = byte_level(Regex(_SENTENCE))
+            # Left to itself the model tries, at every chunk, each of the line's ends: the cube of the line's length.
+            core.pre_tokenizer = pre_tokenizers.Sequence(
+                [pre_tokenizers.Split(Regex(_SENTENCE), "isolated"), byte_level(Regex(_longest(self.chunks)))]
+            )
         core.decoder = decoders.ByteLevel()
         core.add_special_tokens([special(token) for token in special_tokens])
         end = special_tokens[0] if special_tokens else None
         return as_fast(core, bos_token=end, eos_token=end)
+
+
+def _longest(chunks: Iterable[str]) -> str:
+    """A regular expression for the longest of some chunks that begins at a place; where none does, one character."""
+    follow: list[dict[str, int]] = [{}]  # a trie: nodes by number, children behind their parents
+    ends = set()
+    for chunk in chunks:
+        node = 0
+        for char in chunk:
+            node = follow[node].setdefault(char, len(follow))
+            if node == len(follow):
+                follow.append({})
+        ends.add(node)
+    patterns = [""] * len(follow)
+    for node in reversed(range(len(follow))):
+        ways = "|".join(re.escape(char) + patterns[child] for char, child in follow[node].items())
+        patterns[node] = f"(?:{ways}){'?' if node in ends else ''}" if ways else ""
+    # The library's expressions are Ruby's, where this flag lets the dot stand for line ends, too.
+    return "|".join(filter(None, (patterns[0], "(?m:.)")))
 
 
 @dataclass(frozen=True, kw_only=True)
