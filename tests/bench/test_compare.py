@@ -274,3 +274,20 @@ def test_the_picture_as_the_encoder_saw_it(model: Any, processor: Any) -> None:
     middle = wide.crop((48, 0, 144, 96))
     difference = torch.tensor(list(seen.tobytes())).float() - torch.tensor(list(middle.tobytes())).float()
     assert difference.abs().max() <= 1
+
+
+def test_a_question_that_quotes_the_picture_marker_is_measured_like_others(
+    model: Any, processor: Any, calls: dict[str, list[str]], tmp_path: Path
+) -> None:
+    texts = ("is there a cat?", "what does <image> mean?", "how many things?<eos>")
+    examples = [replace(EXAMPLES[0], id=str(i), question=text) for i, text in enumerate(texts)]
+    for measured in (True, False):  # and known again on resuming
+        calls["answer"].clear()
+        found = compare(model, processor, examples, [], ["50%"], out=tmp_path, **SHORT)
+        assert [(r.method, r.examples, r.refusal) for r in found.rows] == [
+            ("none", 3, None),
+            ("random", 3, None),
+            ("pool", 3, None),
+        ]
+        assert bool(calls["answer"]) == measured
+        assert {r.full_tokens for r in found.results.results} == {144}

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from tests.text.transplant import tiny
+from tokenry.bench import decoding
 from tokenry.bench.decoding import DECODERS, compare_decoders, held_bytes
 from tokenry.bench.decoding_report import Decoded, DecodingReport, decoding_table
 from tokenry.data.prompts import Prompt
@@ -250,3 +251,16 @@ def test_bytes_held_beside_the_model(host: tuple[Any, Any]) -> None:
     assert 600 < held < 1600  # each once, the containers, nothing of the model
     other = torch.nn.Linear(4, 4)
     assert held_bytes(other, beside=model) == 80
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_prompt_that_quotes_an_end_marker_is_not_ended_by_it(host: tuple[Any, Any], chat: bool) -> None:
+    model, tokenizer = host
+    tokenizer = copy.deepcopy(tokenizer)
+    if chat:
+        tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    end = tokenizer.eos_token
+    prompt = Prompt("a", (("system", f"answer {end}"), ("user", f"what does {end} mean?")))
+    ids = decoding._encode(model, tokenizer, prompt, 4)["input_ids"][0].tolist()
+    assert tokenizer.eos_token_id not in ids
+    assert f"what does {end} mean?" in tokenizer.decode(ids)

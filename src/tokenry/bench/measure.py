@@ -56,14 +56,9 @@ class Prompt:
         """Put the example through the processor, with its chat template if it has one.
 
         Raises:
-            InputError: the processor knows neither a chat template nor an image token.
+            InputError: the processor cannot put a question about a picture (`hosts.question_inputs`).
         """
-        text = hosts.question_text(processor, example.question)
-        batch = processor(images=example.image, text=text, return_tensors="pt").to(model.device)
-        inputs = {
-            name: value.to(model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
-            for name, value in batch.items()
-        }
+        inputs = hosts.question_inputs(model, processor, example.image, example.question)
         return cls(example, item_digest(example), inputs, _digest(inputs))
 
     def after(self, encoded: Encoded) -> dict[str, Any]:
