@@ -291,3 +291,17 @@ def test_a_question_that_quotes_the_picture_marker_is_measured_like_others(
         ]
         assert bool(calls["answer"]) == measured
         assert {r.full_tokens for r in found.results.results} == {144}
+
+
+def test_any_of_several_references_is_right(model: Any, processor: Any, tmp_path: Path) -> None:
+    one = EXAMPLES[0]
+    first = compare(model, processor, [one], [], ["50%"], out=tmp_path / "once", **SHORT)
+    said = next(r.answer for r in first.results.results if r.method == "none")
+    several = replace(one, answer="no", answers=("no", "no", said))
+    wrong = replace(one, id="b", answer="no", answers=("no", "maybe"))
+    found = compare(model, processor, [several, wrong], [], ["50%"], out=tmp_path / "two", **SHORT)
+    (right, false) = (r for r in found.results.results if r.method == "none")
+    assert (right.score, right.truth) == (1.0, f"no / {said}")
+    assert (false.score, false.truth) == (0.0, "no / maybe")
+    other = measure.item_digest(replace(several, answers=("no", said)))
+    assert measure.item_digest(several) != other, "other references, another question"

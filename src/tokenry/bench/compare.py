@@ -103,7 +103,8 @@ def compare(
         out: folder for the results file.
         name: how the model is called in the report.
         data_name: how the data set is called; part of what identifies a result.
-        scorer: (prediction, reference) -> 0..1; exact match after normalisation by default.
+        scorer: (prediction, reference) -> 0..1; exact match after normalisation by default. Of an example with several
+            references the best counts.
         max_new_tokens: longest answer.
         threads: CPU threads; as they are by default.
         positions: one rule for the position ids of the tokens that stay ("keep" or "compact"), for all methods; by

@@ -93,7 +93,7 @@ def tune(
         raise InputError(f"The target is a share of the full model's score in (0, 1], got {target!r}.")
     if max_drop is not None and not 0 <= max_drop < 1:
         raise InputError(f"The largest drop is a share in [0, 1), got {max_drop!r}; 0.01 is one point.")
-    if data and all(e.answer is None for e in data):
+    if data and not any(e.references for e in data):
         raise InputError("Tuning needs reference answers; none of these examples has one.")
     names = list(methods) if methods is not None else sorted(set(method_paths()) - set(BASELINES))
     comparison = compare(model, processor, data, names, budgets, **options)

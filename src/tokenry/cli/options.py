@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+_NAMED = 10
+"""Things in a folder that cannot be used and are named; the rest is counted."""
 
 
 class Dtype(StrEnum):
@@ -94,15 +96,16 @@ TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="
 
 
 def questions(data: str, limit: int | None) -> Data:
-    """The questions of a data set; says how many things in a folder could not be used."""
+    """The questions of a data set; says what of a folder cannot be used."""
     from tokenry import bench
 
     loaded = bench.load_data(data, limit)
     if loaded.skipped:
-        typer.echo(
-            f"Skipped {len(loaded.skipped)} things that cannot be used, such as: {loaded.skipped[0]}",
-            err=True,
-        )
+        typer.echo(f"Skipped {len(loaded.skipped)} things that cannot be used:", err=True)
+        for line in loaded.skipped[:_NAMED]:
+            typer.echo(f"  {line}", err=True)
+        if len(loaded.skipped) > _NAMED:
+            typer.echo(f"  and {len(loaded.skipped) - _NAMED} more", err=True)
     return loaded
 
 
