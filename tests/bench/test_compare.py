@@ -180,6 +180,7 @@ def test_a_method_the_model_does_not_support_is_a_row(model: Any, processor: Any
     found = compare(model, processor, EXAMPLES[:1], [Picky(budget=0.5)], ["25%"], out=tmp_path, **SHORT)
     assert found.row("picky", "25%").refusal == "This model has no left ear."
     assert found.row("pool", "25%").examples == 1
+    assert found.failure is None
 
 
 def test_bad_input_is_refused_before_the_model_runs(

@@ -137,12 +137,16 @@ def test_what_does_not_run_is_left_out_with_the_reason(host: tuple[Any, Any]) ->
         def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
             return Draft.of(text[-1], [[10**6]])
 
-    report = compare_decoders(
-        model, tokenizer, PROMPTS, {"wrong": Speculation(Wrong(), Fixed(2))}, new_tokens=2, rounds=1
-    )
+    wrong = {name: Speculation(Wrong(), Fixed(2)) for name in ("wrong", "alike")}
+    report = compare_decoders(model, tokenizer, PROMPTS, wrong, new_tokens=2, rounds=1)
     assert report.decoders == ("greedy",)
     assert "outside the vocabulary" in report.left_out["wrong"]
-    assert "left out" in shown(report)
+    assert shown(report).startswith("Nothing was compared: none of the 2 decoders")
+    assert "wrong, alike: left out: " in shown(report)
+    assert shown(report).count("outside the vocabulary") == 1
+    more = {**wrong, "recycling": "token-recycling"}
+    report = compare_decoders(model, tokenizer, PROMPTS, more, new_tokens=2, rounds=1)
+    assert report.failure is None
 
 
 def test_interruption_ends_the_comparison(host: tuple[Any, Any]) -> None:

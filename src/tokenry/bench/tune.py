@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from tokenry.bench.arms import BASELINES, plan_arms
 from tokenry.bench.choose import Choice, choose, cost_column
 from tokenry.bench.compare import Comparison, compare
-from tokenry.bench.summary import Row
+from tokenry.bench.summary import Row, nothing_ran
 from tokenry.data.examples import Example
 from tokenry.reduce import Reducer
 from tokenry.reduce.registry import method_paths
@@ -40,6 +40,8 @@ class Tuning:
         return self.choice.best
 
     def __str__(self) -> str:
+        if (failure := nothing_ran(self.comparison.rows)) is not None:
+            return failure
         cost, drop = self.choice.cost, 100 * self.choice.allowed_drop
         if self.best is not None:
             rule = f"loses, with 97.5 % confidence, at most {drop:.1f} points"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+FAILED = 1
+"""Exit code of a comparison in which nothing ran on fewer tokens."""
 _NAMED = 10
 """Things in a folder that cannot be used and are named; the rest is counted."""
 
@@ -201,6 +203,12 @@ def show(comparison: Comparison, *, report: Path | None) -> None:
         out.print(f"[yellow]{written.skipped} unreadable lines of {comparison.path} were skipped.")
     typer.echo(f"Results: {comparison.path}")
     typer.echo(f"Report:  {written.page.resolve()}")
+
+
+def fail_if_nothing_ran(comparison: Comparison) -> None:
+    """End with an exit code that scripts see if every method was refused; `show` has said so."""
+    if comparison.failure is not None:
+        raise typer.Exit(FAILED)
 
 
 @contextmanager
