@@ -268,7 +268,8 @@ class CallPrompt:
         return [int(token) for token in self._plain.encode([query], self._encode)["input_ids"][0]]
 
     def _encode(self, tokenizer: Any, texts: Sequence[str]) -> Mapping[str, Any]:
-        text = self._text.replace(_MARK, *texts)
+        (query,) = texts
+        text = self._text.replace(_MARK, query)
         found = tokenizer([text], add_special_tokens=not self._chat, return_tensors="pt")
         if not self._chat and found["input_ids"][0, -1] == tokenizer.eos_token_id:
             found = {name: value[:, :-1] for name, value in found.items()}  # a tokenizer that ends every text
