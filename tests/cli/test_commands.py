@@ -57,7 +57,14 @@ def test_compare_on_a_folder_skips_what_cannot_be_used(
     )
     found = tokenry("compare", model_folder, "--data", data, "-b", "25%", "-o", tmp_path / "out", *FAST)
     assert found.exit_code == 0, found.output
-    assert "Skipped" in found.output
+    assert "Skipped 4 things that cannot be used:" in found.output
+    for thing in (
+        "torn.png: ",
+        "questions.jsonl:2: picture torn.png",
+        "questions.jsonl:3: no JSON",
+        "stray.txt: ",
+    ):
+        assert f"\n  {thing}" in found.output
     assert "1 questions (data)" in found.output
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from tests.bench.conftest import make_model, model_folder
 from tokenry.hosts.prompt import question_inputs, sample_inputs
@@ -107,3 +110,68 @@ def test_a_template_that_refuses_is_told(model_and_processor: tuple[Any, Any]) -
     processor.chat_template, processor.image_token = None, None
     with pytest.raises(InputError, match="neither a chat template nor an image token"):
         question_inputs(model, processor, PICTURE, "what?")
+
+
+def _tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
+    """Bytes; a BOS token in front of every text, as Llama's tokenizers put it."""
+    alphabet = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens=named,
+    )
+    tokens = [AddedToken(text, special=True, normalized=False) for text in special]
+    tokenizer.add_tokens(tokens, special_tokens=True)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+def _gemma3() -> Any:
+    names = {"image_token": "<soft>", "boi_token": "<image>", "eoi_token": "<end_of_image>"}
+    tokenizer = _tokenizer(*names.values(), **names)
+    return transformers.Gemma3Processor(transformers.Gemma3ImageProcessor(), tokenizer, image_seq_length=16)
+
+
+def _idefics3() -> Any:
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokenizer = _tokenizer(
+        "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *places
+    )
+    return transformers.Idefics3Processor(transformers.Idefics3ImageProcessor(), tokenizer, image_seq_len=9)
+
+
+def _mllama() -> Any:
+    return transformers.MllamaProcessor(transformers.MllamaImageProcessor(), _tokenizer("<|image|>"))
+
+
+@pytest.mark.parametrize(
+    ("build", "marker"), [(_gemma3, "<image>"), (_idefics3, "<image>"), (_mllama, "<|image|>")]
+)
+def test_prompts_of_other_families_keep_what_belongs_to_each_token(build: Any, marker: str) -> None:
+    model, _ = make_model()
+    processor = build()
+    processor.chat_template = WRITES_BOS.replace("<image>", marker)
+    plain = question_inputs(model, processor, PICTURE, "what?")
+    question = f"what is {marker}</s>?"
+    found = question_inputs(model, processor, PICTURE, question)
+    ids, before = found["input_ids"][0].tolist(), plain["input_ids"][0].tolist()
+    assert processor.tokenizer.decode(ids).endswith(question)
+    assert (
+        ids[-len(question.encode()) :]
+        == processor.tokenizer(question, split_special_tokens=True)["input_ids"][1:]
+    )
+    assert ids[: -len(question)] == before[: -len("what?")]
+    assert before.count(processor.tokenizer.bos_token_id) == 1
+    for name, value in plain.items():
+        if name.startswith("pixel") or value.shape[:2] != (1, len(before)):
+            assert torch.equal(found[name], value), name
+        else:  # one column for each token
+            assert found[name].shape == (1, len(ids), *value.shape[2:]), name
+            assert torch.equal(found[name][:, : len(before) - 5], value[:, : len(before) - 5]), name
