@@ -180,6 +180,7 @@ def test_a_method_the_model_does_not_support_is_a_row(model: Any, processor: Any
     found = compare(model, processor, EXAMPLES[:1], [Picky(budget=0.5)], ["25%"], out=tmp_path, **SHORT)
     assert found.row("picky", "25%").refusal == "This model has no left ear."
     assert found.row("pool", "25%").examples == 1
+    assert found.failure is None
 
 
 def test_bad_input_is_refused_before_the_model_runs(
@@ -274,3 +275,34 @@ def test_the_picture_as_the_encoder_saw_it(model: Any, processor: Any) -> None:
     middle = wide.crop((48, 0, 144, 96))
     difference = torch.tensor(list(seen.tobytes())).float() - torch.tensor(list(middle.tobytes())).float()
     assert difference.abs().max() <= 1
+
+
+def test_a_question_that_quotes_the_picture_marker_is_measured_like_others(
+    model: Any, processor: Any, calls: dict[str, list[str]], tmp_path: Path
+) -> None:
+    texts = ("is there a cat?", "what does <image> mean?", "how many things?<eos>")
+    examples = [replace(EXAMPLES[0], id=str(i), question=text) for i, text in enumerate(texts)]
+    for measured in (True, False):  # and known again on resuming
+        calls["answer"].clear()
+        found = compare(model, processor, examples, [], ["50%"], out=tmp_path, **SHORT)
+        assert [(r.method, r.examples, r.refusal) for r in found.rows] == [
+            ("none", 3, None),
+            ("random", 3, None),
+            ("pool", 3, None),
+        ]
+        assert bool(calls["answer"]) == measured
+        assert {r.full_tokens for r in found.results.results} == {144}
+
+
+def test_any_of_several_references_is_right(model: Any, processor: Any, tmp_path: Path) -> None:
+    one = EXAMPLES[0]
+    first = compare(model, processor, [one], [], ["50%"], out=tmp_path / "once", **SHORT)
+    said = next(r.answer for r in first.results.results if r.method == "none")
+    several = replace(one, answer="no", answers=("no", "no", said))
+    wrong = replace(one, id="b", answer="no", answers=("no", "maybe"))
+    found = compare(model, processor, [several, wrong], [], ["50%"], out=tmp_path / "two", **SHORT)
+    (right, false) = (r for r in found.results.results if r.method == "none")
+    assert (right.score, right.truth) == (1.0, f"no / {said}")
+    assert (false.score, false.truth) == (0.0, "no / maybe")
+    other = measure.item_digest(replace(several, answers=("no", said)))
+    assert measure.item_digest(several) != other, "other references, another question"

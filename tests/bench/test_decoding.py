@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from tests.text.transplant import tiny
+from tokenry.bench import decoding
 from tokenry.bench.decoding import DECODERS, compare_decoders, held_bytes
 from tokenry.bench.decoding_report import Decoded, DecodingReport, decoding_table
 from tokenry.data.prompts import Prompt
@@ -136,12 +137,16 @@ def test_what_does_not_run_is_left_out_with_the_reason(host: tuple[Any, Any]) ->
         def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
             return Draft.of(text[-1], [[10**6]])
 
-    report = compare_decoders(
-        model, tokenizer, PROMPTS, {"wrong": Speculation(Wrong(), Fixed(2))}, new_tokens=2, rounds=1
-    )
+    wrong = {name: Speculation(Wrong(), Fixed(2)) for name in ("wrong", "alike")}
+    report = compare_decoders(model, tokenizer, PROMPTS, wrong, new_tokens=2, rounds=1)
     assert report.decoders == ("greedy",)
     assert "outside the vocabulary" in report.left_out["wrong"]
-    assert "left out" in shown(report)
+    assert shown(report).startswith("Nothing was compared: none of the 2 decoders")
+    assert "wrong, alike: left out: " in shown(report)
+    assert shown(report).count("outside the vocabulary") == 1
+    more = {**wrong, "recycling": "token-recycling"}
+    report = compare_decoders(model, tokenizer, PROMPTS, more, new_tokens=2, rounds=1)
+    assert report.failure is None
 
 
 def test_interruption_ends_the_comparison(host: tuple[Any, Any]) -> None:
@@ -250,3 +255,16 @@ def test_bytes_held_beside_the_model(host: tuple[Any, Any]) -> None:
     assert 600 < held < 1600  # each once, the containers, nothing of the model
     other = torch.nn.Linear(4, 4)
     assert held_bytes(other, beside=model) == 80
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_prompt_that_quotes_an_end_marker_is_not_ended_by_it(host: tuple[Any, Any], chat: bool) -> None:
+    model, tokenizer = host
+    tokenizer = copy.deepcopy(tokenizer)
+    if chat:
+        tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    end = tokenizer.eos_token
+    prompt = Prompt("a", (("system", f"answer {end}"), ("user", f"what does {end} mean?")))
+    ids = decoding._encode(model, tokenizer, prompt, 4)["input_ids"][0].tolist()
+    assert tokenizer.eos_token_id not in ids
+    assert f"what does {end} mean?" in tokenizer.decode(ids)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.bench import browser, synthetic
 from tokenry.bench.report import Report, write_report
-from tokenry.bench.results import Picture, Result, ResultsWriter
+from tokenry.bench.results import Picture, Refusal, Result, ResultsWriter
 from tokenry.tokens import InputError
 
 WIDTHS = (1280, 390)
@@ -38,11 +38,30 @@ def test_everything_is_there(html: str) -> None:
         "Answers that changed",
     ):
         assert heading in html
-    assert "not run: This model has no [CLS] token." in html
+    assert "picky at 50%: This model has no [CLS] token." in html
     assert "a model &lt;with&gt; marks" in html
     assert "2 threads" not in html
     assert "1 thread," in html
     assert "sdpa attention" in html
+
+
+def test_a_page_on_which_nothing_ran_says_so_first_and_why_once(tmp_path: Path) -> None:
+    reason = "There is no picture in this call."
+    arms = [(method, budget) for method in ("random", "pool", "fine") for budget in ("50%", "25%")]
+    content = [synthetic.run(4), *(Refusal(synthetic.SETTING, *arm, reason) for arm in arms)]
+    content += [synthetic.result(item=item) for item in range(4)]
+    file = synthetic.write(tmp_path / "results.jsonl", content)
+    html = write_report(file).page.read_text(encoding="utf-8")
+    (verdict,) = re.findall(r'<p class="verdict">([^<]*)</p>', html)
+    assert (
+        verdict
+        == "Nothing was compared: none of the 6 arms on fewer tokens ran on this model. The table says why."
+    )
+    assert html.count(reason) == 1
+    assert "random, pool, fine at 50%, 25%: " in html
+    # With one arm that ran, it is a comparison again.
+    synthetic.write(file, [synthetic.result("fine", "50%", item) for item in range(4)])
+    assert "Nothing was compared" not in write_report(file).page.read_text(encoding="utf-8")
 
 
 def test_the_page_needs_nothing_but_itself(html: str) -> None:

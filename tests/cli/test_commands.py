@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from tokenry.bench import measure
 from tokenry.cli.main import USER_ERROR, app
-from tokenry.cli.options import INTERRUPTED, split_budgets, split_methods
+from tokenry.cli.options import FAILED, INTERRUPTED, split_budgets, split_methods
 from tokenry.data.examples import load_scenes
+from tokenry.tokens import UnsupportedError
 
 FAST = ("--limit", "2", "--max-new-tokens", "2")
 
@@ -55,7 +57,14 @@ def test_compare_on_a_folder_skips_what_cannot_be_used(
     )
     found = tokenry("compare", model_folder, "--data", data, "-b", "25%", "-o", tmp_path / "out", *FAST)
     assert found.exit_code == 0, found.output
-    assert "Skipped" in found.output
+    assert "Skipped 4 things that cannot be used:" in found.output
+    for thing in (
+        "torn.png: ",
+        "questions.jsonl:2: picture torn.png",
+        "questions.jsonl:3: no JSON",
+        "stray.txt: ",
+    ):
+        assert f"\n  {thing}" in found.output
     assert "1 questions (data)" in found.output
 
 
@@ -86,6 +95,39 @@ def test_tune_tells_when_nothing_qualifies(model_folder: Path, tmp_path: Path) -
     found = tokenry("tune", model_folder, "-m", "divprune", "-b", "50%", "-o", tmp_path, *FAST)
     assert found.exit_code == 0, found.output
     assert "Nothing compared loses" in found.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "-m", "divprune", "-b", "50%,25%"),
+        ("tune", "-m", "divprune,fastv", "-b", "50%"),
+        ("demo",),
+    ],
+)
+def test_when_every_method_is_refused_it_is_said_first_once_and_by_the_exit_code(
+    words: tuple[str, ...], model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, reason = measure.answer, "This call looks like none that is known."
+
+    def refuse(model: Any, processor: Any, prompt: Any, encoded: Any, arm: Any, **options: Any) -> Any:
+        if arm.methods:
+            raise UnsupportedError(reason)
+        return answer(model, processor, prompt, encoded, arm, **options)
+
+    monkeypatch.setattr(measure, "answer", refuse)
+    name, *options = words
+    more = ("--questions", "1") if name == "demo" else (model_folder, *FAST)
+    found = tokenry(name, *more, *options, "-o", tmp_path)
+    assert found.exit_code == FAILED
+    said = found.output[found.output.index("Nothing was compared: none of the ") :]
+    assert found.output.index("Nothing was compared") < found.output.index("agreement")  # the table
+    assert found.output.count(reason) == 1
+    assert "random, " in said.splitlines()[1]
+    assert "Nothing compared loses" not in found.output
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Nothing was compared" in page
+    assert page.count(reason) == 1
 
 
 def test_check_holds(model_folder: Path) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from tests.text.transplant import tiny
 from tokenry.cli import decode_bench
-from tokenry.cli.options import INTERRUPTED
+from tokenry.cli.options import FAILED, INTERRUPTED
 from tokenry.tokens.errors import InputError, TokenryError
 
 app = typer.Typer()
@@ -70,6 +70,9 @@ def test_without_calibration_and_with_an_assistant(place: Path) -> None:
     assert "assisted" in done.output
     left_out = call(place, "--no-calibrate", "--decoders", "assisted")
     assert "assisted: left out: no smaller model" in left_out.output
+    said = left_out.output.index("Nothing was compared: none of the 1 decoders ran on this model.")
+    assert said < left_out.output.index("tokens/s")  # the table
+    assert left_out.exit_code == FAILED
 
 
 def test_interruption(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ from tokenry.bench.data import Data, load_data
 from tokenry.bench.demo import run_demo
 from tokenry.bench.report import Report, write_report
 from tokenry.bench.results import Results, read_results
-from tokenry.bench.single import Single, ask, open_picture, prepare
+from tokenry.bench.single import Single, ask, prepare
 from tokenry.bench.summary import Row, summarise
 from tokenry.bench.table import as_table
 from tokenry.bench.tune import Tuning, tune
+from tokenry.data.pictures import open_picture
 
 __all__ = [
     "BUDGETS",

@@ -22,7 +22,7 @@ from tokenry.bench.arms import BUDGETS, Arm, plan_arms
 from tokenry.bench.measure import Prompt, Scorer
 from tokenry.bench.overlay import encode_picture
 from tokenry.bench.results import Picture, Refusal, Results, ResultsWriter, Run, digest, read_results
-from tokenry.bench.summary import Row, summarise
+from tokenry.bench.summary import Row, nothing_ran, summarise
 from tokenry.data.examples import Example, exact_match
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer
@@ -47,6 +47,11 @@ class Comparison:
     def rows(self) -> tuple[Row, ...]:
         """One row per method and budget; `none` first."""
         return summarise(self.results)
+
+    @property
+    def failure(self) -> str | None:
+        """What to say if the model refused every arm on fewer tokens; None if one ran."""
+        return nothing_ran(self.rows)
 
     def row(self, method: str, budget: BudgetLike | str = "") -> Row:
         """One row.
@@ -103,7 +108,8 @@ def compare(
         out: folder for the results file.
         name: how the model is called in the report.
         data_name: how the data set is called; part of what identifies a result.
-        scorer: (prediction, reference) -> 0..1; exact match after normalisation by default.
+        scorer: (prediction, reference) -> 0..1; exact match after normalisation by default. Of an example with several
+            references the best counts.
         max_new_tokens: longest answer.
         threads: CPU threads; as they are by default.
         positions: one rule for the position ids of the tokens that stay ("keep" or "compact"), for all methods; by
@@ -116,7 +122,8 @@ def compare(
 
     Raises:
         TokenryError: no data, an unknown method, a budget that means nothing, a folder that cannot be written: all
-            before the model is run. A method that the model does not support is not an error but a row that says so.
+            before the model is run. A method that the model does not support is not an error but a row that says so;
+            the comparison's `failure` tells if there is no other.
         KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
     """
     arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)

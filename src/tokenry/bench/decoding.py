@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, Final
@@ -37,6 +37,7 @@ from tokenry.hosts.generate import decoder
 from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Expected, Fixed
+from tokenry.text.plain import PlainText
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
 
 TRANSFORMERS_LOOKUP: Final = "prompt-lookup-transformers"
@@ -227,16 +228,22 @@ def _fresh(
 
 
 def _encode(model: PreTrainedModel, tokenizer: Any, prompt: Prompt, new_tokens: int) -> dict[str, Tensor]:
-    if getattr(tokenizer, "chat_template", None):
+    roles, contents = zip(*prompt.messages, strict=True)
+
+    def encode(tokenizer: Any, contents: Sequence[str]) -> Mapping[str, Any]:
+        if not getattr(tokenizer, "chat_template", None):
+            return dict(tokenizer("\n\n".join(contents), return_tensors="pt"))
+        chat = replace(prompt, messages=tuple(zip(roles, contents, strict=True))).chat
         try:
-            found = tokenizer.apply_chat_template(
-                prompt.chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            return dict(
+                tokenizer.apply_chat_template(
+                    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+                )
             )
         except TemplateError as error:
             raise InputError(f"The model's chat template refuses prompt {prompt.name!r}: {error}") from error
-    else:
-        text = "\n\n".join(content for _, content in prompt.messages)
-        found = tokenizer(text, return_tensors="pt")
+
+    found = PlainText(tokenizer).encode(contents, encode)
     ids: Int[Tensor, "1 s"] = found["input_ids"].to(model.device)
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and ids.shape[1] + new_tokens > most:

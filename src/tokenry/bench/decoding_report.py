@@ -114,6 +114,13 @@ class DecodingReport:
         """The ways that were measured, greedy decoding first."""
         return tuple(dict.fromkeys(run.decoder for run in self.runs))
 
+    @property
+    def failure(self) -> str | None:
+        """What to say first if nothing but greedy decoding ran, though more was asked for; None if something did."""
+        if not self.left_out or self.decoders != (GREEDY,):
+            return None
+        return f"Nothing was compared: none of the {len(self.left_out)} decoders ran on this model."
+
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """The classes of prompts."""
@@ -204,8 +211,14 @@ def decoding_table(report: DecodingReport) -> Group:
             "" if one.decoder == GREEDY else same,
             style=style,
         )
-    notes = [Text(f"{name}: left out: {why}", style="yellow") for name, why in report.left_out.items()]
-    return Group(speed, Text(), costs, *notes, Text(), Text(_footer(report), style="dim"))
+    reasons: dict[str, list[str]] = {}
+    for name, why in report.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    notes = [Text(f"{', '.join(names)}: left out: {why}", style="yellow") for why, names in reasons.items()]
+    end = Text(_footer(report), style="dim")
+    if report.failure is None:
+        return Group(speed, Text(), costs, *notes, Text(), end)
+    return Group(Text(report.failure, style="bold red"), *notes, Text(), speed, Text(), costs, Text(), end)
 
 
 def _table(*heads: str) -> Table:

@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Self
 
@@ -27,12 +27,13 @@ from tokenry.bench.arms import Arm
 from tokenry.bench.environment import PeakMemory
 from tokenry.bench.results import Result, Trace, digest
 from tokenry.data.examples import Example, region_mask
+from tokenry.data.pictures import as_shown
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
 from tokenry.tokens import Reduction
 
 Scorer = Callable[[str, str], float | bool]
-"""(prediction, reference) -> 0..1."""
+"""(prediction, reference) -> 0..1; of several references the best counts."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,10 @@ class Prompt:
         """Put the example through the processor, with its chat template if it has one.
 
         Raises:
-            InputError: the processor knows neither a chat template nor an image token.
+            InputError: the processor cannot put a question about a picture (`hosts.question_inputs`).
         """
-        text = hosts.question_text(processor, example.question)
-        batch = processor(images=example.image, text=text, return_tensors="pt").to(model.device)
-        inputs = {
-            name: value.to(model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
-            for name, value in batch.items()
-        }
+        example = replace(example, image=as_shown(example.image))
+        inputs = hosts.question_inputs(model, processor, example.image, example.question)
         return cls(example, item_digest(example), inputs, _digest(inputs))
 
     def after(self, encoded: Encoded) -> dict[str, Any]:
@@ -211,9 +208,9 @@ def to_result(
         picture=example.picture,
         topic=example.kind,
         question=example.question,
-        truth=example.answer,
+        truth=" / ".join(example.references) if example.references else None,
         answer=found.text,
-        score=None if example.answer is None else float(scorer(found.text, example.answer)),
+        score=max((float(scorer(found.text, one)) for one in example.references), default=None),
         tokens=found.by_layer[0],
         full_tokens=found.full_tokens,
         by_layer=found.by_layer,
@@ -242,7 +239,7 @@ def as_seen(processor: Any, prompt: Prompt) -> Image.Image:
         or mean is None
         or std is None
     ):
-        return prompt.example.image.convert("RGB")
+        return prompt.example.image
     colours = pixels[0].float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     return Image.fromarray((255 * colours.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy())
 
@@ -294,10 +291,10 @@ def recall(trace: Trace | None, example: Example) -> float | None:
 
 def item_digest(example: Example) -> str:
     """What an example is, whatever it is called: picture, question and reference."""
-    pixels = hashlib.sha256(example.image.tobytes()).hexdigest()
-    return digest(
-        example.id, example.image.size, example.image.mode, pixels, example.question, example.answer
-    )
+    image = as_shown(example.image)
+    pixels = hashlib.sha256(image.tobytes()).hexdigest()
+    several = [example.answers] if example.answers else []
+    return digest(example.id, image.size, image.mode, pixels, example.question, example.answer, *several)
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from tokenry.bench.columns import COLUMNS, COSTS, interval, percent, signed
 from tokenry.bench.overlay import decode_picture, has_grid, svg_overlay
 from tokenry.bench.plots import Style
 from tokenry.bench.results import Picture, Result, Results
-from tokenry.bench.summary import Change, Row, changes, summarise
+from tokenry.bench.summary import Change, Row, changes, nothing_ran, refused, summarise
 from tokenry.data.examples import normalise_answer
 from tokenry.tokens import InputError
 
@@ -55,7 +55,8 @@ def render(results: Results) -> str:
         charts=_charts(rows),
         legend=[{"method": m, "swatch": _swatch(s)} for m, s in style.items() if m != FULL],
         columns=[c for c in COLUMNS if any(c.value(r) is not None for r in rows)],
-        rows=[_table_row(row, style, _scale(rows)) for row in rows],
+        rows=[_table_row(row, style, _scale(rows)) for row in rows if row.refusal is None],
+        refused=refused(rows),
         topics=_topics(rows, style),
         layers=_layers(rows, style),
         gallery=_gallery(results, rows, style),
@@ -76,6 +77,8 @@ def _pick(rows: Sequence[Row], full: Row | None) -> tuple[Row, float] | None:
 
 def _verdict(rows: Sequence[Row], full: Row | None) -> str:
     """What the comparison says, in a sentence."""
+    if (failure := nothing_ran(rows)) is not None:
+        return f"{failure} The table says why."
     if full is None or full.score is None:
         return "The data set has no reference answers: what counts here is how many answers stay the same."
     picked = _pick(rows, full)

@@ -73,7 +73,7 @@ class Result:
         method, budget, seed: the arm (`none` has no budget).
         item: digest of the example itself: picture, question and reference.
         example, picture, topic: the example's name, its picture's, its kind of question.
-        question, truth, answer: the texts; `truth` is None where the data set has no reference.
+        question, truth, answer: the texts; `truth` are the references, None where the data set has none.
         score: 0..1, None without a reference.
         tokens: visual tokens that enter the language model.
         full_tokens: visual tokens the picture has.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -16,6 +15,7 @@ from tokenry.bench.measure import Answer, Prompt
 from tokenry.bench.overlay import draw_overlay, has_grid
 from tokenry.bench.results import Trace
 from tokenry.data.examples import Example
+from tokenry.data.pictures import as_shown
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer, read_methods
 from tokenry.tokens import BudgetLike, InputError, Positions
@@ -107,9 +107,7 @@ def ask(
     methods = read_methods(method, **({} if budget is None else {"budget": budget}))
     if positions is not None:
         methods = tuple(replace(m, positions=positions) for m in methods)
-    prompt = Prompt.of(
-        model, processor, Example("question", "picture", picture.convert("RGB"), question, None)
-    )
+    prompt = Prompt.of(model, processor, Example("question", "picture", as_shown(picture), question, None))
     arms = [Arm("+".join(m.slug for m in methods), str(methods[-1].limit), 0, methods)]
     arms += [Arm(FULL, "", 0, ())] if compare_full else []
     encoded: Encoded = measure.encode(model, prompt, methods)
@@ -130,20 +128,8 @@ def ask(
 
 def prepare(model: PreTrainedModel, processor: Any, picture: Image.Image, question: str) -> dict[str, Any]:
     """The inputs that the model's own `generate` takes for a question about a picture."""
-    return Prompt.of(model, processor, Example("question", "picture", picture, question, None)).inputs
-
-
-def open_picture(path: str | Path) -> Image.Image:
-    """Read a picture file.
-
-    Raises:
-        InputError: no such file, or not a complete picture.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"Cannot read the picture {str(path)!r}: {error}.") from error
+    example = Example("question", "picture", as_shown(picture), question, None)
+    return Prompt.of(model, processor, example).inputs
 
 
 def _ms(answer: Answer | None, index: int) -> str:

@@ -92,6 +92,50 @@ def summarise(results: Results) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda r: order.get((r.method, r.budget), len(order))))
 
 
+@dataclass(frozen=True)
+class Refused:
+    """Arms that did not run for the same reason.
+
+    Attributes:
+        arms: their names, as a sentence has them.
+        reason: what the model's refusal says.
+    """
+
+    arms: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.arms}: not run: {self.reason}"
+
+
+def refused(rows: Sequence[Row]) -> tuple[Refused, ...]:
+    """The arms that did not run, each reason once."""
+    reasons: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.refusal is not None:
+            reasons[row.refusal].append(row)
+    return tuple(Refused(_arms(several), reason) for reason, several in reasons.items())
+
+
+def nothing_ran(rows: Sequence[Row]) -> str | None:
+    """What to say first if not one arm ran on fewer tokens; None if one did."""
+    reduced = [row for row in rows if not row.is_full]
+    if not reduced or any(row.refusal is None for row in reduced):
+        return None
+    return f"Nothing was compared: none of the {len(reduced)} arms on fewer tokens ran on this model."
+
+
+def _arms(rows: Sequence[Row]) -> str:
+    """ "fastv, pool at 50%, 25%": methods that share their budgets are named together."""
+    budgets: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        budgets[row.method].append(row.budget)
+    methods: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for method, of in budgets.items():
+        methods[tuple(of)].append(method)
+    return "; ".join(str(Row(", ".join(names), ", ".join(of))) for of, names in methods.items())
+
+
 def planned(results: Results) -> dict[tuple[str, str], int]:
     """Rank of each arm: by run, as planned."""
     plans = [tuple(arm) for run in results.runs for arm in run.plan.get("arms", [])]

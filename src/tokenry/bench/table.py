@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tokenry.bench.columns import COLUMNS, interval
 from tokenry.bench.results import Results
-from tokenry.bench.summary import Row, summarise
+from tokenry.bench.summary import Row, nothing_ran, refused, summarise
 
 _NARROW = frozenset(
     {"score", "change", "agreement", "recall", "tokens_mean", "prefill_flops", "prefill_ms", "selection_ms"}
@@ -19,7 +19,7 @@ _NARROW = frozenset(
 
 
 def as_table(results: Results, *, wide: bool = True) -> Group:
-    """Every row with its figures, arms that cannot run, and the circumstances.
+    """Every row with its figures, arms that cannot run (first of all if none can), and the circumstances.
 
     Args:
         results: what was measured.
@@ -45,8 +45,12 @@ def as_table(results: Results, *, wide: bool = True) -> Group:
                 cells.append(Text(interval(row), style="dim"))
         last = i + 1 == len(done) or done[i + 1].method != row.method
         table.add_row(*cells, style="bold" if row.is_full else "", end_section=last)
-    notes = [Text(f"{r}: not run: {r.refusal}", style="yellow") for r in rows if r.refusal is not None]
-    return Group(table, *notes, Text(), Text(footer(results, done), style="dim"))
+    notes = [Text(str(one), style="yellow") for one in refused(rows)]
+    end = Text(footer(results, done), style="dim")
+    if (failure := nothing_ran(rows)) is None:
+        return Group(table, *notes, Text(), end)
+    # Said first: what follows is a table with one line, and looks like a result.
+    return Group(Text(failure, style="bold red"), *notes, Text(), table, Text(), end)
 
 
 def footer(results: Results, rows: Sequence[Row]) -> str:

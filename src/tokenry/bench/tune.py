@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from tokenry.bench.arms import BASELINES, plan_arms
 from tokenry.bench.choose import Choice, choose, cost_column
 from tokenry.bench.compare import Comparison, compare
-from tokenry.bench.summary import Row
+from tokenry.bench.summary import Row, nothing_ran
 from tokenry.data.examples import Example
 from tokenry.reduce import Reducer
 from tokenry.reduce.registry import method_paths
@@ -40,6 +40,8 @@ class Tuning:
         return self.choice.best
 
     def __str__(self) -> str:
+        if (failure := nothing_ran(self.comparison.rows)) is not None:
+            return failure
         cost, drop = self.choice.cost, 100 * self.choice.allowed_drop
         if self.best is not None:
             rule = f"loses, with 97.5 % confidence, at most {drop:.1f} points"
@@ -93,7 +95,7 @@ def tune(
         raise InputError(f"The target is a share of the full model's score in (0, 1], got {target!r}.")
     if max_drop is not None and not 0 <= max_drop < 1:
         raise InputError(f"The largest drop is a share in [0, 1), got {max_drop!r}; 0.01 is one point.")
-    if data and all(e.answer is None for e in data):
+    if data and not any(e.references for e in data):
         raise InputError("Tuning needs reference answers; none of these examples has one.")
     names = list(methods) if methods is not None else sorted(set(method_paths()) - set(BASELINES))
     comparison = compare(model, processor, data, names, budgets, **options)

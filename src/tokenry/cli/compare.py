@@ -60,3 +60,4 @@ def compare_methods(
             progress=True,
         )
     options.show(comparison, report=out)
+    options.fail_if_nothing_ran(comparison)

@@ -94,3 +94,5 @@ def decode_bench(
     if out is not None:
         save_report(report, out)
         typer.echo(f"Results: {out}")
+    if report.failure is not None:
+        raise typer.Exit(options.FAILED)

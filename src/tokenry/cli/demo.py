@@ -26,3 +26,4 @@ def run_demo(
     with options.resumable(out):
         comparison = bench.run_demo(out, questions=questions)
     options.show(comparison, report=out)
+    options.fail_if_nothing_ran(comparison)

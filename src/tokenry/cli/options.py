@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+FAILED = 1
+"""Exit code of a comparison in which nothing ran on fewer tokens."""
+_NAMED = 10
+"""Things in a folder that cannot be used and are named; the rest is counted."""
 
 
 class Dtype(StrEnum):
@@ -94,15 +98,16 @@ TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="
 
 
 def questions(data: str, limit: int | None) -> Data:
-    """The questions of a data set; says how many things in a folder could not be used."""
+    """The questions of a data set; says what of a folder cannot be used."""
     from tokenry import bench
 
     loaded = bench.load_data(data, limit)
     if loaded.skipped:
-        typer.echo(
-            f"Skipped {len(loaded.skipped)} things that cannot be used, such as: {loaded.skipped[0]}",
-            err=True,
-        )
+        typer.echo(f"Skipped {len(loaded.skipped)} things that cannot be used:", err=True)
+        for line in loaded.skipped[:_NAMED]:
+            typer.echo(f"  {line}", err=True)
+        if len(loaded.skipped) > _NAMED:
+            typer.echo(f"  and {len(loaded.skipped) - _NAMED} more", err=True)
     return loaded
 
 
@@ -198,6 +203,12 @@ def show(comparison: Comparison, *, report: Path | None) -> None:
         out.print(f"[yellow]{written.skipped} unreadable lines of {comparison.path} were skipped.")
     typer.echo(f"Results: {comparison.path}")
     typer.echo(f"Report:  {written.page.resolve()}")
+
+
+def fail_if_nothing_ran(comparison: Comparison) -> None:
+    """End with an exit code that scripts see if every method was refused; `show` has said so."""
+    if comparison.failure is not None:
+        raise typer.Exit(FAILED)
 
 
 @contextmanager

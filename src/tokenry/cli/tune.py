@@ -68,6 +68,7 @@ def tune_methods(
             progress=True,
         )
     options.show(tuning.comparison, report=out)
+    options.fail_if_nothing_ran(tuning.comparison)
     typer.echo("\nNot beaten in both score and cost, cheapest first:")
     for row in tuning.choice.frontier:
         typer.echo(f"  {row!s:<34} score {100 * (row.score or 0):5.1f}   {tuning.choice.cost.of(row)}")

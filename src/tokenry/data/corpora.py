@@ -6,12 +6,14 @@ the two corpora of source code (`python`, `python-packages`) read what is instal
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import random
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -149,6 +151,8 @@ def _without_text(given: Sequence[Path], files: int, suffixes: Sequence[str]) ->
 def read_text(path: Path, *, errors: Literal["strict", "replace"] = "strict") -> str:
     """Read one file (gzipped or not) as UTF-8 text without NULs; a byte-order mark is dropped.
 
+    UTF-16 with a byte-order mark, which Windows programs call Unicode, is read too.
+
     Raises:
         InputError: If it cannot be read or, with "strict", is not such text; the message says at which byte.
     """
@@ -158,6 +162,9 @@ def read_text(path: Path, *, errors: Literal["strict", "replace"] = "strict") ->
             data = gzip.decompress(data)
     except (OSError, EOFError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        with suppress(UnicodeDecodeError):  # two bytes that happen to stand first
+            data = data.decode("utf-16").encode()
     remedy = 'or leave it out (in Python, errors="replace" reads what can be read)'
     if errors == "strict" and (at := data.find(b"\0")) >= 0:
         raise InputError(f"{path} holds a NUL at byte {at}, so it is no text file: clean it, {remedy}")

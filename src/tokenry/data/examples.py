@@ -1,21 +1,19 @@
 """Picture questions in one shape: built-in scenes or a user's own folder, and how an answer is judged."""
 
-import csv
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
+from tokenry.data.pictures import open_picture
+from tokenry.data.question_files import READERS, asked, read_records
 from tokenry.data.scenes import Box, make_scene
-from tokenry.tokens.errors import TokenryError
+from tokenry.tokens.errors import InputError, TokenryError
 
-QUESTION_FILES = ("questions.jsonl", "questions.csv")
+QUESTION_FILES = tuple(f"questions{ending}" for ending in READERS)
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,11 @@ class Example:
         picture: stable name of the picture (a file name, or where in a split a scene stands).
         image: RGB picture.
         question: text put to the model, without image placeholder.
-        answer: the reference answer; None if the data set has none.
+        answer: the reference answer, of several the one given most often; None if the data set has none.
         kind: question kind ("place", "count", ...); "" if unknown.
         regions: pixel boxes (x0, y0, x1, y1) on which the answer depends; empty if unknown.
         objects: pixel boxes of everything that is not background; empty if unknown.
+        answers: all references where there are several, as often as they were given (ten people's answers, say).
     """
 
     id: str
@@ -41,6 +40,13 @@ class Example:
     kind: str = ""
     regions: tuple[Box, ...] = ()
     objects: tuple[Box, ...] = ()
+    answers: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What a prediction may equal to be right, each once."""
+        one = () if self.answer is None else (self.answer,)
+        return tuple(dict.fromkeys(self.answers or one))
 
 
 @dataclass(frozen=True)
@@ -131,27 +137,12 @@ def load_scenes(split: str = "test", n: int = 1000, seed: int = 0, per_scene: in
     return examples
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Line number and row of a question file; None for a row that cannot be parsed."""
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as stream:
-            yield from enumerate(csv.DictReader(stream), start=2)
-        return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        yield number, row if isinstance(row, dict) else None
-
-
 def load_folder(path: str | Path) -> FolderReport:
     """Read a folder with pictures and a ``questions.jsonl`` or ``questions.csv`` (image, question, answer, kind).
 
-    ``answer`` and ``kind`` may be missing. Whatever cannot be used - a truncated picture, a stray file, a line without
-    a question - is left out and named in the report.
+    ``answer`` and ``kind`` may be missing. Instead of one text, ``answer`` or ``answers`` may hold a list of them, or
+    of objects with an ``answer`` each: all of them are references. Whatever cannot be used - a truncated picture, a
+    stray file, a line without a question, a row with more cells than columns - is left out and named in the report.
 
     Args:
         path: the folder.
@@ -160,7 +151,7 @@ def load_folder(path: str | Path) -> FolderReport:
         The examples and what was skipped.
 
     Raises:
-        TokenryError: if the folder or its question file is missing, or nothing in it can be used.
+        TokenryError: if the folder or its question file is missing or unreadable, or nothing in it can be used.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -173,37 +164,35 @@ def load_folder(path: str | Path) -> FolderReport:
     examples: list[Example] = []
     skipped: list[str] = []
     images: dict[str, Image.Image | None] = {}
-    try:
-        for number, row in _rows(source):
-            name, question = (row or {}).get("image"), (row or {}).get("question")
-            if not (isinstance(name, str) and name and isinstance(question, str) and question.strip()):
-                skipped.append(f"{source.name}:{number}: no image or no question")
-                continue
-            if name not in images:
-                images[name] = _open_picture(folder, name, skipped)
-            image = images[name]
-            if image is None:
-                skipped.append(f"{source.name}:{number}: picture {name} cannot be used")
-                continue
-            answer = (row or {}).get("answer")
-            kind = (row or {}).get("kind")
-            examples.append(
-                Example(
-                    id=f"{source.name}:{number}",
-                    picture=name,
-                    image=image,
-                    question=question.strip(),
-                    answer=None if answer is None or str(answer) == "" else str(answer),
-                    kind=str(kind or ""),
-                )
+    for record in read_records(source):
+        place = f"{source.name}:{record.number}"
+        try:
+            found = asked(record)
+        except InputError as error:
+            skipped.append(f"{place}: {error}")
+            continue
+        if found.image not in images:
+            images[found.image] = _open(folder, found.image, skipped)
+        image = images[found.image]
+        if image is None:
+            skipped.append(f"{place}: picture {found.image} cannot be used")
+            continue
+        examples.append(
+            Example(
+                id=place,
+                picture=found.image,
+                image=image,
+                question=found.question,
+                answer=found.answer,
+                kind=found.kind,
+                answers=found.answers if len(found.answers) > 1 else (),
             )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TokenryError(f"{source} is not a readable UTF-8 question file: {error}") from error
-    asked = set(images) | {source.name}
+        )
+    known = set(images) | {source.name}
     skipped += [
         f"{entry.name}: no question asks about it"
         for entry in sorted(folder.iterdir())
-        if entry.is_file() and entry.name not in asked
+        if entry.is_file() and entry.name not in known
     ]
     if not examples:
         detail = f"; first reason: {skipped[0]}" if skipped else ""
@@ -211,15 +200,14 @@ def load_folder(path: str | Path) -> FolderReport:
     return FolderReport(tuple(examples), tuple(skipped))
 
 
-def _open_picture(folder: Path, name: str, skipped: list[str]) -> Image.Image | None:
-    """The decoded RGB picture, or None with the reason noted."""
+def _open(folder: Path, name: str, skipped: list[str]) -> Image.Image | None:
+    """The picture, or None with the reason noted."""
     target = folder / name
     if not target.resolve().is_relative_to(folder.resolve()):
         skipped.append(f"{name}: lies outside the folder")
         return None
     try:
-        with Image.open(target) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return open_picture(target)
+    except InputError as error:
         skipped.append(f"{name}: {error}")
         return None

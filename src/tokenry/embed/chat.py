@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from tokenry.text.plain import PlainText
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 _GREEDY: Final[Mapping[str, Any]] = MappingProxyType({"do_sample": False})
@@ -71,8 +72,8 @@ class LanguageModel(Ruler, Protocol):
 class TokenRuler:
     """Counts with a tokenizer. Enough where prompts are only made and counted, and another program answers them.
 
-    Special tokens that stand in a prompt as text are blanked out: a review that says ``<|im_end|>`` must not end the
-    turn it is quoted in.
+    Special tokens that stand in a text are its letters: a review that says ``<|im_end|>`` must not end the turn it is
+    quoted in.
 
     Args:
         tokenizer: a fast tokenizer, with a chat template or without.
@@ -88,19 +89,27 @@ class TokenRuler:
                 "(AutoTokenizer gives it)"
             )
         self.tokenizer = tokenizer
+        self._plain = PlainText(tokenizer)
 
     def count(self, text: str) -> int:
         """See `Ruler.count`."""
-        return len(self._encoded(text)["input_ids"])
+        return len(self._plain.ids(text, add_special_tokens=False))
 
     def cut(self, text: str, limit: int) -> str:
         """See `Ruler.cut`."""
         if limit < 1:
             raise InputError(f"a text cannot be cut to {limit} tokens")
-        ends = [end for _, end in self._encoded(text, return_offsets_mapping=True)["offset_mapping"]]
-        if len(ends) <= limit:
+        if self.count(text) <= limit:
             return text
-        head = text[: ends[limit - 1]]
+        found = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        ends = [end for _, end in found["offset_mapping"]]
+        head = text[: ends[min(limit, len(ends)) - 1]]
         if not text[len(head) :][:1].isspace() and len(words := head.rsplit(None, 1)) == 2:
             head = words[0]
         while self.count(head) > limit:  # rare: a beginning can have more tokens than the whole gave it
@@ -111,22 +120,19 @@ class TokenRuler:
         """See `Ruler.prompt_tokens`."""
         return len(self._prompt_ids(prompt))
 
-    def _encoded(self, text: str, **options: bool) -> Any:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False, **options)
-
     def _prompt_ids(self, prompt: str) -> list[int]:
-        # all_special_tokens has those with a role only: not the <|start_header_id|> of Llama 3, say
-        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-        for special in dict.fromkeys([*self.tokenizer.all_special_tokens, *added]):
-            prompt = prompt.replace(special, " ")
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(prompt, verbose=False)["input_ids"])
-        turn = [{"role": "user", "content": prompt}]
-        return list(
-            self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)[
-                "input_ids"
-            ]
-        )
+            return self._plain.ids(prompt)
+        return [int(token) for token in self._plain.encode([prompt], _one_turn)["input_ids"][0]]
+
+
+def _one_turn(tokenizer: Any, texts: Sequence[str]) -> Mapping[str, Any]:
+    """A chat that begins with what the user says."""
+    turn = [{"role": "user", "content": text} for text in texts]
+    found: Mapping[str, Any] = tokenizer.apply_chat_template(
+        turn, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    return found
 
 
 class ChatModel(TokenRuler):

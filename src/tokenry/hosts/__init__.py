@@ -14,7 +14,7 @@ from tokenry.hosts.cost import Cost, decoder_flops, encoder_flops, kv_bytes
 from tokenry.hosts.generate import DECODERS, decoder, generate
 from tokenry.hosts.host import Host
 from tokenry.hosts.load import load_model
-from tokenry.hosts.prompt import question_text
+from tokenry.hosts.prompt import question_inputs
 from tokenry.hosts.session import Session
 from tokenry.hosts.trace import ItemTrace
 from tokenry.hosts.vision import Encoded, encode_pictures
@@ -38,7 +38,7 @@ __all__ = [
     "generate",
     "kv_bytes",
     "load_model",
-    "question_text",
+    "question_inputs",
     "reduced",
 ]
 

@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -18,6 +24,12 @@ from tokenry.tokens import InputError
 
 EMBEDDED = "embedded"
 """The name of the small model that comes with tokenry."""
+_KINDS = (
+    (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
+    (AutoModelForMultimodalLM, MODEL_FOR_MULTIMODAL_LM_MAPPING),
+    (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+)
+"""Kinds of models that write text, those that read pictures first."""
 
 
 def load_model(
@@ -42,12 +54,31 @@ def load_model(
         return model.to(device).eval(), processor
     try:
         config = AutoConfig.from_pretrained(name)
-        kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+        kind = auto_class(config)
         model = kind.from_pretrained(name, dtype=dtype or "auto", attn_implementation=attn)
         processor = AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         where = "folder" if Path(name).exists() else "folder or hub id"
         raise InputError(
             f"Cannot load a model from {where} {str(name)!r}: {str(error).splitlines()[0]}"
         ) from error
     return model.to(device).eval(), processor
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The auto class of transformers that makes the model a configuration was saved with.
+
+    Some configurations stand for several (Emu3's for one that reads pictures and one that does not): then what
+    `architectures` names counts, and failing that what reads pictures.
+
+    Raises:
+        InputError: no model with this configuration writes text.
+    """
+    kind = type(config)
+    possible = {auto: mapping[kind] for auto, mapping in _KINDS if kind in mapping}
+    if not possible:
+        raise InputError(
+            f"As far as transformers knows, a model with a {kind.__name__} writes no text, so it answers no questions."
+        )
+    saved = config.architectures or []
+    return next((auto for auto, model in possible.items() if model.__name__ in saved), next(iter(possible)))

@@ -1,34 +1,117 @@
-"""Putting a question about a picture to a model the way its processor wants it put."""
+"""Putting a question about a picture to a model the way its processor wants it put.
+
+The prompt is the processor's own: where it has a chat template, what `apply_chat_template` tokenizes. (The template's
+text put through the processor again may begin with a second BOS token.) The question is text, whatever it says: see
+`tokenry.text.plain`.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import AutoProcessor, PreTrainedModel
 
+from tokenry.hosts.host import Host
+from tokenry.text.plain import PlainText
 from tokenry.tokens import InputError
 
 
-def question_text(processor: Any, question: str) -> str:
-    """The prompt for one picture and a question: the processor's chat template, or its image token on its own line.
+def question_inputs(
+    model: PreTrainedModel, processor: Any, picture: Image.Image, question: str
+) -> dict[str, Any]:
+    """The inputs that a model's own `generate` takes for a question about a picture.
+
+    Args:
+        model: what is asked; its device and type of numbers are what the inputs get.
+        processor: its processor, which is not changed.
+        picture: RGB.
+        question: the user's text.
 
     Raises:
-        InputError: the processor knows neither.
+        InputError: the processor has neither a chat template nor an image token, its chat template refuses a question
+            about a picture, or it lacks a setting that the model's configuration does not tell either.
     """
+    processor = _complete(processor, model)
+    found = PlainText(processor).encode([question], lambda own, texts: _encode(own, [picture], texts))
+    return _moved(found, model)
+
+
+def _encode(
+    processor: Any, pictures: Sequence[Image.Image], questions: Sequence[str], **options: Any
+) -> Mapping[str, Any]:
+    """One row for each question about a picture; `options` are the processor's."""
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        return processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
+        chats = [
+            [{"role": "user", "content": [{"type": "image", "image": p}, {"type": "text", "text": q}]}]
+            for p, q in zip(pictures, questions, strict=True)
+        ]
+        try:
+            found: Mapping[str, Any] = processor.apply_chat_template(
+                chats,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                add_generation_prompt=True,
+                processor_kwargs=options,
+            )
+        except TemplateError as error:
+            raise InputError(
+                f"The chat template of {type(processor).__name__} refuses a question about a picture: {error}."
+            ) from error
+        return found
     token = getattr(processor, "image_token", None)
     if token is None:
         raise InputError(
             f"{type(processor).__name__} has neither a chat template nor an image token, so there is no telling how "
             "this model wants a question about a picture put."
         )
-    return f"{token}\n{question}"
+    texts = [f"{token}\n{question}" for question in questions]
+    own: Mapping[str, Any] = processor(images=list(pictures), text=texts, return_tensors="pt", **options)
+    return own
+
+
+def _complete(processor: Any, model: PreTrainedModel) -> Any:
+    """The processor, or a copy with the settings that files from before transformers 4.46 lack.
+
+    LLaVA's processors count a picture's tokens themselves, and cannot do without them.
+
+    Raises:
+        InputError: the model's configuration does not tell a setting that is missing.
+    """
+    told = {
+        "patch_size": getattr(getattr(model.config, "vision_config", None), "patch_size", None),
+        "vision_feature_select_strategy": getattr(model.config, "vision_feature_select_strategy", None),
+    }
+    missing = [name for name in told if getattr(processor, name, "") is None]
+    if not missing:
+        return processor
+    if unknown := [name for name in missing if told[name] is None]:
+        raise InputError(
+            f"{type(processor).__name__} has no {' and no '.join(unknown)}, and the configuration of "
+            f"{type(model).__name__} does not tell. Set it before use (`processor.{unknown[0]} = ...`) or add it to "
+            "the model's processor_config.json: the side of the vision encoder's patches in pixels is its patch_size."
+        )
+    processor = copy.copy(processor)
+    for name in missing:
+        setattr(processor, name, told[name])
+    if "patch_size" in missing and getattr(processor, "num_additional_image_tokens", None) == 0:
+        processor.num_additional_image_tokens = int(Host.of(model).has_cls)
+    return processor
+
+
+def _moved(inputs: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+    """On the model's device; what is no whole number, in the model's type."""
+    found = {}
+    for name, value in inputs.items():
+        if torch.is_tensor(value):
+            value = value.to(model.device, model.dtype if value.is_floating_point() else None)
+        found[name] = value
+    return found
 
 
 def sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
@@ -51,9 +134,5 @@ def sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
     for _ in questions:
         coarse = torch.randint(0, 256, (12, 12, 3), generator=generator, dtype=torch.uint8)
         pictures.append(Image.fromarray(coarse.numpy()).resize((192, 192)))
-    texts = [question_text(processor, q) for q in questions]
     processor.tokenizer.padding_side = "left"
-    batch = processor(images=pictures, text=texts, padding=True, return_tensors="pt").to(model.device)
-    return {
-        k: v.to(model.dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()
-    }
+    return _moved(_encode(_complete(processor, model), pictures, questions, padding=True), model)

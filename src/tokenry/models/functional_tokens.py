@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from tokenry.text.measure import encode_plain
+from tokenry.text.plain import PlainText
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 
 SYSTEM: Final = "You are a router. Call the right function for the query."
@@ -252,16 +253,9 @@ class CallPrompt:
         if tokens is not None:
             rows = zip(tokens.texts[:-1], tokens.workers, tokens.descriptions, strict=True)
             system = "\n".join([system, *(f"{text}('query'): {name}: {what}" for text, name, what in rows)])
-        self._tokenizer = tokenizer
-        if getattr(tokenizer, "chat_template", None):
-            text, bare = _chat(tokenizer, system), True
-        else:
-            text, bare = f"{system}\nQuery: {_MARK}\nCall: ", False
-        before, _, after = text.partition(_MARK)
-        self._before = list(tokenizer(before, add_special_tokens=not bare)["input_ids"])
-        if not bare and self._before and self._before[-1] == tokenizer.eos_token_id:
-            self._before.pop()  # a tokenizer that ends every text
-        self._after = list(tokenizer(after, add_special_tokens=False)["input_ids"])
+        self._plain = PlainText(tokenizer)
+        self._chat = bool(getattr(tokenizer, "chat_template", None))
+        self._text = _chat(tokenizer, system) if self._chat else f"{system}\nQuery: {_MARK}\nCall: "
 
     def __call__(self, query: str) -> list[int]:
         """Return the ids of the prompt for a query.
@@ -271,7 +265,15 @@ class CallPrompt:
         """
         if not query.strip():
             raise InputError("the query is empty: there is nothing to route")
-        return [*self._before, *encode_plain(self._tokenizer, [query])[0], *self._after]
+        return [int(token) for token in self._plain.encode([query], self._encode)["input_ids"][0]]
+
+    def _encode(self, tokenizer: Any, texts: Sequence[str]) -> Mapping[str, Any]:
+        (query,) = texts
+        text = self._text.replace(_MARK, query)
+        found = tokenizer([text], add_special_tokens=not self._chat, return_tensors="pt")
+        if not self._chat and found["input_ids"][0, -1] == tokenizer.eos_token_id:
+            found = {name: value[:, :-1] for name, value in found.items()}  # a tokenizer that ends every text
+        return dict(found)
 
 
 def _chat(tokenizer: Any, system: str) -> str:

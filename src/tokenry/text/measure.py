@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from tokenry.text.plain import PlainText
 from tokenry.tokens.errors import InputError
 
 _LOGITS: Final = 1 << 26  # logits at once: 256 MB of float32
@@ -125,6 +126,11 @@ def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     found: list[list[int]] = tokenizer(
         list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
     )["input_ids"]
+    # Vocabularies of WordPiece and Unigram models hold special tokens as ordinary pieces too.
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    for i, ids in enumerate(found):
+        if not special.isdisjoint(ids):
+            found[i] = PlainText(tokenizer).ids(texts[i], add_special_tokens=False)
     _refuse_unknown(tokenizer, texts, found)
     return found
 

@@ -1,0 +1,141 @@
+"""Pictures are opened as viewers show them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageDraw
+
+from tokenry.data.pictures import as_shown, open_picture
+from tokenry.tokens.errors import InputError
+
+RED, BLACK, WHITE = (255, 0, 0), (0, 0, 0), (255, 255, 255)
+
+
+def flag() -> Image.Image:
+    """A red bar along the top, a blue one down the left: every turn and mirroring shows."""
+    image = Image.new("RGB", (48, 32), "white")
+    image.paste("blue", (0, 0, 8, 32))
+    image.paste("red", (0, 0, 48, 8))
+    return image
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_as_their_exif_says(orientation: int, ending: str, tmp_path: Path) -> None:
+    stored = {  # how a camera held that way stores the flag
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }[orientation]
+    image = flag()
+    for turn in stored:
+        image = image.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"x.{ending}", exif=exif, quality=100)
+    found = open_picture(tmp_path / f"x.{ending}")
+    assert found.size == (48, 32)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(flag())).mean() < 6
+    assert as_shown(found).tobytes() == found.tobytes()
+
+
+def drawing(mode: str) -> tuple[Image.Image, dict[str, Any]]:
+    """A black disc on nothing at all, in black as well, as drawing programs store it."""
+    if mode in ("RGBA", "LA"):
+        image = Image.new(mode, (32, 32), (0,) * len(mode))
+        ImageDraw.Draw(image).ellipse((8, 8, 24, 24), fill=(*((0,) * (len(mode) - 1)), 255))
+        return image, {}
+    if mode == "P":  # two entries, both black: only the transparency tells them apart
+        image = Image.new("P", (32, 32), 0)
+        image.putpalette([0, 0, 0] * 256)
+        ImageDraw.Draw(image).ellipse((8, 8, 24, 24), fill=1)
+        return image, {"transparency": 0}
+    # a key colour that stands for nothing
+    image = Image.new(mode, (32, 32), (1, 1, 1) if mode == "RGB" else 1)
+    ImageDraw.Draw(image).ellipse((8, 8, 24, 24), fill=0)
+    return image, {"transparency": (1, 1, 1) if mode == "RGB" else 1}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L", "I;16"])
+def test_what_is_see_through_lies_on_white(mode: str, tmp_path: Path) -> None:
+    image, options = drawing(mode)
+    image.save(tmp_path / "x.png", **options)
+    found = open_picture(tmp_path / "x.png")
+    assert found.mode == "RGB"
+    assert found.getpixel((0, 0)) == WHITE
+    assert found.getpixel((16, 16)) == BLACK
+
+
+def test_half_transparent_colour_is_mixed_with_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (255, 0, 0, 51)).save(tmp_path / "x.png")
+    assert open_picture(tmp_path / "x.png").getpixel((0, 0)) == (255, 204, 204)
+    for mode in ("RGBa", "La"):
+        premultiplied = Image.new(mode[:-1] + "A", (4, 4), (255,) * len(mode)).convert(mode)
+        assert as_shown(premultiplied).getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bits_are_scaled(ending: str, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / f"x.{ending}")
+    found = np.asarray(open_picture(tmp_path / f"x.{ending}"))[..., 0].reshape(-1).astype(int)
+    assert np.abs(found - np.arange(256)).max() <= 1
+
+
+def test_numbers_without_a_scale_go_from_their_smallest_to_their_largest() -> None:
+    for values in (
+        np.array([[-2.0, 0.0], [1.0, 2.0]], np.float32),
+        np.array([[-200000, 0], [100000, 200000]], np.int32),
+    ):
+        assert np.asarray(as_shown(Image.fromarray(values)))[..., 0].tolist() == [[0, 128], [191, 255]]
+    flat = as_shown(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
+    assert flat.getextrema() == ((0, 0),) * 3
+
+
+def test_print_colours_go_through_their_profile(tmp_path: Path) -> None:
+    ink = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    ink.save(tmp_path / "x.tif")
+    assert open_picture(tmp_path / "x.tif").getpixel((0, 0)) == RED
+    ink.save(tmp_path / "broken.tif", icc_profile=b"no profile")
+    assert open_picture(tmp_path / "broken.tif").getpixel((0, 0)) == RED
+    screen = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    ink.save(tmp_path / "wrong.tif", icc_profile=screen)  # a profile of another kind of colours
+    assert open_picture(tmp_path / "wrong.tif").getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_of_an_animation_the_first_frame_is_opened(ending: str, tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+    options: dict[str, Any] = {"save_all": True, "append_images": [second], "duration": 100}
+    first.save(tmp_path / f"x.{ending}", **options, **({"lossless": True} if ending == "webp" else {}))
+    assert open_picture(tmp_path / f"x.{ending}").getpixel((4, 4)) == RED
+
+
+def test_what_an_animated_png_shows_elsewhere_is_not_its_first_frame(tmp_path: Path) -> None:
+    still, first, second = (Image.new("RGB", (16, 16), colour) for colour in ("blue", "red", "green"))
+    still.save(
+        tmp_path / "x.png", save_all=True, default_image=True, append_images=[first, second], duration=100
+    )
+    assert open_picture(tmp_path / "x.png").getpixel((4, 4)) == RED
+
+
+def test_broken_files_are_told(tmp_path: Path) -> None:
+    flag().save(tmp_path / "x.png")
+    whole = (tmp_path / "x.png").read_bytes()
+    broken = [whole[: len(whole) // 2], b"", b"text", whole[:8] + struct.pack(">I", 1 << 31) + whole[12:]]
+    for number, data in enumerate(broken):
+        (tmp_path / f"{number}.png").write_bytes(data)
+        with pytest.raises(InputError, match=f"Cannot read the picture.*{number}.png"):
+            open_picture(tmp_path / f"{number}.png")
+    with pytest.raises(InputError, match="Cannot read the picture"):
+        open_picture(tmp_path)
