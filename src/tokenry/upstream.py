@@ -14,8 +14,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import partial
 from importlib import import_module
+from threading import RLock
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -53,6 +55,7 @@ __all__ = [
     "cache_field",
     "cache_given",
     "cache_of",
+    "forget_watches",
     "is_flash",
     "key_columns",
     "keys_seen",
@@ -329,7 +332,22 @@ Listener = Callable[[Tensor, Tensor, Tensor | None, float], None]
 """Called with a layer's query [b h q d] and key [b kv t d] after RoPE, its mask and its logit scale."""
 
 _PREFIX = "tokenry_"
-_LISTENERS: WeakKeyDictionary[nn.Module, Listener] = WeakKeyDictionary()
+_LISTENERS: WeakKeyDictionary[nn.Module, tuple[Listener, ...]] = WeakKeyDictionary()
+
+
+@dataclass
+class _Watch:
+    """A configuration whose attention is watched: the implementation it asked for, and by how many it is watched."""
+
+    config: Any
+    asked: str | None
+    watchers: int = 0
+
+
+_WATCHES: dict[int, _Watch] = {}
+"""By the identity of the configuration, which has no hash."""
+
+_WATCHING: Final = RLock()
 
 
 def attention_kernel(config: Any) -> str:
@@ -344,27 +362,71 @@ def is_flash(config: Any) -> bool:
 
 
 @contextmanager
-def watch_attention(configs: list[Any], listeners: dict[nn.Module, Listener]) -> Iterator[None]:
+def watch_attention(configs: list[Any], listeners: dict[nn.Module, Listener]) -> Iterator[Callable[[], None]]:
     """While open, the attention modules in `listeners` report their queries and keys; attention itself is unchanged.
 
     The kernel in use stays in use: the model is pointed at a function that reports and then calls that kernel. The
     mask function is registered under the same name, without which transformers would drop padding masks silently, and
-    the name must not contain "flash", which switches other code paths.
+    the name must not contain "flash", which switches other code paths. Watches may overlap and end in any order.
+
+    Yields:
+        What to call before the model runs: it follows the user to another attention implementation, set meanwhile
+        with `set_attn_implementation`. That one also stays when the watch ends.
     """
     if not listeners:
-        yield
+        yield lambda: None
         return
-    before = [(config, config._attn_implementation_internal) for config in configs]
     try:
-        _LISTENERS.update(listeners)
-        for config in configs:
-            config._attn_implementation_internal = _watched(attention_kernel(config))
-        yield
+        with _WATCHING:
+            for module, listener in listeners.items():
+                _LISTENERS[module] = (*_LISTENERS.get(module, ()), listener)
+            for config in configs:
+                _WATCHES.setdefault(
+                    id(config), _Watch(config, config._attn_implementation_internal)
+                ).watchers += 1
+            _follow(configs)
+        yield partial(_follow, configs)
     finally:
-        for config, name in before:
-            config._attn_implementation_internal = name
-        for module in listeners:
-            _LISTENERS.pop(module, None)
+        with _WATCHING:
+            for config in configs:
+                _leave(config)
+            for module, listener in listeners.items():
+                others = tuple(each for each in _LISTENERS.get(module, ()) if each is not listener)
+                if others:
+                    _LISTENERS[module] = others
+                else:
+                    _LISTENERS.pop(module, None)
+
+
+def _follow(configs: list[Any]) -> None:
+    """Point configurations at the reporting variant of what they ask for."""
+    for config in configs:
+        name = config._attn_implementation_internal
+        if not str(name).startswith(_PREFIX):
+            with _WATCHING:
+                _WATCHES[id(config)].asked = name
+                config._attn_implementation_internal = _watched(attention_kernel(config))
+
+
+def _leave(config: Any) -> None:
+    watch = _WATCHES.get(id(config))
+    if watch is None:
+        return
+    watch.watchers -= 1
+    if watch.watchers == 0:
+        del _WATCHES[id(config)]
+        if str(config._attn_implementation_internal).startswith(
+            _PREFIX
+        ):  # else the user chose another meanwhile
+            config._attn_implementation_internal = watch.asked
+
+
+def forget_watches(module: nn.Module) -> None:
+    """Let the configurations of a module, copied while they were watched, ask for plain attention again."""
+    for part in module.modules():
+        config = part.__dict__.get("config")
+        if str(getattr(config, "_attn_implementation_internal", None)).startswith(_PREFIX):
+            config._attn_implementation_internal = attention_kernel(config)  # type: ignore[union-attr]
 
 
 def _watched(base: str) -> str:
@@ -375,13 +437,13 @@ def _watched(base: str) -> str:
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
         ) -> Any:
-            listener = _LISTENERS.get(module)
-            if listener is not None:
-                scale = kwargs.get("scaling")
+            scale = kwargs.get("scaling")
+            for listener in _LISTENERS.get(module, ()):
                 listener(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale)
             return _attention_function(base, module)(module, query, key, value, mask, **kwargs)
 
-        AttentionInterface.register(name, attention)
+        # Layers may be compiled: what listeners note is no part of a graph.
+        AttentionInterface.register(name, torch.compiler.disable(attention))
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     return name
 

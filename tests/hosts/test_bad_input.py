@@ -68,10 +68,10 @@ def refused(
 def nothing(model: Any) -> None: ...
 
 
-def test_a_call_without_a_picture() -> None:
-    words = prompts([1, text(6, 1)])
+def test_a_picture_without_a_place_in_the_prompt() -> None:
+    words = prompts([1, text(6, 1)]) | {"pixel_values": batch("llava")["pixel_values"]}
     for call in (lambda m: m(**words), lambda m: m.generate(**words, max_new_tokens=2)):
-        refused("llava", call, InputError, r"no picture in this call: none of its 7 tokens .*image = 110")
+        refused("llava", call, InputError, r"Pictures come .* none of its 7 tokens .*image = 110")
 
 
 def test_a_model_without_visual_tokens() -> None:

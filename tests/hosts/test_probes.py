@@ -40,11 +40,11 @@ def test_cls_rows_of_llava() -> None:
     model: Any = built("llava")
     inputs = FAMILIES["llava"].batch(model, "ragged")
     truth = encoder_attention("llava", "vision_tower", inputs["pixel_values"])
-    with torch.no_grad(), watch_vision(Host.of(model), {0, 1}) as seen:
+    with torch.no_grad(), watch_vision(Host.of(model), {0, 1}) as recorder:
         model(**inputs)
     for item in range(2):
         for layer in (0, 1):
-            row = seen["image"].attention(item, layer)
+            row = recorder.pictures["image"].attention(item, layer)
             assert float((row - truth[layer][item]).abs().max()) <= TOLERANCE
 
 
@@ -55,9 +55,9 @@ def test_cls_rows_of_tiles_follow_the_packing() -> None:
     values = inputs["pixel_values"]
     flat = torch.cat([values[0, :3], values[1, :5]])
     truth = encoder_attention("llava-next", "vision_tower", flat)[1]
-    with torch.no_grad(), watch_vision(Host.of(model), {1}) as seen:
+    with torch.no_grad(), watch_vision(Host.of(model), {1}) as recorder:
         model(**inputs)
-    record = seen["image"]
+    record = recorder.pictures["image"]
     for item, (first, down, across, size) in enumerate([(0, 1, 2, (40, 90)), (3, 2, 2, (70, 60))]):
         places = expected_places(down, across, size)
         assert record.lengths[item] == len(places)
@@ -95,9 +95,9 @@ def test_cls_rows_of_frames() -> None:
     model: Any = built("video-llava")
     inputs = FAMILIES["video-llava"].batch(model, "video")
     truth = encoder_attention("video-llava", "video_tower", inputs["pixel_values_videos"].flatten(0, 1))[1]
-    with torch.no_grad(), watch_vision(Host.of(model), {1}) as seen:
+    with torch.no_grad(), watch_vision(Host.of(model), {1}) as recorder:
         model(**inputs)
-    record = seen["video"]
+    record = recorder.pictures["video"]
     assert record.lengths == [111, 111]
     for item in range(2):
         row = record.attention(item, 1).unflatten(1, (3, 37))

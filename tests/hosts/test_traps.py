@@ -80,13 +80,14 @@ def test_flash_kernels_are_given_positions_without_gaps() -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     gapped: list[torch.Tensor] = []
     with tk.reduced(model, FastV(budget=0.3, layer=2), tokens=family.tokens) as run:
-        hook = host.layers[3].register_forward_pre_hook(
+        attention: Any = host.layers[3].self_attn
+        hook = attention.register_forward_pre_hook(
             lambda m, a, k: seen.append((k["position_ids"], upstream.cache_given(k).get_seq_length(3))),
             with_kwargs=True,
         )
         model.generate(**inputs, max_new_tokens=3, do_sample=False)
-        assert run._last is not None
-        gapped.append(run._last.stages[-1].ids[0])
+        assert run._latest is not None
+        gapped.append(run._latest.stages[-1].ids[0])
         hook.remove()
     length = int(run.lengths[0, 3])
     assert torch.equal(seen[0][0], torch.arange(length)[None])
@@ -189,8 +190,8 @@ def test_deepstack_features_are_added_where_their_tokens_went(monkeypatch: pytes
     original = Session._before_layer
 
     def without(self: Session, i: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self._chunk is not None:
-            self._chunk.deepstack = []
+        if self._call.chunk is not None:
+            self._call.chunk.deepstack = []
         return original(self, i, module, args, kwargs)
 
     monkeypatch.setattr(Session, "_before_layer", without)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from tokenry.hosts.calibrate import Calibration, calibrate
 from tokenry.hosts.check import CheckReport, check
@@ -44,7 +43,7 @@ __all__ = [
 
 
 def reduced(
-    model: PreTrainedModel,
+    model: nn.Module,
     method: str | Reducer | Iterable[str | Reducer],
     *,
     encoded: Encoded | None = None,
@@ -54,11 +53,15 @@ def reduced(
     """Run a model on fewer visual tokens: ``with tk.reduced(model, "fastervlm", budget=64) as run: ...``.
 
     Inside the block the model's own calls - ``model(**inputs)``, ``model.generate(**inputs)``, a training step - take
-    the same inputs and give outputs of the same shapes; dropped positions read zero. On the way out, also after an
-    exception, the model is exactly what it was.
+    the same inputs and give outputs of the same shapes; dropped positions read zero; prompts without a picture run in
+    full. On the way out, also after an exception, the model is exactly what it was.
+
+    A block is for the thread that runs it. For a server, ``run = tk.reduced(...).attach()`` holds for all threads and
+    until ``run.detach()``.
 
     Args:
-        model: a transformers model: a vision-language model, or any causal language model with `tokens`.
+        model: a transformers model: a vision-language model, or any causal language model with `tokens`; also one
+            inside `peft.PeftModel` or `torch.compile(model)`.
         method: a name, a `Reducer`, several of them in the order in which they act, or "first+second".
         encoded: pictures encoded beforehand with `encode`.
         tokens: for a text model, which columns of the prompt may be dropped: a slice, a mask (batch x tokens), or a
@@ -77,7 +80,7 @@ def reduced(
 
 
 def encode(
-    model: PreTrainedModel, inputs: Mapping[str, Any], methods: Iterable[str | Reducer] = (), **settings: Any
+    model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[str | Reducer] = (), **settings: Any
 ) -> Encoded:
     """Run the vision side once, for use with many methods: ``tk.reduced(model, m, encoded=encoded)`` and
     ``model.generate(**encoded.inputs)``.

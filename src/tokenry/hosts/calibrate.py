@@ -9,13 +9,15 @@ from statistics import median
 from typing import Any, Final, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from tokenry.hosts import layout
+from tokenry.hosts.attachment import paused
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.session import paused
 from tokenry.tokens.errors import InputError
 from tokenry.upstream import DynamicCache, plain_layers, with_cache, without_windows
+from tokenry.wrappers import unwrap
 
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
@@ -68,7 +70,7 @@ class Calibration:
 
 @torch.no_grad()
 def calibrate(
-    model: PreTrainedModel, *, rows: Sequence[int] = ROWS, context: int = 256, rounds: int = 5
+    model: nn.Module, *, rows: Sequence[int] = ROWS, context: int = 256, rounds: int = 5
 ) -> Calibration:
     """Measure forward passes of a causal language model over one row and over draft trees of several.
 
@@ -91,11 +93,12 @@ def calibrate(
         raise InputError(
             f"Passes, rounds and context are at least 1, got {list(rows)}, {rounds} and {context}."
         )
-    config = model.config.get_text_config()
+    plain: PreTrainedModel = unwrap(model)
+    config = plain.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None:
         context = max(1, min(context, longest - sizes[-1]))
-    device = model.device
+    device = plain.device
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
     cache = DynamicCache(config=config)
@@ -106,14 +109,14 @@ def calibrate(
     def once(n: int) -> float:
         # A tree's mask: one row needs none, as in plain decoding.
         visible = torch.ones(1, 1, n, context + n, dtype=torch.bool, device=device).tril(context)
-        mask = layout.additive(visible, model.dtype)
+        mask = layout.additive(visible, plain.dtype)
         _wait(device)
         started = now()
-        model(
+        plain(
             input_ids=ids[:, context : context + n],
             attention_mask=mask if n > 1 else None,
             position_ids=torch.arange(context, context + n, device=device)[None],
-            **with_cache(model, cache),
+            **with_cache(plain, cache),
             use_cache=True,
         )
         _wait(device)
@@ -122,8 +125,8 @@ def calibrate(
         return spent
 
     times: dict[int, list[float]] = {n: [] for n in sizes}
-    with evaluating(model), paused(model):
-        model(input_ids=ids[:, :context], **with_cache(model, cache), use_cache=True)
+    with evaluating(plain), paused(plain):
+        plain(input_ids=ids[:, :context], **with_cache(plain, cache), use_cache=True)
         plain_layers(cache)  # refuses what cannot be cut
         for n in sizes:
             once(n)  # kernels are chosen and memory is taken the first time
@@ -133,7 +136,7 @@ def calibrate(
     return Calibration(
         {n: median(values) for n, values in times.items()},
         context,
-        str(model.dtype).removeprefix("torch."),
+        str(plain.dtype).removeprefix("torch."),
         device.type,
         torch.get_num_threads(),
     )

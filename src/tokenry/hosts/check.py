@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.hosts.host import Host, evaluating
@@ -70,7 +70,7 @@ _TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-9, torch.float16: 2e-2, tor
 
 
 def check(
-    model: PreTrainedModel,
+    model: nn.Module,
     inputs: Mapping[str, Any] | None = None,
     *,
     steps: int = 6,
@@ -85,7 +85,7 @@ def check(
     what it was, bit for bit.
 
     Args:
-        model: the model.
+        model: the model; also one of peft or `torch.compile`.
         inputs: what the processor made: `input_ids`, pixels and so on. Several rows and pictures test more. By
             default two made-up pictures with a question each, by the processor that the model came with.
         steps: decoding steps to compare.
@@ -100,15 +100,15 @@ def check(
         InputError: inputs without a picture.
     """
     host = Host.of(model)
-    inputs = sample_inputs(model) if inputs is None else inputs
+    inputs = sample_inputs(host.model) if inputs is None else inputs
     if "input_ids" not in inputs:
         raise InputError(f"check needs `input_ids` among the inputs, got {', '.join(inputs)}.")
-    with evaluating(model):
+    with evaluating(host.model):
         laws: list[Law] = []
-        before = _generate(model, inputs, steps)
+        before = _generate(host.model, inputs, steps)
         for method in methods if methods is not None else _default_methods(budget):
             laws += _check_method(host, inputs, method, steps, tokens, before)
-        after = _generate(model, inputs, steps)
+        after = _generate(host.model, inputs, steps)
         same = all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
         laws.append(Law("any", "afterwards the model is what it was, bit for bit", same, ""))
     return CheckReport(host.name, tuple(laws))

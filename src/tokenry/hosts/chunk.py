@@ -133,6 +133,7 @@ class Chunk:
         self.steps: list[tuple[int, Reduction | DenseReduction]] = []
         self.entries: dict[int, Int[Tensor, " items"]] = {}
         self.merges: dict[int, list[Callable[[Tensor], Tensor]]] = {}
+        self.selection_s = 0.0
         self._masks: dict[tuple[int, str], Tensor | None] = {}
 
     def _padding(self, mask: Any) -> Bool[Tensor, "b t"] | None:

@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriteria
 
+from tokenry.hosts.attachment import paused
 from tokenry.hosts.calibrate import Calibration, calibrate
-from tokenry.hosts.session import paused
 from tokenry.hosts.speculate import Speculation
 from tokenry.hosts.warm_up import usual_successors
 from tokenry.models.ppd import PromptTokens
@@ -27,6 +27,7 @@ from tokenry.predict.lm.sizing import Expected, Sizing
 from tokenry.predict.lm.token_recycling import TokenRecycling
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 from tokenry.upstream import GenerateDecoderOnlyOutput
+from tokenry.wrappers import unwrap
 
 
 def _recycling(model: PreTrainedModel) -> TokenRecycling:
@@ -63,7 +64,7 @@ _IN_USE: WeakKeyDictionary[PreTrainedModel, dict[str, tuple[Mapping[int, float],
 
 
 def decoder(
-    model: PreTrainedModel,
+    model: nn.Module,
     how: str | Proposer = "recycling+lookup",
     *,
     calibration: Calibration | Mapping[int, float] | None = None,
@@ -77,7 +78,7 @@ def decoder(
     for the next, so hold on to it.
 
     Args:
-        model: a causal language model, or a vision-language model.
+        model: a causal language model, or a vision-language model; also one of peft or `torch.compile`.
         how: "recycling+lookup" (token recycling and prompt lookup in one tree), "token-recycling", "prompt-lookup",
             "ppd" (SmolLM2 only), or a proposer (`tokenry.predict.lm.proposer.Proposer`).
         calibration: forward times on this machine, from `tokenry.hosts.calibrate`; measured once for a model, in a few
@@ -95,18 +96,19 @@ def decoder(
         UnsupportedError: the model keeps a cache that cannot give tokens back.
         InputError: a warm start of a decoder that recycles nothing, or from a matrix of another model.
     """
+    plain: PreTrainedModel = unwrap(model)
     if isinstance(how, str):
-        how = _named(model, how)
+        how = _named(plain, how)
     if warm_up is not False:
-        _warm_up(model, how, None if warm_up is True else Path(warm_up))
+        _warm_up(plain, how, None if warm_up is True else Path(warm_up))
     if sizing is None:
-        latency = _latency(model, calibration)
+        latency = _latency(plain, calibration)
         sizing = how.sizing(latency) if isinstance(how, SizedProposer) else Expected(latency)
     return Speculation(how, sizing)
 
 
 def generate(
-    model: PreTrainedModel,
+    model: nn.Module,
     inputs: Mapping[str, Any] | Int[Tensor, "b s"],
     *,
     decoder: str | Proposer | Speculation = "recycling+lookup",
@@ -146,12 +148,13 @@ def generate(
             f"`inputs` is what the tokenizer made, or ids, not {type(inputs).__name__}: "
             'generate(model, tokenizer(text, return_tensors="pt"), ...).'
         )
+    plain: PreTrainedModel = unwrap(model)
     if isinstance(decoder, Speculation) and calibration is not None:
         raise InputError("This decoder has its sizes already; give `calibration` to tokenry.decoder.")
-    speculation = decoder if isinstance(decoder, Speculation) else _kept(model, decoder, calibration)
-    return model.generate(
+    speculation = decoder if isinstance(decoder, Speculation) else _kept(plain, decoder, calibration)
+    return plain.generate(
         **inputs,
-        **_with_stop_strings(model, tokenizer, options),
+        **_with_stop_strings(plain, tokenizer, options),
         custom_generate=speculation,
         stream_to=streamer,
     )

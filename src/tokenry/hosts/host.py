@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tokenry import upstream
 from tokenry.tokens import Depth, InputError, UnsupportedError
+from tokenry.wrappers import unwrap
 
 _TOKEN_IDS = {
     "image": ("image_token_id", "image_token_index"),
@@ -40,15 +41,16 @@ class Host:
 
     @classmethod
     def of(cls, model: Any) -> Host:
-        """Recognise a model.
+        """Recognise a model, also one inside `torch.compile(model)` or a model of peft.
 
         Raises:
             InputError: not a transformers model.
             UnsupportedError: no decoder with a list of layers can be found in it.
         """
+        model = unwrap(model)
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
-        base, decoder = model.base_model, model.get_decoder()
+        base, decoder = unwrap(model.base_model), unwrap(model.get_decoder())
         if not any(hasattr(base, f"get_{modality}_features") for modality in _TOKEN_IDS):
             base = decoder  # some text models reach their decoder past their base model
         if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):

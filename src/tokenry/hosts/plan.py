@@ -32,11 +32,7 @@ def plan_methods(
             f"{host.name} has no visual tokens (no image_token_id in its configuration). For a text model, say which "
             "tokens may go: tk.reduced(model, method, tokens=slice(5, 69))."
         )
-    kernel = attention_kernel(host.text_config)
-    if not any(name in kernel for name in ("sdpa", "eager", "flash")):
-        raise UnsupportedError(
-            f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."
-        )
+    require_kernel(host)
     if host.why_not:
         raise UnsupportedError(f"{host.name} supports no stage: {host.why_not}.")
     depth, first = host.depth, -1
@@ -64,6 +60,19 @@ def plan_methods(
                 raise UnsupportedError(no_cls(host))
             plan.setdefault(cut, []).append((number, method))
     return dict(sorted(plan.items()))
+
+
+def require_kernel(host: Host) -> None:
+    """Refuse a decoder whose attention takes masks of an unknown form.
+
+    Raises:
+        UnsupportedError: naming it.
+    """
+    kernel = attention_kernel(host.text_config)
+    if not any(name in kernel for name in ("sdpa", "eager", "flash")):
+        raise UnsupportedError(
+            f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."
+        )
 
 
 def _reads_cls(method: Reducer, cut: int, depth: Depth) -> bool:

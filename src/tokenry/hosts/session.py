@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tokenry.hosts import layout, moving
+from tokenry.hosts.attachment import Attachment, Call, Hooks
 from tokenry.hosts.chunk import Chunk, Stage
 from tokenry.hosts.cost import Cost, session_cost
 from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
-from tokenry.hosts.plan import plan_methods
+from tokenry.hosts.plan import plan_methods, require_kernel
 from tokenry.hosts.probes import ProbedAttention
 from tokenry.hosts.trace import ItemTrace
-from tokenry.hosts.vision import Encoded, Pictures, brings_pictures, watch_vision
+from tokenry.hosts.vision import Encoded, Pictures, Recorder, brings_pictures, watch_vision
 from tokenry.reduce import Reducer
 from tokenry.tokens import (
     AttentionView,
     InputError,
     Positions,
     ReductionError,
-    TokenryError,
     UnsupportedError,
 )
 from tokenry.upstream import (
@@ -43,7 +42,6 @@ from tokenry.upstream import (
     with_cache,
 )
 
-_ATTACHED: WeakKeyDictionary[PreTrainedModel, Session] = WeakKeyDictionary()
 _KWARG = "tokenry_chunk"
 
 
@@ -51,31 +49,16 @@ class _Heard(Exception):  # noqa: N818 - not an error: it ends a layer's attenti
     pass
 
 
-@contextmanager
-def paused(model: PreTrainedModel) -> Iterator[None]:
-    """Run a model as it is, also inside the `with` block of a session; passes without pictures are refused there."""
-    session = _ATTACHED.get(model)
-    if session is None:
-        yield
-        return
-    session.__exit__()
-    try:
-        yield
-    finally:
-        session.__enter__()
-
-
 class Session:
     """A model running on fewer visual tokens, between ``with`` and its end. Made by `tokenry.reduced`.
 
     Attributes:
         methods: what is applied, in order.
-        selection_s: seconds spent choosing tokens for the last prompt.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         methods: Sequence[Reducer],
         *,
         encoded: Encoded | None = None,
@@ -99,22 +82,24 @@ class Session:
         self.methods = tuple(methods)
         self.encoded = encoded
         self.tokens = tokens
-        self.selection_s = 0.0
         self._plan = plan_methods(self.host, self.methods, tokens is not None)
-        self._chunk: Chunk | None = None
-        self._last: Chunk | None = None
-        self._heard: dict[int, tuple[Tensor, Tensor, float]] = {}
-        self._labels: Tensor | None = None
-        self._tail = 0
-        self._visual: dict[str, Pictures] = {}
-        self._stack = ExitStack()
+        self._call = Call()
+        self._latest: Chunk | None = None
+        self._owned = False
+        self._vision = Recorder()
+        self._follow: Callable[[], None] = lambda: None
+        self._open: ExitStack | None = None
 
     @property
     def trace(self) -> list[ItemTrace]:
-        """What happened to each picture of the last prompt, in order of appearance."""
+        """What happened to each picture of the last prompt, in order of appearance; empty if it had none.
+
+        The last prompt is the calling thread's own where it has run one, else that of any thread.
+        """
         chunk = self._prompt
         items = chunk.items
-        assert items is not None
+        if items is None:
+            return []
         return [
             ItemTrace(
                 row=row,
@@ -144,55 +129,72 @@ class Session:
         return session_cost(self.host, lengths, torch.zeros_like(lengths[:, 0]) + full)
 
     @property
+    def selection_s(self) -> float:
+        """Seconds spent choosing tokens for the last prompt."""
+        chunk = self._call.prompt or self._latest
+        return 0.0 if chunk is None else chunk.selection_s
+
+    @property
     def _prompt(self) -> Chunk:
-        if self._last is None:
+        chunk = self._call.prompt or self._latest
+        if chunk is None:
             raise InputError(
                 "Nothing has run in this session yet; call model.generate(...) or model(...) first."
             )
-        return self._last
+        return chunk
 
     # --- attaching and detaching ---------------------------------------------------------------------------------
 
+    def attach(self) -> Self:
+        """Run the model reduced until `detach`, whichever thread calls it; nothing happens if it is attached already.
+
+        Each thread's calls have their own state and trace. A ``with`` block is for one thread: there, calls of others
+        are refused.
+        """
+        if self._open is None:
+            self._attach(None)
+        return self
+
+    def detach(self) -> None:
+        """Let the model be exactly what it was, once calls of other threads that are under way have ended."""
+        if self._open is not None:
+            opened, self._open = self._open, None
+            opened.close()
+            self._call = Call()
+
     def __enter__(self) -> Self:
-        model = self.host.model
-        if model in _ATTACHED:
-            raise TokenryError(
-                "This model already runs reduced. Leave that `with` block first, or combine the methods in one: "
-                "tk.reduced(model, [first, second])."
-            )
-        with ExitStack() as stack:
-            stack.callback(_ATTACHED.pop, model, None)
-            _ATTACHED[model] = self
-            depth = self.host.depth
-            needs = [m.needs(layer, depth) for layer, methods in self._plan.items() for _, m in methods]
-            cls_layers = {layer for n in needs for layer in n.cls_layers}
-            if self.host.token_ids:
-                self._visual = stack.enter_context(watch_vision(self.host, cls_layers))
-            modules = self.host.attention_modules(self.host.layers, self._listened())
-            listeners = {m: self._listen(i) for m, i in modules.items()}
-            stack.enter_context(watch_attention([self.host.text_config], listeners))
-            self._hook(stack)
-            self._stack = stack.pop_all()
+        if self._open is None or self._owned:
+            self._attach(threading.get_ident())
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
-        self._chunk, self._labels = None, None
-        self._heard.clear()
+        self.detach()
 
-    def _hook(self, stack: ExitStack) -> None:
-        host = self.host
-
-        def pre(module: nn.Module, hook: Callable[..., Any]) -> None:
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-
-        if host.model is not host.base:
-            pre(host.model, self._before_model)
-        pre(host.base, self._before_base)
-        pre(host.decoder, self._before_decoder)
-        for i, layer in enumerate(host.layers):
-            pre(layer, lambda module, args, kwargs, i=i: self._before_layer(i, module, args, kwargs))
-        stack.callback(host.decoder.register_forward_hook(self._after_decoder, with_kwargs=True).remove)
+    def _attach(self, owner: int | None) -> None:
+        with ExitStack() as stack:
+            depth = self.host.depth
+            needs = [m.needs(layer, depth) for layer, methods in self._plan.items() for _, m in methods]
+            cls_layers = {layer for n in needs for layer in n.cls_layers}
+            call = Call()
+            attachment = Attachment(self.host, call, owner)
+            stack.callback(attachment.disclaim)
+            if self.host.token_ids:
+                self._vision = stack.enter_context(watch_vision(self.host, cls_layers))
+            modules = self.host.attention_modules(self.host.layers, self._listened())
+            listeners = {m: self._listen(i) for m, i in modules.items()}
+            self._follow = stack.enter_context(watch_attention([self.host.text_config], listeners))
+            self._call, self._owned = call, owner is not None
+            stack.callback(attachment.release)
+            attachment.surround(
+                Hooks(
+                    self._before_model,
+                    self._before_base,
+                    self._before_decoder,
+                    self._before_layer,
+                    self._after_decoder,
+                )
+            )
+            self._open = stack.pop_all()
 
     def _listened(self) -> set[int]:
         """Decoder layers whose attention some method reads."""
@@ -209,11 +211,11 @@ class Session:
 
     def _listen(self, layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
         def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
-            chunk = self._chunk
-            if chunk is None or chunk.items is None:
+            call = self._call
+            if call.plain or call.chunk is None or call.chunk.items is None:
                 return
-            wanted = self._heard.get(layer) is _WANTED
-            self._heard[layer] = (query.detach(), key.detach(), scale)
+            wanted = call.heard.get(layer) is _WANTED
+            call.heard[layer] = (query.detach(), key.detach(), scale)
             if wanted:
                 raise _Heard
 
@@ -223,12 +225,11 @@ class Session:
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Labels of tokens that follow a dropped one will be ignored; the user's own tensor stays as it is."""
-        self._labels = None
         tail = kwargs.get("logits_to_keep")
-        self._tail = tail if isinstance(tail, int) else 0
+        self._call.tail = tail if isinstance(tail, int) else 0
         if kwargs.get("labels") is not None:
-            self._labels = kwargs["labels"].clone()
-            return args, kwargs | {"labels": self._labels}
+            self._call.labels = kwargs["labels"].clone()
+            return args, kwargs | {"labels": self._call.labels}
         return None
 
     def _before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -238,6 +239,8 @@ class Session:
         like = ids if ids is not None else kwargs.get("inputs_embeds")
         if like is None:
             return (), kwargs  # the model's own complaint about missing inputs is clear enough
+        self._follow()
+        require_kernel(self.host)  # the user may have set another since the session began
         cache = cache_given(kwargs)
         if isinstance(cache, StaticCache) and any(layer > 0 for layer in self._plan):
             raise UnsupportedError(
@@ -246,8 +249,7 @@ class Session:
             )
         chunk = Chunk(self.host, cache, kwargs.get("attention_mask"), (like.shape[0], like.shape[1]))
         chunk.kinds = self._visual_columns(ids, kwargs, chunk)
-        self._chunk = chunk
-        self._heard.clear()
+        self._call.chunk = chunk
         if not chunk.begins:
             chunk.expect(kwargs.get("position_ids"))
             start = chunk.memory.next
@@ -264,7 +266,7 @@ class Session:
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Cut 0: shorten embeddings, positions and mask on the way into the language model."""
-        chunk = self._chunk
+        chunk = self._call.chunk
         if chunk is None or chunk.stages:
             raise UnsupportedError(
                 f"The language model of {self.host.name} was called on its own, past the module that is given "
@@ -288,7 +290,6 @@ class Session:
             ]
         keep = torch.ones(chunk.shape, dtype=torch.bool, device=hidden.device)
         rule = Positions.KEEP
-        self.selection_s = 0.0 if chunk.begins else self.selection_s
         if chunk.kinds:
             if not chunk.begins and self._listened():
                 raise UnsupportedError(
@@ -312,7 +313,7 @@ class Session:
 
     def _before_layer(self, i: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give layer i the tokens, mask and positions of its own stage; cut if a method acts here."""
-        chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._chunk
+        chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._call.chunk
         if chunk is None or not chunk.stages:
             return args, kwargs
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -340,21 +341,21 @@ class Session:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         """Give the model an output of the length it expects: dropped tokens read zero, and their labels are ignored."""
-        chunk: Chunk | None = kwargs.get(_KWARG) or self._chunk
+        chunk: Chunk | None = self._call.chunk
         if chunk is None or not chunk.stages:
             return None
         chunk.memory.keep_in(cache_of(output))
-        if chunk.items is not None and chunk.begins:
-            self._last = chunk
+        if chunk.begins:
+            self._call.prompt = self._latest = chunk
             chunk.deepstack, chunk.outer = [], {}
-            self._visual.clear()
+            self._vision.pictures.clear()
         last = chunk.stages[-1]
         hidden = output[0]
         width = chunk.shape[1]
         # Where the model looks at the last few positions only, and they were kept, the rest need not be laid out.
-        tail, self._tail = self._tail or width, 0
+        tail = self._call.tail or width
         expected = torch.arange(width - tail, width, device=hidden.device)
-        overheard = len(module._forward_hooks) > 1  # somebody else reads the decoder's output
+        overheard = bool(module._forward_hooks)  # somebody else reads the decoder's output
         if (
             not overheard
             and last.columns.shape[1] >= tail
@@ -364,10 +365,11 @@ class Session:
         slots = last.columns.masked_fill(last.columns < 0, width)
         full = hidden.new_zeros(hidden.shape[0], width + 1, hidden.shape[2])
         full = full.scatter(1, slots[..., None].expand_as(hidden), hidden)[:, :width]
-        if self._labels is not None:
+        labels = self._call.labels
+        if labels is not None:
             kept = torch.zeros(chunk.shape[0], width + 1, dtype=torch.bool, device=slots.device)
             kept = kept.scatter(1, slots, True)[:, :width]
-            self._labels[:, 1:].masked_fill_(~kept[:, :-1].to(self._labels.device), -100)
+            labels[:, 1:].masked_fill_(~kept[:, :-1].to(labels.device), -100)
         if isinstance(output, tuple):
             return (full, *output[1:])
         output.last_hidden_state = full
@@ -427,7 +429,7 @@ class Session:
                 moving.text_after(chunk, items, hidden) if needs.text else None,
             )
             reduction = method.apply(view)
-            self.selection_s += time.perf_counter() - started
+            chunk.selection_s += time.perf_counter() - started
             if reduction.kept.shape != slot.shape or bool((reduction.length != items.length).any()):
                 raise ReductionError(
                     f"{method.slug} answered with a reduction of other items than it was shown."
@@ -467,7 +469,7 @@ class Session:
         if which == "next":
             source = at
             self._project(at, chunk, stage, hidden, layer, kwargs)
-        query, key, scale = self._heard.pop(source)
+        query, key, scale = self._call.heard.pop(source)
         mask = chunk.mask(source)
         if mask is not None and mask.ndim == 2:
             mask = None  # a flash kernel's padding mask says no more than `real`
@@ -491,7 +493,7 @@ class Session:
                 "cannot be looked at before it runs. Methods that read the layer before instead: fastv, aim."
             )
         given = kwargs.get("position_embeddings")
-        self._heard[at] = _WANTED
+        self._call.heard[at] = _WANTED
         attention: Any = layer.self_attn
         norm: Any = layer.input_layernorm
         with torch.no_grad(), suppress(_Heard):
@@ -513,7 +515,8 @@ class Session:
         if self.tokens is not None:
             if not chunk.begins:
                 return {}
-            return {"span": self._marked(ids, chunk)}
+            marked = self._marked(ids, chunk)
+            return {"span": marked} if bool(marked.any()) else {}
         if ids is None:
             if chunk.begins:
                 raise InputError(
@@ -522,13 +525,12 @@ class Session:
             return {}
         kinds = {modality: ids == token for modality, token in self.host.token_ids.items()}
         kinds = {modality: mask for modality, mask in kinds.items() if bool(mask.any())}
-        if chunk.begins and not kinds:
+        if not kinds and brings_pictures(kwargs):
             raise InputError(
-                f"There is no picture in this call: none of its {ids.shape[1]} tokens is a placeholder "
-                f"({', '.join(f'{k} = {v}' for k, v in self.host.token_ids.items())}). Leave the `with` block for "
-                "calls without pictures."
+                f"Pictures come with this call, but none of its {ids.shape[1]} tokens is a placeholder "
+                f"({', '.join(f'{k} = {v}' for k, v in self.host.token_ids.items())}), so where they belong is unknown."
             )
-        return kinds
+        return kinds  # a prompt of text alone runs in full
 
     def _marked(self, ids: Tensor | None, chunk: Chunk) -> Bool[Tensor, "b t"]:
         mask = torch.zeros(chunk.shape, dtype=torch.bool, device=None if ids is None else ids.device)
@@ -541,12 +543,12 @@ class Session:
                     f"`tokens` marks {getattr(given, 'shape', given)!r}; the prompt is {chunk.shape}."
                 )
             mask = given.bool()
-        if not bool(mask.any()):
+        if not callable(self.tokens) and not bool(mask.any()):
             raise InputError("`tokens` marks no token of this prompt.")
         return mask
 
     def _pictures(self) -> dict[str, Pictures]:
-        return self.encoded.pictures if self.encoded is not None else self._visual
+        return self.encoded.pictures if self.encoded is not None else self._vision.pictures
 
     def _full_ids(self, chunk: Chunk, ids: Tensor | None, device: torch.device) -> Int[Tensor, "a b t"]:
         """Position ids per RoPE axis and sequence."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.hosts.host import Host, blocks_of
+from tokenry.hosts.patches import put
 from tokenry.hosts.probes import cls_rows
 from tokenry.tokens import InputError, UnsupportedError
 from tokenry.upstream import watch_attention
@@ -73,79 +75,89 @@ def no_cls(host: Host) -> str:
     )
 
 
+class Recorder(threading.local):
+    """What the encoders delivered to one thread; every thread has its own.
+
+    Attributes:
+        pictures: the latest call of each modality's encoder ("image", "video").
+    """
+
+    def __init__(self) -> None:
+        self.pictures: dict[str, Pictures] = {}
+        self.rows: dict[int, list[Tensor]] = {}
+        self.packed: list[list[_Packed]] = []
+        self.busy = False
+
+    def listen(self, layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
+        """What notes the [CLS] attention of an encoder block."""
+
+        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+            with torch.no_grad():
+                self.rows.setdefault(layer, []).append(cls_rows(query.detach(), key.detach(), scale))
+
+        return heard
+
+    def watched(self, host: Host, modality: str, follow: Callable[[], None]) -> Callable[..., Any]:
+        """What records the calls of a modality's encoder, in its place."""
+        encode = getattr(host.base, f"get_{modality}_features")
+
+        @functools.wraps(encode)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            if self.busy:  # some models send videos through their encoder of pictures
+                return encode(*args, **kwargs)
+            self.rows.clear()
+            self.packed.clear()
+            follow()
+            self.busy = True
+            try:
+                output = encode(*args, **kwargs)
+            finally:
+                self.busy = False
+            call = inspect.signature(encode).bind_partial(*args, **kwargs).arguments
+            call |= call.pop("kwargs", {})
+            cls = {layer: torch.cat(parts) for layer, parts in self.rows.items()}
+            packed = self.packed[-1] if self.packed else None
+            self.pictures[modality] = _pictures(host, output, call, cls, packed)
+            return output
+
+        return record
+
+    def packing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """What traces the packing of tiles, in its place."""
+
+        @functools.wraps(original)
+        def traced(image_features: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+            self.packed.append(_trace_packing(original, image_features, args, kwargs))
+            return original(image_features, *args, **kwargs)
+
+        return traced
+
+
 @contextmanager
-def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[dict[str, Pictures]]:
-    """While open, every call of the model's encoders is recorded by modality ("image", "video"); the latest stays.
+def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[Recorder]:
+    """While open, every call of the model's encoders is recorded, for the thread that makes it.
 
     Raises:
         UnsupportedError: [CLS] attention is asked of an encoder that has no [CLS].
     """
     if cls_layers and not host.has_cls:
         raise UnsupportedError(no_cls(host))
-    seen: dict[str, Pictures] = {}
-    rows: dict[int, list[Tensor]] = {}
-    packed: list[list[_Packed]] = []
+    recorder = Recorder()
     towers = list(dict.fromkeys(host.towers.values()))
     modules = {
         m: i for tower in towers for m, i in host.attention_modules(blocks_of(tower), cls_layers).items()
     }
-    busy: list[str] = []
-
-    def listen(layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
-        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
-            with torch.no_grad():
-                rows.setdefault(layer, []).append(cls_rows(query.detach(), key.detach(), scale))
-
-        return heard
-
-    def watched(modality: str, encode: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(encode)
-        def record(*args: Any, **kwargs: Any) -> Any:
-            if busy:  # some models send videos through their encoder of pictures
-                return encode(*args, **kwargs)
-            rows.clear()
-            packed.clear()
-            busy.append(modality)
-            try:
-                output = encode(*args, **kwargs)
-            finally:
-                busy.clear()
-            call = inspect.signature(encode).bind_partial(*args, **kwargs).arguments
-            call |= call.pop("kwargs", {})
-            cls = {layer: torch.cat(parts) for layer, parts in rows.items()}
-            seen[modality] = _pictures(host, output, call, cls, packed[-1] if packed else None)
-            return output
-
-        return record
-
-    def pack(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def traced(image_features: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
-            packed.append(_trace_packing(original, image_features, args, kwargs))
-            return original(image_features, *args, **kwargs)
-
-        return traced
-
     with ExitStack() as stack:
-        for modality in ("image", "video"):
-            name = f"get_{modality}_features"
-            if hasattr(host.base, name):
-                stack.enter_context(_patched(host.base, name, watched(modality, getattr(host.base, name))))
-        if hasattr(host.base, _PACK):
-            stack.enter_context(_patched(host.base, _PACK, pack(getattr(host.base, _PACK))))
         configs = [tower.config for tower in towers]
-        stack.enter_context(watch_attention(configs, {m: listen(i) for m, i in modules.items()}))
-        yield seen
-
-
-@contextmanager
-def _patched(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Shadow a method on one instance; the class and every other instance stay as they are."""
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        delattr(module, name)
+        listeners = {m: recorder.listen(i) for m, i in modules.items()}
+        follow = stack.enter_context(watch_attention(configs, listeners))
+        for modality in ("image", "video"):
+            if hasattr(host.base, f"get_{modality}_features"):
+                watched = recorder.watched(host, modality, follow)
+                stack.callback(put(host.base, f"get_{modality}_features", watched))
+        if hasattr(host.base, _PACK):
+            stack.callback(put(host.base, _PACK, recorder.packing(getattr(host.base, _PACK))))
+        yield recorder
 
 
 _Packed = tuple[Tensor, Tensor, int]
@@ -307,7 +319,7 @@ def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int])
         raise InputError(f"There is no picture among the inputs ({', '.join(inputs)}).")
     outputs: dict[str, Any] = {}
     started = time.perf_counter()
-    with torch.no_grad(), watch_vision(host, cls_layers) as seen:
+    with torch.no_grad(), watch_vision(host, cls_layers) as recorder:
         for modality in ("image", "video"):
             encode = getattr(host.base, f"get_{modality}_features", None)
             if encode is None:
@@ -318,4 +330,6 @@ def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int])
             if any(name in wanted for name in _PIXELS):
                 outputs[modality] = encode(**wanted, return_dict=True)
     seconds = time.perf_counter() - started
-    return Encoded({k: v for k, v in inputs.items() if k not in _PIXELS}, outputs, dict(seen), seconds)
+    return Encoded(
+        {k: v for k, v in inputs.items() if k not in _PIXELS}, outputs, dict(recorder.pictures), seconds
+    )

@@ -7,18 +7,19 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from tokenry.hosts import layout
 from tokenry.hosts.host import evaluating
 from tokenry.tokens.errors import InputError
 from tokenry.upstream import DynamicCache, plain_layers, with_cache, without_windows
+from tokenry.wrappers import unwrap
 
 
 @torch.no_grad()
 def usual_successors(
-    model: PreTrainedModel, start: Int[Tensor, "1 s"] | None = None, *, k: int = 8, rows: int = 512
+    model: nn.Module, start: Int[Tensor, "1 s"] | None = None, *, k: int = 8, rows: int = 512
 ) -> Int[np.ndarray, "v k"]:
     """The likeliest tokens behind every token, as `TokenRecycling.successors` has them.
 
@@ -35,8 +36,9 @@ def usual_successors(
         InputError: an empty beginning, or no tokens in a pass.
         UnsupportedError: the model keeps a cache that cannot give tokens back.
     """
-    with evaluating(model):
-        return _successors(model, _own_words(model) if start is None else start, k, rows)
+    plain: PreTrainedModel = unwrap(model)
+    with evaluating(plain):
+        return _successors(plain, _own_words(plain) if start is None else start, k, rows)
 
 
 def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int[np.ndarray, "v k"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenry.tokens import (
     HALF,
@@ -26,8 +26,6 @@ from tokenry.tokens import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from tokenry.hosts import Session
 
 CONFIG_VERSION = 1
@@ -103,7 +101,7 @@ class Reducer(ABC):
 
     # --- how it is used ------------------------------------------------------------------------------------------
 
-    def __call__(self, model: PreTrainedModel, **options: Any) -> AbstractContextManager[Session]:
+    def __call__(self, model: nn.Module, **options: Any) -> AbstractContextManager[Session]:
         """``with method(model) as run:`` - short for ``tokenry.reduced(model, method)``."""
         from tokenry.hosts import reduced
 

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.predict.lm.cache import Node, TokenForest, moved
@@ -21,12 +22,13 @@ from tokenry.text.measure import start_id
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.wrappers import unwrap
 
 _WINDOW = 64  # bytes of a known text whose tokens are evaluated together
 
 
 def byte_model(
-    lm: PreTrainedModel,
+    lm: nn.Module,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     fast: bool = False,
@@ -52,7 +54,7 @@ def byte_model(
     "Hi\\n\\nYou" no cover at all; see `tokenry.predict.lm.validity`.
 
     Args:
-        lm: a causal language model.
+        lm: a causal language model; also one of peft or `torch.compile`.
         tokenizer: its tokenizer; by default the one saved beside the model (``lm.name_or_path``).
         fast: do not mask the last token of covers. Not exact, though close where the model rarely predicts what its
             tokenizer never gives.
@@ -66,10 +68,11 @@ def byte_model(
         UnsupportedError: a tokenizer that is not BPE or that exactness does not cover; a model that is no decoder.
         InputError: no tokenizer; options that mean nothing.
     """
+    plain: PreTrainedModel = unwrap(lm)
     if tokenizer is None:
-        if not lm.name_or_path:
+        if not plain.name_or_path:
             raise InputError("This model was not loaded from a folder; pass its tokenizer.")
-        vocab = ByteVocab.from_tokenizer(lm.name_or_path)
+        vocab = ByteVocab.from_tokenizer(plain.name_or_path)
     else:
         vocab = ByteVocab.from_tokenizer(tokenizer)
     if min_log_mass is not None and not min_log_mass < 0:
@@ -78,7 +81,7 @@ def byte_model(
         )
     if max_groups is not None and max_groups < 1:
         raise InputError(f"max_groups={max_groups} leaves no covers; at least 1 is needed.")
-    return ByteModel(lm, vocab, validity_of(vocab), fast, min_log_mass, max_groups, stops, context)
+    return ByteModel(plain, vocab, validity_of(vocab), fast, min_log_mass, max_groups, stops, context)
 
 
 class ByteModel(Draw):

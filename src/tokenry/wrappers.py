@@ -1,0 +1,47 @@
+"""What stands around a model: adapters of peft, and compiled forms of torch. Their names are known here only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from tokenry.tokens import UnsupportedError
+
+_COMPILED_FROM: Final = "_torchdynamo_orig_callable"
+"""Attribute of a compiled function that holds what it was made from."""
+
+COMPILED_CALL: Final = "_compiled_call_impl"
+"""Attribute of a module that `module.compile()` sets, and that its calls take instead of `forward` and its hooks."""
+
+
+def unwrap(model: Any) -> Any:
+    """The model inside `peft.PeftModel` and `torch.compile(model)`, which shares its weights and its adapters.
+
+    Raises:
+        UnsupportedError: adapters that put virtual tokens before the prompt, which are no part of the model inside.
+    """
+    while True:
+        if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+            _refuse_virtual_tokens(model)
+            model = model.get_base_model()
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def _refuse_virtual_tokens(model: Any) -> None:
+    config = model.active_peft_config
+    if config.is_prompt_learning:
+        raise UnsupportedError(
+            f"The adapter {model.active_adapter!r} ({type(config).__name__}) puts {config.num_virtual_tokens} virtual "
+            "tokens in front of every prompt, by embeddings or cache, where they are no tokens of `input_ids`; the "
+            "model inside would answer without them. Use an adapter that changes weights, such as LoRA."
+        )
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a compiled one was made from; any other function itself."""
+    while hasattr(function, _COMPILED_FROM):
+        function = getattr(function, _COMPILED_FROM)
+    return function
