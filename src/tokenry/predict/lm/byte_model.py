@@ -188,8 +188,7 @@ class ByteModel(Draw):
 
     def stream(self, text: bytes | str) -> bytes:
         """The bytes that the tokenizer sees of a text: some put a space in front."""
-        data = _bytes(text)
-        return b" " + data if self.vocab.prefix_space else data
+        return self.vocab.as_seen(_bytes(text))
 
     def feed(
         self, states: Sequence[ByteState], texts: Sequence[bytes], only_the_end: bool = False
