@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -240,7 +240,10 @@ class ByteVocab:
             if text is None:
                 spans.append((start, start + 1))
                 continue
-            offsets = [start, *accumulate((len(char.encode()) for char in text), initial=start)][1:]
+            if text.isascii():
+                offsets: Sequence[int] = range(start, start + len(text) + 1)
+            else:
+                offsets = list(accumulate((len(char.encode()) for char in text), initial=start))
             if splitter is None:
                 spans.append((offsets[0], offsets[-1]))
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import lru_cache
 from typing import Any
 
@@ -70,6 +70,26 @@ def character_class(char: str) -> str:
     return char if char in "'/" else "P"
 
 
+def kinds(text: str, armed: int = 0) -> tuple[list[str], int]:
+    """What a pre-tokenizer can see of each character, and how many more may belong to a contraction.
+
+    Args:
+        text: characters; bytes that are not UTF-8 ("surrogateescape") stand for themselves.
+        armed: how many of the first characters may belong to a contraction that begins before the text.
+    """
+    found: list[str] = []
+    for char in text:
+        if "\udc80" <= char <= "\udcff":
+            kind, armed = char, 0
+        elif armed and char in _NAMED:
+            kind, armed = char, armed - 1
+        else:
+            kind = character_class(char)
+            armed = 2 if kind == "'" else 0
+        found.append(kind)
+    return found, armed
+
+
 def shape(text: bytes, armed: int = 0) -> tuple[str, ...]:
     """A text's characters as classes, runs of letters and of symbols cut to two.
 
@@ -81,14 +101,7 @@ def shape(text: bytes, armed: int = 0) -> tuple[str, ...]:
         armed: how many of the first characters may belong to a contraction that begins before the text.
     """
     found: list[str] = []
-    for char in text.decode("utf-8", "surrogateescape"):
-        if "\udc80" <= char <= "\udcff":
-            kind, armed = char, 0
-        elif armed and char in _NAMED:
-            kind, armed = char, armed - 1
-        else:
-            kind = character_class(char)
-            armed = 2 if kind == "'" else 0
+    for kind in kinds(text.decode("utf-8", "surrogateescape"), armed)[0]:
         if len(kind) > 1 or kind in "PM":
             if kind[0] == "N" or found[-2:] != [kind, kind]:
                 found.append(kind)
@@ -133,6 +146,11 @@ def completions(partial: bytes) -> tuple[str, ...]:
         if (code < 0x20000 or code % 64 == 0) and not 0xD800 <= code <= 0xDFFF:
             found.setdefault(character_class(chr(code)), chr(code))
     return tuple(found.values())
+
+
+def uncovered(partial: bytes, pieces: Set[bytes]) -> bool:
+    """Whether some character whose UTF-8 starts so is not among the pieces of a vocabulary."""
+    return any(chr(code).encode() not in pieces for code in _range(partial) if not 0xD800 <= code <= 0xDFFF)
 
 
 def _range(partial: bytes) -> range:
