@@ -22,6 +22,7 @@ from tokenry.predict.lm.pairs import PairValidity
 from tokenry.predict.lm.shapes import (
     borders,
     check_splitting,
+    completing_kinds,
     completions,
     kinds,
     shape,
@@ -184,6 +185,7 @@ class ByteLevelValidity(Validity):
         self._kinds: OrderedDict[tuple[object, ...], _Kinds] = OrderedDict()
         self._known: dict[tuple[int, _Ahead], bool] = {}
         self._fits: dict[_Ahead, tuple[Int[np.ndarray, " n"], list[tuple[int, _Ahead]]]] = {}
+        self._reads: dict[tuple[bytes, int], list[tuple[Int[np.ndarray, " n"], _Read]]] = {}
         self._nexts: dict[tuple[str, ...], tuple[bytes, ...]] = {}
         self._begins: OrderedDict[bytes, int] = OrderedDict()
         self._bytes = [data or b"" for data in vocab.token_bytes]
@@ -432,42 +434,66 @@ class ByteLevelValidity(Validity):
         if ahead not in self._fits:
             whole: list[Int[np.ndarray, " n"]] = []
             begun: list[tuple[int, _Ahead]] = []
-            for tokens in self._beginning(ahead):
-                fit, further = _part_of(ahead, self._bytes[int(tokens[0])])
-                if fit and further is None:
+            for tokens, read in self._beginning(ahead.begun, ahead.armed):
+                if read.fills(ahead):
                     whole.append(tokens)
-                elif further is not None:
+                elif (further := read.left(ahead)) is not None:
                     begun.extend((token, further) for token in tokens.tolist())
             self._fits[ahead] = np.concatenate([np.zeros(0, np.int64), *whole]), begun
         return self._fits[ahead]
 
-    def _beginning(self, ahead: _Ahead) -> Iterator[Int[np.ndarray, " n"]]:
-        """Tokens that could come next, together where they are of one shape."""
-        if ahead.begun:
-            yield from (np.array([token]) for token in self._continuing)
-            return
-        tokens, shape_of = self._token_shapes(ahead.armed)
-        for number, token in enumerate(tokens):
-            first = shape(self._bytes[token], ahead.armed)[:1]
-            if first == ahead.rest[:1] or (first and "\udcc2" <= first[0] <= "\udcf4"):
-                yield np.flatnonzero(shape_of == number)
+    def _beginning(self, begun: bytes, armed: int) -> list[tuple[Int[np.ndarray, " n"], _Read]]:
+        """What tokens are where a character has begun; where none has, together those of one shape."""
+        key = (begun, armed)
+        if key not in self._reads:
+            if begun:
+                found = [(np.array([token]), self._bytes[token]) for token in self._continuing]
+            else:
+                tokens, shape_of = self._token_shapes(armed)
+                order = np.argsort(shape_of, kind="stable")
+                parts = np.split(order, np.cumsum(np.bincount(shape_of, minlength=len(tokens)))[:-1])
+                found = [(part, self._bytes[token]) for part, token in zip(parts, tokens, strict=True)]
+            self._reads[key] = [(tokens, _Read.of(begun, data, armed)) for tokens, data in found if data]
+        return self._reads[key]
 
 
-def _part_of(ahead: _Ahead, data: bytes) -> tuple[bool, _Ahead | None]:
-    """Whether a token's bytes are what has to come next, and what is left of that after them."""
-    body, tail = split_partial(ahead.begun + data)
-    found, armed = kinds(body.decode("utf-8", "surrogateescape"), ahead.armed)
-    rest = list(ahead.rest)
-    if len(found) >= len(rest):
-        more = found[len(rest) :]
-        longer = not ahead.closed and all(_goes_with(kind, rest[-1]) for kind in more)
-        return found[: len(rest)] == rest and ((not more and not tail) or longer), None
-    left = _Ahead(tail, tuple(rest[len(found) :]), ahead.closed, armed)
-    if found != rest[: len(found)]:
-        return False, None
-    if tail and left.rest[0] not in {kinds(char, armed)[0][0] for char in completions(tail)}:
-        return False, None
-    return True, left
+@dataclass(frozen=True)
+class _Read:
+    """What a token's characters are, after the beginning of one.
+
+    Attributes:
+        kinds: of its whole characters.
+        armed: how many characters after them may belong to a contraction.
+        tail: the beginning of a character that it ends with.
+    """
+
+    kinds: tuple[str, ...]
+    armed: int
+    tail: bytes
+
+    @classmethod
+    def of(cls, begun: bytes, data: bytes, armed: int) -> _Read:
+        body, tail = split_partial(begun + data)
+        found, armed = kinds(body.decode("utf-8", "surrogateescape"), armed)
+        return cls(tuple(found), armed, tail)
+
+    def fills(self, ahead: _Ahead) -> bool:
+        """Whether this is all of what has to come next."""
+        n = len(ahead.rest)
+        if self.kinds[:n] != ahead.rest:
+            return False
+        if ahead.closed:
+            return len(self.kinds) == n and not self.tail
+        return all(_goes_with(kind, ahead.rest[-1]) for kind in self.kinds[n:])
+
+    def left(self, ahead: _Ahead) -> _Ahead | None:
+        """What has still to come, if this is the first of it."""
+        n = len(self.kinds)
+        if n >= len(ahead.rest) or self.kinds != ahead.rest[:n]:
+            return None
+        if self.tail and ahead.rest[n] not in completing_kinds(self.tail):
+            return None
+        return _Ahead(self.tail, ahead.rest[n:], ahead.closed, self.armed)
 
 
 def _goes_with(kind: str, last: str) -> bool:
