@@ -214,7 +214,7 @@ def test_probabilities_of_known_texts(name: str, tokenizer: PreTrainedTokenizerF
     """For the ideal model of a few texts, a prefix has the share of the texts that begin with it."""
     vocab = ByteVocab.from_tokenizer(tokenizer)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    encode = lambda text: vocab.encode((b" " if vocab.prefix_space else b"") + text.encode())  # noqa: E731
+    encode = lambda text: vocab.encode(vocab.as_seen(text.encode()))  # noqa: E731
     lm = TableModel(table_of_texts(TEXTS, encode, vocab.size, bos, eos), vocab.size, eos)
     model = byte_model(lm, tokenizer)
     whole = {text.encode(): p for text, p in TEXTS.items()}

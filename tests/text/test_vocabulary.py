@@ -123,9 +123,9 @@ def test_special_tokens_in_a_text_are_text() -> None:
 
 def test_what_is_left_off_is_told() -> None:
     plain, other, pieces = VOCABS
-    assert (plain.prefix_space, plain.normalizer) == (False, None)
-    assert (other.prefix_space, other.normalizer) == (True, "NFC")
-    assert (pieces.prefix_space, pieces.normalizer) == (True, None)
+    assert (plain.front, plain.normalizer) == ("never", None)
+    assert (other.front, other.normalizer) == ("missing", "NFC")
+    assert (pieces.front, pieces.normalizer) == ("always", None)
     assert other.encode("e\u0301".encode()) != other.encode("é".encode())
 
 
@@ -155,6 +155,75 @@ def test_a_byte_that_would_be_dropped_silently_is_refused() -> None:
     assert tokenizer("a\x04b")["input_ids"] == tokenizer("ab")["input_ids"]  # what `tokenizers` does
     with pytest.raises(InputError, match="0x04 at offset 1"):
         ByteVocab.from_tokenizer(tokenizer).encode(b"a\x04b")
+
+
+@pytest.mark.parametrize("side", ["lstrip", "rstrip"])
+def test_white_space_that_an_added_token_swallows_is_refused(side: str) -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens([AddedToken("[stop]", normalized=False, **{side: True})])
+    vocab = ByteVocab.from_tokenizer(tokenizer)
+    assert vocab.decode(vocab.encode(b"the[stop]the")) == b"the[stop]the"
+    assert tokenizer.decode(tokenizer("the [stop] the")["input_ids"]) != "the [stop] the"
+    with pytest.raises(InputError, match=r"do not give the text near .*stop.* back"):
+        vocab.encode(b"the [stop] the")
+
+
+@pytest.mark.parametrize(
+    "kind", [models.BPE({"▁": 0, "a": 1}, []), models.Unigram([("▁", -1.0), ("a", -1.0)])]
+)
+def test_a_character_that_would_be_dropped_silently_is_refused(kind: models.Model) -> None:
+    backend = Tokenizer(kind)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    backend.decoder = decoders.Metaspace()
+    vocab = ByteVocab.from_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend))
+    assert vocab.decode(vocab.encode(b"a aa")) == b"a aa"
+    for read in (vocab.encode, vocab.encode_pretoken):
+        with pytest.raises(InputError):
+            read("a bé a".encode())
+
+
+def test_the_sign_of_a_space_is_not_taken_for_one() -> None:
+    """U+2581 is a character of texts (progress bars are drawn with it) and comes back as a space."""
+    for read in (VOCABS[2].encode, VOCABS[2].encode_pretoken, VOCABS[2].as_seen):
+        with pytest.raises(InputError, match=r"U\+2581.*offset 2"):
+            read("ab▁a".encode())
+    assert VOCABS[0].decode(VOCABS[0].encode("ab▁a".encode())) == "ab▁a".encode()
+
+
+@pytest.mark.parametrize("char", ["\0", "\ufeff", "\ufffd", "\u200d", "\x7f"])
+def test_wordpiece_refuses_what_its_normalisation_drops(char: str) -> None:
+    vocab = ByteVocab.from_tokenizer(wordpiece())
+    text = f"un{char}like.".encode()
+    assert vocab.tokenizer(text.decode())["input_ids"] == vocab.tokenizer("unlike.")["input_ids"]
+    with pytest.raises(InputError, match=f"U\\+{ord(char):04X}"):
+        vocab.encode(text)
+    assert vocab.encode(vocab.writable(text)) == vocab.encode(b"unlike.")
+
+
+def test_a_space_is_put_in_front_as_the_tokenizer_does() -> None:
+    for scheme in ("always", "first", "never"):
+        metaspace = sentencepiece()
+        metaspace.backend_tokenizer.normalizer = None
+        metaspace.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        for tokenizer in (metaspace, sentencepiece(), byte_level(prefix=True), byte_level()):
+            vocab = ByteVocab.from_tokenizer(tokenizer)
+            for text in ("ab", " ab", "  ab a"):
+                assert (
+                    vocab.encode(vocab.as_seen(text.encode()))
+                    == tokenizer(text, add_special_tokens=False)["input_ids"]
+                )
+
+
+def test_spaces_put_inside_a_text_are_refused() -> None:
+    tokenizer = byte_level(prefix=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    )
+    assert tokenizer.decode(tokenizer("t1")["input_ids"]) == " t 1"
+    vocab = ByteVocab.from_tokenizer(tokenizer)
+    assert vocab.decode(vocab.encode(b"t1")) == b"t1"
+    with pytest.raises(UnsupportedError, match="inside a text"):
+        vocab.as_seen(b"t1")
 
 
 def test_unknown_characters_and_bytes_without_fallback_are_refused() -> None:

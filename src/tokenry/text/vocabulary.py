@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -22,6 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 Kind = Literal["byte-level", "sentencepiece", "wordpiece"]
+Front = Literal["never", "missing", "always"]
 
 _METASPACE = "▁"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -62,10 +65,13 @@ class ByteVocab:
     """The byte strings of a tokenizer's tokens, and encoding from and to bytes.
 
     This is the tokenizer without what depends on the occasion: no special tokens are added or recognised in the text,
-    no space is put in front, and Unicode normalisation is left off (except for WordPiece, whose pieces are lower-cased
-    or stripped of accents to begin with). For the byte-level and SentencePiece kinds, decoding what was encoded
-    therefore gives the same bytes; `encode` is what the tokenizer itself gives for text that normalisation leaves as
-    it is.
+    no space is put in front (see `as_seen`), and Unicode normalisation is left off (except for WordPiece, whose pieces
+    are lower-cased or stripped of accents to begin with). `encode` is what the tokenizer itself gives for text that
+    normalisation leaves as it is and that begins with the space it wants.
+
+    For the byte-level and SentencePiece kinds, decoding what was encoded gives the same bytes; for WordPiece, the same
+    text but for case, accents and white space. That is compared each time: what the tokenizer would drop or change
+    beyond that is refused.
 
     Make one with `ByteVocab.from_tokenizer`.
 
@@ -74,7 +80,7 @@ class ByteVocab:
         kind: "byte-level", "sentencepiece" or "wordpiece".
         token_bytes: bytes of each id; None for special tokens and ids that nothing uses.
         special_ids: ids of special tokens.
-        prefix_space: whether the tokenizer itself puts a space before a text.
+        front: when the tokenizer itself puts a space before a text: never, where there is none, or always.
         normalizer: kind of the normalisation that is left off, if the tokenizer has one.
     """
 
@@ -82,7 +88,7 @@ class ByteVocab:
     kind: Kind
     token_bytes: tuple[bytes | None, ...]
     special_ids: frozenset[int]
-    prefix_space: bool
+    front: Front
     normalizer: str | None
     _backend: Tokenizer
 
@@ -114,10 +120,10 @@ class ByteVocab:
             if token not in special:
                 raw = added.get(token)
                 token_bytes[token] = raw["content"].encode() if raw else _bytes_of(piece, kind)
-        prefix_space, left_off = _strip(spec, kind)
+        front, left_off = _strip(spec, kind)
         plain = Tokenizer.from_str(json.dumps(spec))
         plain.encode_special_tokens = True  # "<s>" in a text is four characters, not a control token
-        return cls(tokenizer, kind, tuple(token_bytes), frozenset(special), prefix_space, left_off, plain)
+        return cls(tokenizer, kind, tuple(token_bytes), frozenset(special), front, left_off, plain)
 
     @property
     def size(self) -> int:
@@ -159,11 +165,38 @@ class ByteVocab:
             return tuple(vocabulary.get(f"<0x{byte:02X}>") for byte in range(256))
         return tuple(self.ids.get(bytes([byte])) for byte in range(256))
 
+    def as_seen(self, data: bytes) -> bytes:
+        """A text with the space that the tokenizer itself puts in front of it, if it does.
+
+        An empty text counts as one that has yet to begin, and gets the space as well.
+
+        Raises:
+            InputError: a character that the tokenizer reads as a space.
+            UnsupportedError: a tokenizer that puts spaces elsewhere too.
+        """
+        if self.kind == "sentencepiece" and (sign := _METASPACE.encode()) in data:
+            raise InputError(_another(data, data.replace(sign, b" ")))
+        if self.front == "never" or (self.front == "missing" and data.startswith(b" ")):
+            return data
+        if not self._only_in_front:
+            raise UnsupportedError(
+                "This tokenizer puts spaces inside a text too (its add_prefix_space acts on every piece that was split "
+                "off before), so the text that it sees is not known; set add_prefix_space to false."
+            )
+        return b" " + data
+
+    def writable(self, data: bytes) -> bytes:
+        """What the vocabulary can write of a text: WordPiece without the characters that its normalisation drops."""
+        if self.kind != "wordpiece" or self._backend.normalizer is None:
+            return data
+        return self._normal(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
     def encode(self, data: bytes) -> list[int]:
         """Token ids of a byte string; any bytes, also such as are not UTF-8.
 
         Raises:
-            InputError: the tokenizer has no token for a character or byte and no byte fallback either.
+            InputError: the tokenizer has no token for a character or byte and no byte fallback either, or what it gives
+                is another text.
         """
         self._refuse_missing(data)
         ids: list[int] = []
@@ -171,16 +204,19 @@ class ByteVocab:
             if text is None:
                 ids.append(self._byte_id(data[start], start))
                 continue
-            encoding = self._backend.encode(text, add_special_tokens=False)
-            self._refuse_unknown(encoding.ids, text)
-            ids.extend(encoding.ids)
+            with _knowing(text):
+                found = self._backend.encode(text, add_special_tokens=False).ids
+            self._refuse_unknown(found, text)
+            ids.extend(found)
+        self._refuse_another(data, ids)
         return ids
 
     def encode_pretoken(self, data: bytes) -> list[int]:
         """Token ids of a byte string taken as one pre-token: the model's merges alone, no splitting.
 
         Raises:
-            InputError: bytes that are not UTF-8 in a vocabulary that is not byte-level; an unknown character.
+            InputError: bytes that are not UTF-8 in a vocabulary that is not byte-level; an unknown character, or one
+                that comes back as another.
         """
         if not data:
             return []
@@ -195,8 +231,11 @@ class ByteVocab:
                     f"{data!r} is not UTF-8, and this {self.kind} vocabulary splits text: {error}"
                 ) from None
             surface = text.replace(" ", _METASPACE) if self.kind == "sentencepiece" else text
-        ids = [token.id for token in self._model.tokenize(surface)]
+        with _knowing(surface):
+            ids = [token.id for token in self._model.tokenize(surface)]
         self._refuse_unknown(ids, surface)
+        if (written := self.decode(ids)) != data:
+            raise InputError(_another(data, written))
         return ids
 
     def pretoken_spans(self, data: bytes) -> list[tuple[int, int]]:
@@ -210,7 +249,10 @@ class ByteVocab:
             if text is None:
                 spans.append((start, start + 1))
                 continue
-            offsets = [start, *accumulate((len(char.encode()) for char in text), initial=start)][1:]
+            if text.isascii():
+                offsets: Sequence[int] = range(start, start + len(text) + 1)
+            else:
+                offsets = list(accumulate((len(char.encode()) for char in text), initial=start))
             if splitter is None:
                 spans.append((offsets[0], offsets[-1]))
             else:
@@ -246,18 +288,35 @@ class ByteVocab:
 
     def _refuse_unknown(self, ids: list[int], text: str) -> None:
         if self._unknown is not None and self._unknown in ids:
-            raise InputError(
-                f"The tokenizer has no tokens for something in {text[:60]!r} and no bytes to fall back on; its own "
-                "encoding would say only that it is unknown."
-            )
+            raise InputError(_unwritable(text))
+
+    def _refuse_another(self, data: bytes, ids: list[int]) -> None:
+        """Refuse a text that its own tokens do not give back, whatever the reason."""
+        if self.kind == "wordpiece":
+            self._refuse_dropped(data.decode("utf-8", "surrogateescape"))
+            data = b"".join(self.writable(data).split())
+            written = b"".join(self.decode(ids).split())
+        else:
+            written = self.decode(ids)
+        if written != data:
+            raise InputError(_another(data, written))
+
+    def _refuse_dropped(self, text: str) -> None:
+        for char in sorted({*text} - {" "}):
+            # Accents are what normalisation takes off knowingly; control characters, U+FEFF and U+FFFD just vanish.
+            if not unicodedata.category(char).startswith("M") and not self._normal(char):
+                raise InputError(
+                    f"The tokenizer drops U+{ord(char):04X} from a text without a word. Remove it first "
+                    "(ByteVocab.writable does)."
+                )
+
+    def _normal(self, text: str) -> str:
+        normalizer = self._backend.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
 
     @cached_property
     def _missing(self) -> re.Pattern[bytes] | None:
-        """Bytes that a byte-level vocabulary lacks: `tokenizers` drops them from a text without a word."""
-        if self.kind != "byte-level" or None not in self.byte_ids:
-            return None
-        lacking = bytes(byte for byte, token in enumerate(self.byte_ids) if token is None)
-        return re.compile(b"[" + re.escape(lacking) + b"]")
+        return missing_bytes(self._backend)
 
     def _refuse_missing(self, data: bytes) -> None:
         if self._missing is not None and (found := self._missing.search(data)):
@@ -265,6 +324,16 @@ class ByteVocab:
                 f"Byte 0x{found[0][0]:02X} at offset {found.start()}: this vocabulary has no token for it, and the "
                 "tokenizer would drop it silently. Remove it from the text, or use a tokenizer with all 256 bytes."
             )
+
+    @cached_property
+    def _only_in_front(self) -> bool:
+        """Whether a text of several pieces gets one space in all: what splits before a space is added gets more."""
+        core, text = self.tokenizer.backend_tokenizer, "a1b, c\nd"
+        if core.pre_tokenizer is None or self.kind == "wordpiece":
+            return True
+        pieces = [piece for piece, _ in core.pre_tokenizer.pre_tokenize_str(text)]
+        plain = [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
+        return len("".join(pieces)) - len("".join(plain)) <= 1
 
     def _byte_id(self, byte: int, at: int) -> int:
         found = self.byte_ids[byte]
@@ -319,7 +388,61 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return loaded
 
 
+def missing_bytes(backend: Tokenizer) -> re.Pattern[bytes] | None:
+    """Bytes that a byte-level vocabulary lacks, as a pattern; None if it lacks none or is of another kind.
+
+    `tokenizers` drops these from a text without a word.
+    """
+    if "ByteLevel" not in _types(
+        pre_tokenizer=_state(backend.pre_tokenizer), decoder=_state(backend.decoder)
+    ):
+        return None
+    lacking = bytes(byte for byte, char in enumerate(_ALPHABET) if backend.token_to_id(char) is None)
+    return re.compile(b"[" + re.escape(lacking) + b"]") if lacking else None
+
+
+def _unwritable(text: str) -> str:
+    return (
+        f"The tokenizer has no tokens for something in {text[:60]!r} and no bytes to fall back on; its own encoding "
+        "would say only that it is unknown."
+    )
+
+
+@contextmanager
+def _knowing(text: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        Exception
+    ) as error:  # `tokenizers` raises nothing more special for a unigram model without "unknown"
+        raise InputError(f"{_unwritable(text)} ({error})") from error
+
+
+def _another(data: bytes, written: bytes) -> str:
+    at = next((i for i, (a, b) in enumerate(zip(data, written, strict=False)) if a != b), len(written))
+    near = f"{data[max(0, at - 10) : at + 20]!r}"
+    if _METASPACE.encode() in data[max(0, at - 2) : at + 3]:
+        return (
+            f"The tokenizer reads U+2581 as a space, so the text near {near} (offset {at}) would come back as another. "
+            "Replace the character."
+        )
+    return (
+        f"The tokenizer's own tokens do not give the text near {near} (offset {at}) back: they say "
+        f"{written[max(0, at - 10) : at + 20]!r}. Its vocabulary cannot write something there, or an added token takes "
+        "white space along (lstrip, rstrip). Remove that from the text, or use a tokenizer that keeps it."
+    )
+
+
 # ------------------------------------------------------------------------------------- reading tokenizer.json
+
+
+def _state(component: Any) -> Mapping[str, Any] | None:
+    """The specification of one component, without that of the whole tokenizer and its vocabulary."""
+    return None if component is None else json.loads(component.__getstate__())
+
+
+def _types(**components: Mapping[str, Any] | None) -> set[str]:
+    return {part["type"] for component in components.values() for part in _parts(component)}
 
 
 def _parts(component: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
@@ -335,7 +458,7 @@ def _parts(component: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def _kind(spec: Mapping[str, Any]) -> Kind:
-    types = {part["type"] for name in ("pre_tokenizer", "decoder") for part in _parts(spec[name])}
+    types = _types(pre_tokenizer=spec["pre_tokenizer"], decoder=spec["decoder"])
     model = spec["model"]
     if "ByteLevel" in types:
         return "byte-level"
@@ -363,16 +486,16 @@ def _bytes_of(piece: str, kind: Kind) -> bytes:
     return piece[2:].encode() if piece.startswith("##") else f" {piece}".encode()
 
 
-def _strip(spec: dict[str, Any], kind: Kind) -> tuple[bool, str | None]:
-    """Take out of a specification what `ByteVocab` leaves off; return (adds a space in front, normaliser left off)."""
+def _strip(spec: dict[str, Any], kind: Kind) -> tuple[Front, str | None]:
+    """Take out of a specification what `ByteVocab` leaves off; return (space put in front, normaliser left off)."""
     spec["post_processor"] = spec["truncation"] = spec["padding"] = None
     if kind == "wordpiece":
-        return True, None
-    prefix = False
+        return "missing", None
+    always = missing = False
     kept, left_off = [], []
     for part in _parts(spec["normalizer"]):
         if part["type"] == "Prepend":
-            prefix = True
+            always = True
         elif part["type"] == "Replace" and part.get("content") == _METASPACE:
             kept.append(part)
         else:
@@ -381,11 +504,11 @@ def _strip(spec: dict[str, Any], kind: Kind) -> tuple[bool, str | None]:
     splitters = list(_parts(spec["pre_tokenizer"]))
     for part in splitters:
         if part["type"] == "ByteLevel":
-            prefix |= part["add_prefix_space"]
+            missing |= part["add_prefix_space"]
             part["add_prefix_space"] = False
         elif part["type"] == "Metaspace":
-            prefix |= part.get("prepend_scheme", "always") != "never"
+            missing |= part.get("prepend_scheme", "always") != "never"
             part |= {"prepend_scheme": "never"}
     if splitters:
         spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": splitters}
-    return prefix, "+".join(left_off) or None
+    return "always" if always else "missing" if missing else "never", "+".join(left_off) or None

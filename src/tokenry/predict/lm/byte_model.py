@@ -17,11 +17,12 @@ from tokenry.predict.lm.cache import Node, TokenForest, moved
 from tokenry.predict.lm.covers import Covers, Group
 from tokenry.predict.lm.drawing import Draw, State, check, generators
 from tokenry.predict.lm.fim import MiddleTokens, Order
+from tokenry.predict.lm.shapes import split_partial
 from tokenry.predict.lm.validity import Anything, Context, Validity, validity_of
 from tokenry.text.measure import start_id
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
-from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
 from tokenry.wrappers import unwrap
 
 _WINDOW = 64  # bytes of a known text whose tokens are evaluated together
@@ -56,8 +57,8 @@ def byte_model(
     Args:
         lm: a causal language model; also one of peft or `torch.compile`.
         tokenizer: its tokenizer; by default the one saved beside the model (``lm.name_or_path``).
-        fast: do not mask the last token of covers. Not exact, though close where the model rarely predicts what its
-            tokenizer never gives.
+        fast: do not mask the last token of covers, but for those of the prompt. Not exact, though close where the model
+            rarely predicts what its tokenizer never gives.
         min_log_mass: drop groups of covers whose log-probability lies this far below the best (a negative number, such
             as -20). Not exact.
         max_groups: keep at most so many groups. Not exact.
@@ -191,8 +192,7 @@ class ByteModel(Draw):
 
     def stream(self, text: bytes | str) -> bytes:
         """The bytes that the tokenizer sees of a text: some put a space in front."""
-        data = _bytes(text)
-        return b" " + data if self.vocab.prefix_space else data
+        return self.vocab.as_seen(_bytes(text))
 
     def feed(
         self, states: Sequence[ByteState], texts: Sequence[bytes], only_the_end: bool = False
@@ -202,7 +202,8 @@ class ByteModel(Draw):
         Args:
             states: states of this model.
             texts: what follows each.
-            only_the_end: evaluate only what the last states need; masses on the way then leave covers out.
+            only_the_end: evaluate only what the last states need; masses on the way then leave covers out. Even a fast
+                model then masks the covers of the text: they are its prompt's.
         """
         found = list(states)
         longest = max(map(len, texts), default=0)
@@ -210,8 +211,9 @@ class ByteModel(Draw):
         for a in range(0, longest, window):
             parts = [text[a : a + window] for text in texts]
             for row, known in enumerate(self._ask_ahead(found, parts, only_the_end)):
-                for byte in parts[row]:
-                    found[row] = found[row].step(byte, known)
+                for at, byte in enumerate(parts[row], start=1):
+                    prompt_ends = only_the_end and at == len(parts[row])
+                    found[row] = found[row].step(byte, known, masked=prompt_ends and self.covers.fast)
         return found
 
     def _ask_ahead(
@@ -298,17 +300,52 @@ class ByteModel(Draw):
     # ------------------------------------------------------------------------------------------ whole texts
 
     def log_probs(self, text: bytes | str, prompt: bytes | str = b"") -> Float[np.ndarray, " n"]:
-        """Log-probability of each byte of a text, given the prompt and the bytes before it (nats)."""
+        """Log-probability of each byte of a text, given the prompt and the bytes before it (nats).
+
+        Raises:
+            InputError: bytes that are in no text of the tokenizer's; a space at the beginning of a text whose tokenizer
+                takes that for the one that it puts there itself.
+            UnsupportedError: a text whose own encoding the rules do not know, or whose covers were all dropped
+                (``min_log_mass``, ``max_groups``). It would come out as impossible, and is not.
+        """
         state = self.state(prompt)
         found = []
         data = _bytes(text)
+        if not prompt and self.vocab.front == "missing" and data.startswith(b" "):
+            raise InputError(
+                f"The tokenizer puts a space before a text that has none, so {data[:20]!r} is the same text to it with "
+                "and without its first space, which has no probability of its own. Take it off, or put it into the "
+                "prompt."
+            )
         for a in range(0, len(data), _WINDOW):
             part = data[a : a + _WINDOW]
             (known,) = self._ask_ahead([state], [part])
             for byte in part:
                 found.append(state.log_probs[byte])
+                if math.isinf(found[-1]):
+                    self._refuse_impossible(self.stream(_bytes(prompt) + data))
                 state = state.step(byte, known)
         return np.array(found)
+
+    def _refuse_impossible(self, text: bytes) -> None:
+        """Refuse to call a text impossible that is not so by the language model's account.
+
+        Raises:
+            InputError: what the tokenizer has no tokens for.
+            UnsupportedError: a text that it has tokens for, of which there is nothing left.
+        """
+        context = Context()
+        text, _ = split_partial(text)
+        tokens = self.vocab.encode(text)
+        for i, token in enumerate(tokens):
+            if not self.validity.mask(context)[token]:
+                raise _unknown_to_rules(text, self.vocab.decode(tokens[:i]), self.vocab.decode([token]))
+            context = self.validity.extend(context, token)
+        if self.min_log_mass is not None or self.max_groups is not None:
+            raise UnsupportedError(
+                f"All covers of {text[-30:]!r} were dropped on the way (min_log_mass={self.min_log_mass}, max_groups="
+                f"{self.max_groups}), so it would come out as impossible. Allow for more, or leave the options off."
+            )
 
     def log_prob(self, text: bytes | str, prompt: bytes | str = b"") -> float:
         """Log-probability of a text after a prompt: the sum of its bytes' (nats)."""
@@ -320,8 +357,13 @@ class ByteModel(Draw):
         By the byte-token representation lemma this is the probability of the text under the language model, which may
         waste some of its own on token sequences that are none of its tokenizer's. With ``end`` it is the likelihood of
         the text's tokens and a stop token.
+
+        Raises:
+            InputError, UnsupportedError: see `log_probs`.
         """
         state = self.feed(self.begin([[]]), [self.stream(text)])[0]
+        if math.isinf(state.log_mass):
+            self._refuse_impossible(self.stream(text))
         return state.log_mass + (state.log_end if end else 0.0)
 
 
@@ -333,6 +375,22 @@ def _bytes(text: bytes | str) -> bytes:
             f"Character {error.start} of {error.object[:40]!r} is half of a surrogate pair, which has no bytes; hand "
             "in bytes, or clean the text."
         ) from error
+
+
+def _unknown_to_rules(text: bytes, before: bytes, token: bytes) -> TokenryError:
+    whole = before + token
+    try:
+        split_partial(whole)[0].decode()
+    except UnicodeDecodeError:
+        return InputError(
+            f"{text[-30:]!r} is not UTF-8: after {before[-20:]!r}, {token!r} is a token of no text, so it has no "
+            "probability. Decode the bytes first, with errors='replace' if need be."
+        )
+    return UnsupportedError(
+        f"The tokenizer gives {token!r} after {before[-20:]!r}, which the rules for exact byte probabilities do not "
+        "know, so this text would come out as impossible. Please report the tokenizer's splitting pattern; until then "
+        "score texts by their tokens (tokenry.text.measure)."
+    )
 
 
 def _stops(lm: PreTrainedModel, vocab: ByteVocab) -> list[int]:
@@ -434,12 +492,15 @@ class ByteState(State):
             )
         return state
 
-    def step(self, byte: int, known: dict[tuple[int, int], Node] | None = None) -> ByteState:
+    def step(
+        self, byte: int, known: dict[tuple[int, int], Node] | None = None, *, masked: bool = False
+    ) -> ByteState:
         """The state after one more byte.
 
         Args:
             byte: 0 to 255.
             known: token sequences that were evaluated ahead (see `plan`); others are then left out.
+            masked: leave out what the tokenizer could not give, also in a fast model, which spares that while drawing.
 
         Raises:
             InputError: no byte, such as the end of the text.
@@ -451,6 +512,8 @@ class ByteState(State):
         fresh: list[tuple[Node, float]] = []
         for group in self.groups + self._begun:
             moved_on, complete = covers.advance(group, byte)
+            if masked and moved_on is not None:
+                moved_on = covers.masked(moved_on)
             if moved_on is not None:
                 groups.append(moved_on)
             for token, log_mass in complete:

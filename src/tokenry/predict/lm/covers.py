@@ -8,7 +8,7 @@ something that starts with the text. The covers that share all but their last to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class Covers:
         trie: of the vocabulary.
         validity: which tokens may follow which.
         stops: tokens that end a text.
-        fast: leave the mask off the last token of a cover; lefts are checked all the same.
+        fast: leave the mask off the last token of a cover; lefts are checked all the same (see also `masked`).
     """
 
     def __init__(self, trie: ByteTrie, validity: Validity, stops: Sequence[int], fast: bool = False) -> None:
@@ -98,6 +98,12 @@ class Covers:
             if p > 0 and (not self.fast or self.validity.mask(group.left.context)[token]):
                 complete.append((token, group.log_mass + float(np.log(p))))
         return moved, complete
+
+    def masked(self, group: Group) -> Group | None:
+        """A group without the tokens that may not follow its left; None if there are no others."""
+        order = self.trie.order[group.offset : group.offset + len(group.probs)]
+        probs = group.probs * self.validity.mask(group.left.context)[order]
+        return replace(group, probs=probs) if probs.any() else None
 
     def ending(self, node: int) -> Iterator[tuple[int, int]]:
         """Tokens that are exactly a node's prefix, and where they stand in the trie's order."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import UnsupportedError
 
 #: Letters that a rule for contractions ('s 't 're 've 'm 'll 'd) may name.
 _NAMED = frozenset("sdmtlverSDMTLVER")
+#: Code points of the first two planes, in which neighbours may be of different classes.
+_PLANES = 0x20000
 #: What such rules are written with; anything else in a pattern could tell characters apart that `shape` does not.
 _CONSTRUCTS = re.compile(
     r"\\p\{(?:L|N|M|Lu|Ll|Lt|Lm|Lo)\}|\\[srnSt]|\(\?!\\S\)|\(\?i:|\(\?:|\{\d(?:,\d*)?\}"
@@ -70,6 +75,26 @@ def character_class(char: str) -> str:
     return char if char in "'/" else "P"
 
 
+def kinds(text: str, armed: int = 0) -> tuple[list[str], int]:
+    """What a pre-tokenizer can see of each character, and how many more may belong to a contraction.
+
+    Args:
+        text: characters; bytes that are not UTF-8 ("surrogateescape") stand for themselves.
+        armed: how many of the first characters may belong to a contraction that begins before the text.
+    """
+    found: list[str] = []
+    for char in text:
+        if "\udc80" <= char <= "\udcff":
+            kind, armed = char, 0
+        elif armed and char in _NAMED:
+            kind, armed = char, armed - 1
+        else:
+            kind = character_class(char)
+            armed = 2 if kind == "'" else 0
+        found.append(kind)
+    return found, armed
+
+
 def shape(text: bytes, armed: int = 0) -> tuple[str, ...]:
     """A text's characters as classes, runs of letters and of symbols cut to two.
 
@@ -81,14 +106,7 @@ def shape(text: bytes, armed: int = 0) -> tuple[str, ...]:
         armed: how many of the first characters may belong to a contraction that begins before the text.
     """
     found: list[str] = []
-    for char in text.decode("utf-8", "surrogateescape"):
-        if "\udc80" <= char <= "\udcff":
-            kind, armed = char, 0
-        elif armed and char in _NAMED:
-            kind, armed = char, armed - 1
-        else:
-            kind = character_class(char)
-            armed = 2 if kind == "'" else 0
+    for kind in kinds(text.decode("utf-8", "surrogateescape"), armed)[0]:
         if len(kind) > 1 or kind in "PM":
             if kind[0] == "N" or found[-2:] != [kind, kind]:
                 found.append(kind)
@@ -127,12 +145,40 @@ def split_partial(data: bytes) -> tuple[bytes, bytes]:
 @lru_cache(maxsize=4096)
 def completions(partial: bytes) -> tuple[str, ...]:
     """One character of each class among those whose UTF-8 starts so (and is longer): the smallest."""
-    found: dict[str, str] = {}
-    for code in _range(partial):
-        # From the third plane on, blocks of 64 are all of one class.
-        if (code < 0x20000 or code % 64 == 0) and not 0xD800 <= code <= 0xDFFF:
+    codes = _range(partial)
+    if not codes:
+        return ()
+    if codes[0] >= _PLANES:  # from here on, blocks of 64 are all of one class
+        found: dict[str, str] = {}
+        for code in codes[::64] if len(codes) > 64 else codes:
             found.setdefault(character_class(chr(code)), chr(code))
-    return tuple(found.values())
+        return tuple(found.values())
+    numbers, first = np.unique(_class_numbers()[codes[0] : codes[-1] + 1], return_index=True)
+    return tuple(chr(codes[0] + int(at)) for at in np.sort(first[numbers >= 0]))
+
+
+@lru_cache(maxsize=4096)
+def completing_kinds(partial: bytes) -> frozenset[str]:
+    """The classes of the characters whose UTF-8 starts so (and is longer)."""
+    return frozenset(map(character_class, completions(partial)))
+
+
+@lru_cache(maxsize=1)
+def _class_numbers() -> Int[np.ndarray, " codes"]:
+    """A number for the class of each code point of the first two planes; -1 for halves of surrogate pairs."""
+    numbers: dict[str, int] = {}
+    return np.array(
+        [
+            -1 if 0xD800 <= code <= 0xDFFF else numbers.setdefault(character_class(chr(code)), len(numbers))
+            for code in range(_PLANES)
+        ],
+        np.int32,
+    )
+
+
+def uncovered(partial: bytes, pieces: Set[bytes]) -> bool:
+    """Whether some character whose UTF-8 starts so is not among the pieces of a vocabulary."""
+    return any(chr(code).encode() not in pieces for code in _range(partial) if not 0xD800 <= code <= 0xDFFF)
 
 
 def _range(partial: bytes) -> range:

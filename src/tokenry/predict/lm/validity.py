@@ -1,6 +1,7 @@
 """Which tokens may follow which, for a token sequence to be the beginning of what the tokenizer gives for some text.
 
-A sequence t is *viable* if ``encode(decode(t) + y)`` begins with t for some y. Arithmetic over covers needs this, not
+A sequence t is *viable* if ``encode(decode(t) + y)`` begins with t for some y, where y completes the character that t
+ends inside, if it does. Arithmetic over covers needs this, not
 ``encode(decode(t)) == t``, as soon as the pre-tokenizer looks ahead: GPT-2's gives "Hi\\n\\nYou" as Hi, \\n, \\n, You,
 but "Hi\\n\\n" alone as Hi, \\n\\n. With the stricter definition, an everyday text would have no cover at all after its
 second line break. Where nothing looks ahead (plain BPE inside one pre-token) the two are the same.
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,17 +21,38 @@ from jaxtyping import Bool, Int
 from tokenry.predict.lm.pairs import PairValidity
 from tokenry.predict.lm.shapes import (
     borders,
-    character_class,
     check_splitting,
+    completing_kinds,
     completions,
+    kinds,
     shape,
     split_partial,
+    uncovered,
 )
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import UnsupportedError
 
-_BROKEN = "broken"  # an "open" end inside a character: what comes next continues it
-_AHEAD = ("a", "A", "1", "中", ".", "'", "\u0301", " ", "\n", "\r", "e", "l")
+# What may come next, for every way of splitting to show: each kind of character, and the ends of contractions.
+_NEXT = (
+    "a",
+    "A",
+    "1",
+    "中",
+    ".",
+    "'",
+    "/",
+    "\u0301",
+    " ",
+    "\n",
+    "\r",
+    *"stmdelSTMDEL",
+    "re",
+    "ve",
+    "ll",
+    "RE",
+    "VE",
+    "LL",
+)
 _LEAD = 32  # how far back the marks of a context are looked at
 
 
@@ -87,6 +110,23 @@ def validity_of(vocab: ByteVocab) -> Validity:
 
 
 @dataclass(frozen=True)
+class _Ahead:
+    """What has to come next inside the pre-token that a token ends in.
+
+    Attributes:
+        begun: bytes of the character that the token ends inside.
+        rest: kinds of the next characters, of which the first completes the one that has begun.
+        closed: whether the pre-token ends with them; otherwise more of the last kind may follow.
+        armed: how many of them may belong to a contraction.
+    """
+
+    begun: bytes
+    rest: tuple[str, ...]
+    closed: bool
+    armed: int
+
+
+@dataclass(frozen=True)
 class _Outcome:
     """How a text and a token after it are split, for one way in which the text could go on.
 
@@ -98,7 +138,7 @@ class _Outcome:
 
     cuts: tuple[int, ...]
     seam: bool
-    ahead: str | None = None
+    ahead: _Ahead | None = None
 
 
 @dataclass(frozen=True)
@@ -108,11 +148,13 @@ class _Kinds:
     Attributes:
         kinds: the different ways.
         of: which of them is each token's.
+        open: the tokens of those kinds that depend on what comes next.
         borders: of the texts for which this holds; () for all of their shape, as nothing is split inside them.
     """
 
     kinds: list[tuple[_Outcome, ...]]
     of: Int[np.ndarray, " v"]
+    open: Mapping[int, Int[np.ndarray, " n"]]
     borders: tuple[int, ...]
 
 
@@ -120,11 +162,14 @@ class ByteLevelValidity(Validity):
     """Rules of byte-level BPE with a splitting pattern of GPT-2's kind.
 
     A token may follow iff, for some continuation, no pre-token ends inside it, pre-tokens end inside the text only
-    where tokens do, and all neighbours inside one pre-token are valid pairs. How a text and a token are split depends
-    on their `shape` alone, so the tokenizer's own pre-tokenizer is run once for each pair of shapes (a vocabulary of
-    49,000 has some 600), and one mask costs a few operations on whole vocabularies.
+    where tokens do, and all neighbours inside one pre-token are valid pairs. Which continuations can make a difference
+    is asked of the pre-tokenizer: white space, apostrophes and, with some patterns, capitals wait for what follows. How
+    a text and a token are split depends on their `shape` alone, so the tokenizer's own pre-tokenizer is run once for
+    each pair of shapes (a vocabulary of 49,000 has some 600), and one mask costs a few operations on whole
+    vocabularies.
 
-    Bytes that are no UTF-8 are pre-tokens of their own, as in `ByteVocab.encode`, so every byte string has an encoding.
+    Bytes that are no UTF-8 are pre-tokens of their own, as in `ByteVocab.encode`. Only a character that has begun and
+    could still be completed is taken for one that will be.
 
     Args:
         vocab: the vocabulary.
@@ -138,8 +183,11 @@ class ByteLevelValidity(Validity):
         self._masks: OrderedDict[tuple[object, ...], Bool[np.ndarray, " v"]] = OrderedDict()
         self._remembered = remembered
         self._kinds: OrderedDict[tuple[object, ...], _Kinds] = OrderedDict()
-        self._goes_on: dict[tuple[int, str], bool] = {}
-        self._starts: dict[str, list[int]] = {}
+        self._known: dict[tuple[int, _Ahead], bool] = {}
+        self._fits: dict[_Ahead, tuple[Int[np.ndarray, " n"], list[tuple[int, _Ahead]]]] = {}
+        self._reads: dict[tuple[bytes, int], list[tuple[Int[np.ndarray, " n"], _Read]]] = {}
+        self._nexts: dict[tuple[str, ...], tuple[bytes, ...]] = {}
+        self._begins: OrderedDict[bytes, int] = OrderedDict()
         self._bytes = [data or b"" for data in vocab.token_bytes]
 
     def extend(self, context: Context, token: int) -> Context:
@@ -168,18 +216,30 @@ class ByteLevelValidity(Validity):
         return [end for _, end in self.vocab.pretoken_spans(text)]
 
     def _start(self, text: bytes) -> int:
-        """Where the pre-token starts that could still change: the last one and what it could yet be joined with."""
+        """The last place where a pre-token starts whatever follows, and from which on nothing before it matters.
+
+        Asked of the pre-tokenizer with everything that could follow: white space is divided by what comes after it, and
+        some patterns join a contraction, or a capital, to the word before.
+        """
         body, _ = split_partial(text)
-        spans = self.vocab.pretoken_spans(body)
-        if not spans:
-            return 0
-        k = len(spans) - 1
-        if body[spans[k][0] : spans[k][1]].isspace():
-            while k and body[spans[k - 1][0] : spans[k - 1][1]].isspace():
-                k -= 1
-        elif k and body[: spans[k][0]].endswith(b"'"):
-            k -= 1
-        return spans[k][0]
+        found = self._begins.get(body)
+        if found is None:
+            found = self._begins[body] = self._find_start(body)
+            if len(self._begins) > 16 * self._remembered:
+                self._begins.popitem(last=False)
+        return found
+
+    def _find_start(self, body: bytes) -> int:
+        starts = [start for start, _ in self.vocab.pretoken_spans(body)]
+        followed = [(y, self._cuts(body + y)) for y in map(str.encode, _NEXT)]
+        for start in starts[:0:-1]:
+            if all(
+                start in cuts
+                and [c for c in cuts if c > start] == [start + c for c in self._cuts(body[start:] + y)]
+                for y, cuts in followed
+            ):
+                return start
+        return 0
 
     def boundary(self, data: bytes) -> int:
         """The start of the last pre-token but two, if what follows it is not all white space.
@@ -205,7 +265,7 @@ class ByteLevelValidity(Validity):
         table = self._kinds_after(context.text, form, armed)
         # In a long word, splits can change only near its end; in white space, anywhere.
         near = len(context.text) if context.text.isspace() else _LEAD
-        marks = tuple(e for e in context.edges if e <= near), context.joins
+        marks = tuple(e for e in context.edges if e <= near or e in table.borders), context.joins
         key = (form, marks, context.last, split_partial(context.text)[1], table.borders)
         found = self._masks.get(key)
         if found is not None:
@@ -235,9 +295,14 @@ class ByteLevelValidity(Validity):
         verdict = verdicts[kind_of]
         mask = ((verdict == 1) | ((verdict == 2) & row)) & self.pairs.reachable
         for k, open_ends in later:
-            for token in np.flatnonzero((kind_of == k) & ~mask & self.pairs.reachable).tolist():
+            tokens = table.open[k]
+            paired = row[tokens]
+            for token, pair in zip(
+                tokens[~mask[tokens]].tolist(), paired[~mask[tokens]].tolist(), strict=True
+            ):
                 mask[token] = any(
-                    (o.seam or row[token]) and self._can_go_on(token, o.ahead or "") for o in open_ends
+                    (pair or o.seam) and o.ahead is not None and self._goes_on(token, o.ahead)
+                    for o in open_ends
                 )
         return mask
 
@@ -268,7 +333,12 @@ class ByteLevelValidity(Validity):
                     seen[joint] = numbers.setdefault(self._split(text, self._bytes[token]), len(numbers))
                 kind_of[token] = seen[joint]
         splits = any(outcome.cuts for outcomes in numbers for outcome in outcomes)
-        found = _Kinds(list(numbers), kind_of, ends if splits else ())
+        open_ = {
+            k: np.flatnonzero((kind_of == k) & self.pairs.reachable)
+            for outcomes, k in numbers.items()
+            if any(outcome.ahead is not None for outcome in outcomes)
+        }
+        found = _Kinds(list(numbers), kind_of, open_, ends if splits else ())
         self._kinds[form, partial, found.borders] = found
         if len(self._kinds) > self._remembered:
             self._kinds.popitem(last=False)
@@ -308,51 +378,127 @@ class ByteLevelValidity(Validity):
             return ()
         whole = text + token
         body, partial = split_partial(whole)
-        ways: list[tuple[bytes, str | None]] = [(whole, None)]
-        if partial:
-            ways += [(body + char.encode(), _BROKEN) for char in completions(partial)]
-        elif _ends_in_space(body) or b"'" in body[-2:]:
-            ways += [(whole + char.encode(), char) for char in _AHEAD]
+        armed = _armed(body)
         found: dict[_Outcome, None] = {}
-        for longer, ahead in ways:
+        for longer in self._continued(body, partial):
             cuts = self._cuts(longer)
             inside = [cut for cut in cuts if cut < len(whole)]
             if any(cut > len(text) for cut in inside):
                 continue
-            outcome = _Outcome(
-                tuple(len(text) - cut for cut in inside if cut < len(text)), len(text) in inside
+            ahead = None
+            if len(whole) not in cuts:
+                end = min(cut for cut in cuts if cut > len(whole))
+                rest = kinds(longer[len(body) : end].decode(), armed)[0]
+                ahead = _Ahead(partial, tuple(rest), end < len(longer), armed)
+            found.setdefault(
+                _Outcome(
+                    tuple(len(text) - cut for cut in inside if cut < len(text)), len(text) in inside, ahead
+                )
             )
-            if outcome not in found and ahead is not None and len(whole) not in cuts:
-                outcome = replace(outcome, ahead=ahead)
-            found.setdefault(outcome)
-        return tuple(found)
+        sure = {(outcome.cuts, outcome.seam) for outcome in found if outcome.ahead is None}
+        return tuple(o for o in found if o.ahead is None or (o.cuts, o.seam) not in sure)
 
-    def _can_go_on(self, token: int, ahead: str) -> bool:
-        """Whether some token that starts as `ahead` says may follow inside the same pre-token."""
+    def _continued(self, body: bytes, partial: bytes) -> Iterator[bytes]:
+        """The ways in which a text could go on that can make a difference to how it is split."""
+        for char in completions(partial) if partial else ("",):
+            whole = body + char.encode()
+            yield from (whole + y for y in self._following(whole))
+
+    def _following(self, text: bytes) -> tuple[bytes, ...]:
+        """What can follow a text, one for each way of splitting its end; nothing, if all are alike."""
+        tail = text[-12:].decode("utf-8", "ignore")[-3:]
+        key = tuple(kinds(tail)[0])
+        if key not in self._nexts:
+            end, armed = len(tail.encode()), _armed(text)
+            ways: dict[tuple[tuple[int, ...], tuple[str, ...]], bytes] = {}
+            for y in ("", *_NEXT):
+                cuts = self._cuts((tail + y).encode())
+                joined = () if end in cuts else tuple(kinds(y, armed)[0])
+                ways.setdefault((tuple(c for c in cuts if c < end), joined), y.encode())
+            alike = len({before for before, _ in ways}) == 1
+            self._nexts[key] = (b"",) if alike else tuple(ways.values())
+        return self._nexts[key]
+
+    def _goes_on(self, token: int, ahead: _Ahead) -> bool:
+        """Whether some tokens that begin as ``ahead`` says may follow inside the same pre-token."""
         key = (token, ahead)
-        if key not in self._goes_on:
-            nexts = self._continuing if ahead == _BROKEN else self._starting(ahead)
-            self._goes_on[key] = any(self.pairs.pair(token, v) for v in nexts)
-        return self._goes_on[key]
+        if key not in self._known:
+            whole, begun = self._fitting(ahead)
+            self._known[key] = bool(self.pairs.row(token)[whole].any()) or any(
+                self.pairs.pair(token, v) and self._goes_on(v, further) for v, further in begun
+            )
+        return self._known[key]
 
-    def _starting(self, char: str) -> list[int]:
-        """Tokens whose first character is of the class of ``char``, whole or only begun."""
-        if char not in self._starts:
-            named = char in "el"
-            kind = shape(char.encode(), int(named))[0]
-            tokens, shape_of = self._token_shapes(int(named))
-            forms = [n for n, t in enumerate(tokens) if shape(self._bytes[t], int(named))[:1] == (kind,)]
-            begun = [
-                token
-                for token, data in enumerate(self._bytes)
-                if len(data) == 1 and any(character_class(c) == kind for c in completions(data))
-            ]
-            self._starts[char] = begun + np.flatnonzero(np.isin(shape_of, forms)).tolist()
-        return self._starts[char]
+    def _fitting(self, ahead: _Ahead) -> tuple[Int[np.ndarray, " n"], list[tuple[int, _Ahead]]]:
+        """Tokens that are all of what has to come next, and those that are the first of it, with what is left."""
+        if ahead not in self._fits:
+            whole: list[Int[np.ndarray, " n"]] = []
+            begun: list[tuple[int, _Ahead]] = []
+            for tokens, read in self._beginning(ahead.begun, ahead.armed):
+                if read.fills(ahead):
+                    whole.append(tokens)
+                elif (further := read.left(ahead)) is not None:
+                    begun.extend((token, further) for token in tokens.tolist())
+            self._fits[ahead] = np.concatenate([np.zeros(0, np.int64), *whole]), begun
+        return self._fits[ahead]
+
+    def _beginning(self, begun: bytes, armed: int) -> list[tuple[Int[np.ndarray, " n"], _Read]]:
+        """What tokens are where a character has begun; where none has, together those of one shape."""
+        key = (begun, armed)
+        if key not in self._reads:
+            if begun:
+                found = [(np.array([token]), self._bytes[token]) for token in self._continuing]
+            else:
+                tokens, shape_of = self._token_shapes(armed)
+                order = np.argsort(shape_of, kind="stable")
+                parts = np.split(order, np.cumsum(np.bincount(shape_of, minlength=len(tokens)))[:-1])
+                found = [(part, self._bytes[token]) for part, token in zip(parts, tokens, strict=True)]
+            self._reads[key] = [(tokens, _Read.of(begun, data, armed)) for tokens, data in found if data]
+        return self._reads[key]
 
 
-def _ends_in_space(body: bytes) -> bool:
-    return body[-4:].decode("utf-8", "replace")[-1:].isspace()
+@dataclass(frozen=True)
+class _Read:
+    """What a token's characters are, after the beginning of one.
+
+    Attributes:
+        kinds: of its whole characters.
+        armed: how many characters after them may belong to a contraction.
+        tail: the beginning of a character that it ends with.
+    """
+
+    kinds: tuple[str, ...]
+    armed: int
+    tail: bytes
+
+    @classmethod
+    def of(cls, begun: bytes, data: bytes, armed: int) -> _Read:
+        body, tail = split_partial(begun + data)
+        found, armed = kinds(body.decode("utf-8", "surrogateescape"), armed)
+        return cls(tuple(found), armed, tail)
+
+    def fills(self, ahead: _Ahead) -> bool:
+        """Whether this is all of what has to come next."""
+        n = len(ahead.rest)
+        if self.kinds[:n] != ahead.rest:
+            return False
+        if ahead.closed:
+            return len(self.kinds) == n and not self.tail
+        return all(_goes_with(kind, ahead.rest[-1]) for kind in self.kinds[n:])
+
+    def left(self, ahead: _Ahead) -> _Ahead | None:
+        """What has still to come, if this is the first of it."""
+        n = len(self.kinds)
+        if n >= len(ahead.rest) or self.kinds != ahead.rest[:n]:
+            return None
+        if self.tail and ahead.rest[n] not in completing_kinds(self.tail):
+            return None
+        return _Ahead(self.tail, ahead.rest[n:], ahead.closed, self.armed)
+
+
+def _goes_with(kind: str, last: str) -> bool:
+    """Whether a kind of character may be in one pre-token with what came last, as far as kinds can tell."""
+    return kind == last or (kind[0] in "LM" and last[0] in "LM") or (kind.isspace() and last.isspace())
 
 
 def _armed(text: bytes) -> int:
@@ -366,7 +512,7 @@ class SentencePieceValidity(Validity):
     """Rules of SentencePiece-style BPE with byte fallback: no pre-tokens, or one for each space.
 
     Byte pieces stand only for characters that the vocabulary lacks: those above 0x7F begin a character or continue the
-    one that has begun, and never complete one that has a piece of its own.
+    one that has begun, and never lead to none but such as have a piece of their own.
 
     Args:
         vocab: the vocabulary.
@@ -378,6 +524,9 @@ class SentencePieceValidity(Validity):
         self.pairs = pairs
         self._pieces = np.zeros(vocab.size, bool)
         self._pieces[[token for token in vocab.byte_ids if token is not None]] = True
+        self._byte_masks: dict[bytes, Bool[np.ndarray, " v"]] = {}
+        # Characters that byte pieces never spell: those with a piece, and the sign that is read as a space.
+        self._whole = frozenset(vocab.ids) | {"\u2581".encode()}
         self._splits = len(vocab.pretoken_spans(b"a a")) > 1
         data = [d or b"" for d in vocab.token_bytes]
         self._bytes = data
@@ -404,20 +553,23 @@ class SentencePieceValidity(Validity):
         return np.where(self._pieces, self._byte_mask(b""), row)
 
     def _byte_mask(self, partial: bytes) -> Bool[np.ndarray, " v"]:
-        mask = np.zeros(self.vocab.size, bool)
-        for byte, token in enumerate(self.vocab.byte_ids):
-            if token is None:
-                continue
-            data = partial + bytes([byte])
-            if completions(data):
-                mask[token] = True
-            else:
-                try:
-                    data.decode()
-                except UnicodeDecodeError:
-                    continue
-                mask[token] = self.vocab.ids.get(data) in (None, token)
-        return mask
+        if partial not in self._byte_masks:
+            mask = np.zeros(self.vocab.size, bool)
+            for byte, token in enumerate(self.vocab.byte_ids):
+                if token is not None:
+                    mask[token] = self._spells(partial + bytes([byte]), token)
+            self._byte_masks[partial] = mask
+        return self._byte_masks[partial]
+
+    def _spells(self, data: bytes, token: int) -> bool:
+        """Whether some bytes, of which a byte piece is the last, are a character without a piece or begin one."""
+        if completions(data):
+            return uncovered(data, self._whole)
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return False
+        return data not in self._whole or self.vocab.ids.get(data) == token
 
     def boundary(self, data: bytes) -> int:
         """The last space after something else, if no token reaches across such a place."""

@@ -76,7 +76,7 @@ def _written(vocabulary: ByteVocab, ids: Sequence[int]) -> bytes:
 
 def _encoded(vocabulary: ByteVocab, data: bytes) -> list[int]:
     try:
-        return vocabulary.encode(data)
+        return vocabulary.encode(vocabulary.writable(data))
     except InputError:
         return []  # a character that a vocabulary without byte fallback does not have
 

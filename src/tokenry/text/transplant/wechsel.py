@@ -122,7 +122,7 @@ class _Words:
         token, word = [], []
         for i, text in enumerate(self.counts):
             try:
-                ids = vocabulary.encode(f" {text}".encode("utf-8", "surrogateescape"))
+                ids = vocabulary.encode(vocabulary.writable(f" {text}".encode("utf-8", "surrogateescape")))
             except InputError:
                 continue  # a character that this vocabulary does not have
             token.extend(ids)
