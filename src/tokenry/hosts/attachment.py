@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -131,6 +132,8 @@ class Attachment:
             self._around(stack, host.base, self._entry(hooks.before_base, "language model"), compiled=False)
             if host.model is not host.base:
                 self._around(stack, host.model, self._entry(hooks.before_model, "base model"), compiled=False)
+            for outer in host.compiled:
+                stack.callback(put(outer, "forward", partial(uncompiled(outer.forward))))
             self._open = True
             self._stack = stack.pop_all()
 

@@ -313,7 +313,7 @@ class Session:
 
     def _before_layer(self, i: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give layer i the tokens, mask and positions of its own stage; cut if a method acts here."""
-        chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._call.chunk
+        chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._call.chunk or self._replayed()
         if chunk is None or not chunk.stages:
             return args, kwargs
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -336,6 +336,10 @@ class Session:
         if args:
             return (hidden, *args[1:]), new
         return args, new | {"hidden_states": hidden}
+
+    def _replayed(self) -> Chunk | None:
+        """The last prompt, where gradient checkpointing runs a layer again in a thread of autograd's own."""
+        return self._latest if torch._C._current_graph_task_id() >= 0 else None
 
     def _after_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -520,7 +524,8 @@ class Session:
         if ids is None:
             if chunk.begins:
                 raise InputError(
-                    "Pass `input_ids`: from `inputs_embeds` alone it is not known which tokens are visual."
+                    "Pass `input_ids`: from `inputs_embeds` alone, as prompt tuning makes them too, it is not known "
+                    "which tokens are visual."
                 )
             return {}
         kinds = {modality: ids == token for modality, token in self.host.token_ids.items()}
