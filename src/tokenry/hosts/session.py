@@ -473,7 +473,13 @@ class Session:
         if which == "next":
             source = at
             self._project(at, chunk, stage, hidden, layer, kwargs)
-        query, key, scale = self._call.heard.pop(source)
+        heard = self._call.heard.pop(source, None)
+        if heard is None:
+            raise UnsupportedError(
+                f"Layer {source} of {self.host.name} ran without its attention being heard, which a method reads: it "
+                "was replaced inside the block, or does not call attention through transformers' interface."
+            )
+        query, key, scale = heard
         mask = chunk.mask(source)
         if mask is not None and mask.ndim == 2:
             mask = None  # a flash kernel's padding mask says no more than `real`
