@@ -153,6 +153,8 @@ def parameters(callee: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    # Whatever stands around a method, its own signature counts, which is looked up once.
+    function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__func__") or hasattr(f, "__signature__"))
     plain = getattr(function, "__func__", None)
     if plain is None:
         return inspect.signature(function).parameters

@@ -270,7 +270,7 @@ class Attachment:
         # Asked anew each time: drafts of assisted generation may end at an earlier layer.
         count = min(len(self._host.layers), self._host.text_config.num_hidden_layers)
         missing = sorted(set(range(count)) - self._call.layers)
-        if missing and not (decoder.training and getattr(decoder, "layerdrop", 0)):
+        if missing and not (decoder.training and getattr(decoder, "layerdrop", False)):
             raise self._passed_by(f"layers {', '.join(map(str, missing))} of its decoder were")
 
     def _passed_by(self, what: str) -> UnsupportedError:
