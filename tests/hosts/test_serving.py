@@ -241,6 +241,8 @@ def test_a_session_attached_without_a_block_until_it_is_detached() -> None:
         run.detach()
     assert torch.equal(logits(model, inputs), plain)
     assert run.trace[0].counts[0] < 36
+    with run, pytest.raises(TokenryError, match="already runs reduced"):
+        run.attach()  # the block is for its thread
     with run.attach() as again:  # a block around an attached session detaches it
         assert not same(logits(model, inputs), plain)
         assert again is run
@@ -254,7 +256,10 @@ def test_detaching_inside_a_call_is_refused() -> None:
     with pytest.raises(TokenryError, match="from within a call"):
         logits(model, batch("llava"))
     hook.remove()
+    logits(model, batch("llava"))
+    assert run.trace[0].counts[0] < 36  # it goes on
     run.detach()
+    assert "forward" not in vars(model)
 
 
 def test_a_session_that_nobody_detaches_goes_with_its_model() -> None:

@@ -117,6 +117,11 @@ class Attachment:
                 )
             _ATTACHED[host.model] = ref(self)
 
+    @property
+    def owned(self) -> bool:
+        """Whether one thread alone may call the model."""
+        return self._owner is not None
+
     def disclaim(self) -> None:
         """Let the model be claimed by others."""
         _ATTACHED.pop(self._host.model, None)
@@ -137,17 +142,19 @@ class Attachment:
             self._open = True
             self._stack = stack.pop_all()
 
-    def release(self) -> None:
-        """Take everything away again, once the calls of other threads that are under way have ended.
+    def require_outside(self) -> None:
+        """Refuse to end where this thread is inside a call of the model, whose other half would be missing.
 
         Raises:
-            TokenryError: this thread is inside a call of the model.
+            TokenryError: it is.
         """
-        me = threading.get_ident()
-        if me in self._inside:
+        if threading.get_ident() in self._inside:
             raise TokenryError(
                 "A session cannot be detached from within a call of its model; wait for its end."
             )
+
+    def release(self) -> None:
+        """Take everything away again, once the calls of other threads that are under way have ended."""
         with self._change:
             self._closing = True
             self._change.wait_for(lambda: not self._inside)
@@ -173,7 +180,7 @@ class Attachment:
         *,
         compiled: bool = True,
     ) -> None:
-        """Put a function around a module's forward; what is compiled of that runs on only where hooks stand outside."""
+        """Put a function around a module's forward, which runs compiled, if it was, or as it was written."""
         given = module.forward
         inner = given if compiled else uncompiled(given)
 

@@ -85,10 +85,10 @@ class Session:
         self._plan = plan_methods(self.host, self.methods, tokens is not None)
         self._call = Call()
         self._latest: Chunk | None = None
-        self._owned = False
+        self._attachment: Attachment | None = None
         self._vision = Recorder()
         self._follow: Callable[[], None] = lambda: None
-        self._open: ExitStack | None = None
+        self._open = ExitStack()
 
     @property
     def trace(self) -> list[ItemTrace]:
@@ -151,19 +151,24 @@ class Session:
         Each thread's calls have their own state and trace. A ``with`` block is for one thread: there, calls of others
         are refused.
         """
-        if self._open is None:
+        if self._attachment is None or self._attachment.owned:
             self._attach(None)
         return self
 
     def detach(self) -> None:
-        """Let the model be exactly what it was, once calls of other threads that are under way have ended."""
-        if self._open is not None:
-            opened, self._open = self._open, None
-            opened.close()
+        """Let the model be exactly what it was, once calls of other threads that are under way have ended.
+
+        Raises:
+            TokenryError: from within a call of the model.
+        """
+        if self._attachment is not None:
+            self._attachment.require_outside()
+            self._attachment = None
+            self._open.close()
             self._call = Call()
 
     def __enter__(self) -> Self:
-        if self._open is None or self._owned:
+        if self._attachment is None or self._attachment.owned:
             self._attach(threading.get_ident())
         return self
 
@@ -183,7 +188,7 @@ class Session:
             modules = self.host.attention_modules(self.host.layers, self._listened())
             listeners = {m: self._listen(i) for m, i in modules.items()}
             self._follow = stack.enter_context(watch_attention([self.host.text_config], listeners))
-            self._call, self._owned = call, owner is not None
+            self._call = call
             stack.callback(attachment.release)
             attachment.surround(
                 Hooks(
@@ -194,7 +199,7 @@ class Session:
                     self._after_decoder,
                 )
             )
-            self._open = stack.pop_all()
+            self._attachment, self._open = attachment, stack.pop_all()
 
     def _listened(self) -> set[int]:
         """Decoder layers whose attention some method reads."""
