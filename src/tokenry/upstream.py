@@ -19,7 +19,7 @@ from functools import partial
 from importlib import import_module
 from threading import RLock
 from typing import Any, Final, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 import transformers
@@ -153,6 +153,8 @@ def parameters(callee: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    # Whatever stands around a method, its own signature counts, which is looked up once.
+    function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__func__") or hasattr(f, "__signature__"))
     plain = getattr(function, "__func__", None)
     if plain is None:
         return inspect.signature(function).parameters
@@ -332,7 +334,8 @@ Listener = Callable[[Tensor, Tensor, Tensor | None, float], None]
 """Called with a layer's query [b h q d] and key [b kv t d] after RoPE, its mask and its logit scale."""
 
 _PREFIX = "tokenry_"
-_LISTENERS: WeakKeyDictionary[nn.Module, tuple[Listener, ...]] = WeakKeyDictionary()
+_LISTENERS: WeakKeyDictionary[nn.Module, tuple[ReferenceType[Listener], ...]] = WeakKeyDictionary()
+"""Who listens to an attention module; whoever opened the watch keeps the listeners, which may know the module."""
 
 
 @dataclass
@@ -379,7 +382,7 @@ def watch_attention(configs: list[Any], listeners: dict[nn.Module, Listener]) ->
     try:
         with _WATCHING:
             for module, listener in listeners.items():
-                _LISTENERS[module] = (*_LISTENERS.get(module, ()), listener)
+                _LISTENERS[module] = (*_LISTENERS.get(module, ()), ref(listener))
             for config in configs:
                 _WATCHES.setdefault(
                     id(config), _Watch(config, config._attn_implementation_internal)
@@ -391,7 +394,7 @@ def watch_attention(configs: list[Any], listeners: dict[nn.Module, Listener]) ->
             for config in configs:
                 _leave(config)
             for module, listener in listeners.items():
-                others = tuple(each for each in _LISTENERS.get(module, ()) if each is not listener)
+                others = tuple(each for each in _LISTENERS.get(module, ()) if each() is not listener)
                 if others:
                     _LISTENERS[module] = others
                 else:
@@ -438,8 +441,9 @@ def _watched(base: str) -> str:
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
         ) -> Any:
             scale = kwargs.get("scaling")
-            for listener in _LISTENERS.get(module, ()):
-                listener(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale)
+            for listening in _LISTENERS.get(module, ()):
+                if (listener := listening()) is not None:
+                    listener(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale)
             return _attention_function(base, module)(module, query, key, value, mask, **kwargs)
 
         # Layers may be compiled: what listeners note is no part of a graph.

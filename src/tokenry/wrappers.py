@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from torch import nn
+
 from tokenry.tokens import UnsupportedError
+
+_COMPILED_MODULE: Final = "_orig_mod"
+"""Attribute of what `torch.compile(module)` returns that holds the module."""
 
 _COMPILED_FROM: Final = "_torchdynamo_orig_callable"
 """Attribute of a compiled function that holds what it was made from."""
@@ -21,13 +26,22 @@ def unwrap(model: Any) -> Any:
         UnsupportedError: adapters that put virtual tokens before the prompt, which are no part of the model inside.
     """
     while True:
-        if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+        if hasattr(model, _COMPILED_MODULE):
+            model = getattr(model, _COMPILED_MODULE)
+        elif hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
             _refuse_virtual_tokens(model)
             model = model.get_base_model()
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
         else:
             return model
+
+
+def compiled_around(model: Any) -> tuple[nn.Module, ...]:
+    """What `torch.compile` put around a model, from the outside in."""
+    found = []
+    while hasattr(model, _COMPILED_MODULE):
+        found.append(model)
+        model = getattr(model, _COMPILED_MODULE)
+    return tuple(found)
 
 
 def _refuse_virtual_tokens(model: Any) -> None:

@@ -15,8 +15,14 @@ _BLOCK = re.compile(
 )  # blocks marked `py` need the reader's own files
 
 
-@pytest.mark.packages  # the README fetches SmolLM2
-@pytest.mark.parametrize("page", ["README.md", "docs/adding-a-method.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param("README.md", marks=pytest.mark.packages),  # it fetches SmolLM2
+        pytest.param("docs/adding-a-method.md", marks=pytest.mark.packages),
+        "docs/serving.md",
+    ],
+)
 def test_python_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = list(_BLOCK.finditer(text))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -116,6 +117,11 @@ class Attachment:
                 )
             _ATTACHED[host.model] = ref(self)
 
+    @property
+    def owned(self) -> bool:
+        """Whether one thread alone may call the model."""
+        return self._owner is not None
+
     def disclaim(self) -> None:
         """Let the model be claimed by others."""
         _ATTACHED.pop(self._host.model, None)
@@ -131,20 +137,24 @@ class Attachment:
             self._around(stack, host.base, self._entry(hooks.before_base, "language model"), compiled=False)
             if host.model is not host.base:
                 self._around(stack, host.model, self._entry(hooks.before_model, "base model"), compiled=False)
+            for outer in host.compiled:
+                stack.callback(put(outer, "forward", partial(uncompiled(outer.forward))))
             self._open = True
             self._stack = stack.pop_all()
 
-    def release(self) -> None:
-        """Take everything away again, once the calls of other threads that are under way have ended.
+    def require_outside(self) -> None:
+        """Refuse to end where this thread is inside a call of the model, whose other half would be missing.
 
         Raises:
-            TokenryError: this thread is inside a call of the model.
+            TokenryError: it is.
         """
-        me = threading.get_ident()
-        if me in self._inside:
+        if threading.get_ident() in self._inside:
             raise TokenryError(
                 "A session cannot be detached from within a call of its model; wait for its end."
             )
+
+    def release(self) -> None:
+        """Take everything away again, once the calls of other threads that are under way have ended."""
         with self._change:
             self._closing = True
             self._change.wait_for(lambda: not self._inside)
@@ -170,7 +180,7 @@ class Attachment:
         *,
         compiled: bool = True,
     ) -> None:
-        """Put a function around a module's forward; what is compiled of that runs on only where hooks stand outside."""
+        """Put a function around a module's forward, which runs compiled, if it was, or as it was written."""
         given = module.forward
         inner = given if compiled else uncompiled(given)
 
@@ -267,7 +277,7 @@ class Attachment:
         # Asked anew each time: drafts of assisted generation may end at an earlier layer.
         count = min(len(self._host.layers), self._host.text_config.num_hidden_layers)
         missing = sorted(set(range(count)) - self._call.layers)
-        if missing and not (decoder.training and getattr(decoder, "layerdrop", 0)):
+        if missing and not (decoder.training and getattr(decoder, "layerdrop", False)):
             raise self._passed_by(f"layers {', '.join(map(str, missing))} of its decoder were")
 
     def _passed_by(self, what: str) -> UnsupportedError:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tokenry import upstream
 from tokenry.tokens import Depth, InputError, UnsupportedError
-from tokenry.wrappers import unwrap
+from tokenry.wrappers import compiled_around, unwrap
 
 _TOKEN_IDS = {
     "image": ("image_token_id", "image_token_index"),
@@ -33,11 +33,13 @@ class Host:
         model: the model as the user has it.
         base: the module that receives `input_ids` and pixels (for a text model: the decoder itself).
         decoder: the language model's stack, with `layers` and usually `rotary_emb`.
+        compiled: modules of `torch.compile` around the model, through which the user may call it.
     """
 
     model: PreTrainedModel
     base: nn.Module
     decoder: nn.Module
+    compiled: tuple[nn.Module, ...] = ()
 
     @classmethod
     def of(cls, model: Any) -> Host:
@@ -47,7 +49,7 @@ class Host:
             InputError: not a transformers model.
             UnsupportedError: no decoder with a list of layers can be found in it.
         """
-        model = unwrap(model)
+        compiled, model = compiled_around(model), unwrap(model)
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
         base, decoder = unwrap(model.base_model), unwrap(model.get_decoder())
@@ -58,7 +60,7 @@ class Host:
                 f"{type(model).__name__} has no decoder with a list of layers (get_decoder() gives "
                 f"{type(decoder).__name__}); tokenry needs a decoder-only language model."
             )
-        return cls(model, base, decoder)
+        return cls(model, base, decoder, compiled)
 
     def require(self) -> None:
         """Refuse a model whose parts do not take what a session hands them: a release may have renamed it.

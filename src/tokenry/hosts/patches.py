@@ -62,8 +62,8 @@ def _lift(attributes: dict[str, Any], name: str, function: Any) -> None:
 
 def _plain_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A copy of a module as it would be without what was put on it."""
-    make, args, *rest = module.__reduce_ex__(4)
-    twin: Any = make(*(copy.deepcopy(arg, memo) for arg in args))  # type: ignore[operator]
+    make, args, *rest = cast(tuple[Any, ...], module.__reduce_ex__(4))
+    twin: Any = make(*(copy.deepcopy(arg, memo) for arg in args))
     memo[id(module)] = twin
     if rest:  # a compiled module is made anew around a copy of the one inside
         twin.__setstate__(copy.deepcopy(_plain(cast(dict[str, Any], rest[0])), memo))

@@ -85,10 +85,10 @@ class Session:
         self._plan = plan_methods(self.host, self.methods, tokens is not None)
         self._call = Call()
         self._latest: Chunk | None = None
-        self._owned = False
+        self._attachment: Attachment | None = None
         self._vision = Recorder()
         self._follow: Callable[[], None] = lambda: None
-        self._open: ExitStack | None = None
+        self._open = ExitStack()
 
     @property
     def trace(self) -> list[ItemTrace]:
@@ -151,19 +151,24 @@ class Session:
         Each thread's calls have their own state and trace. A ``with`` block is for one thread: there, calls of others
         are refused.
         """
-        if self._open is None:
+        if self._attachment is None or self._attachment.owned:
             self._attach(None)
         return self
 
     def detach(self) -> None:
-        """Let the model be exactly what it was, once calls of other threads that are under way have ended."""
-        if self._open is not None:
-            opened, self._open = self._open, None
-            opened.close()
+        """Let the model be exactly what it was, once calls of other threads that are under way have ended.
+
+        Raises:
+            TokenryError: from within a call of the model.
+        """
+        if self._attachment is not None:
+            self._attachment.require_outside()
+            self._attachment = None
+            self._open.close()
             self._call = Call()
 
     def __enter__(self) -> Self:
-        if self._open is None or self._owned:
+        if self._attachment is None or self._attachment.owned:
             self._attach(threading.get_ident())
         return self
 
@@ -183,7 +188,7 @@ class Session:
             modules = self.host.attention_modules(self.host.layers, self._listened())
             listeners = {m: self._listen(i) for m, i in modules.items()}
             self._follow = stack.enter_context(watch_attention([self.host.text_config], listeners))
-            self._call, self._owned = call, owner is not None
+            self._call = call
             stack.callback(attachment.release)
             attachment.surround(
                 Hooks(
@@ -194,7 +199,7 @@ class Session:
                     self._after_decoder,
                 )
             )
-            self._open = stack.pop_all()
+            self._attachment, self._open = attachment, stack.pop_all()
 
     def _listened(self) -> set[int]:
         """Decoder layers whose attention some method reads."""
@@ -313,7 +318,7 @@ class Session:
 
     def _before_layer(self, i: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give layer i the tokens, mask and positions of its own stage; cut if a method acts here."""
-        chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._call.chunk
+        chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._call.chunk or self._replayed()
         if chunk is None or not chunk.stages:
             return args, kwargs
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -336,6 +341,10 @@ class Session:
         if args:
             return (hidden, *args[1:]), new
         return args, new | {"hidden_states": hidden}
+
+    def _replayed(self) -> Chunk | None:
+        """The last prompt, where gradient checkpointing runs a layer again in a thread of autograd's own."""
+        return self._latest if torch._C._current_graph_task_id() >= 0 else None
 
     def _after_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -469,7 +478,13 @@ class Session:
         if which == "next":
             source = at
             self._project(at, chunk, stage, hidden, layer, kwargs)
-        query, key, scale = self._call.heard.pop(source)
+        heard = self._call.heard.pop(source, None)
+        if heard is None:
+            raise UnsupportedError(
+                f"Layer {source} of {self.host.name} ran without its attention being heard, which a method reads: it "
+                "was replaced inside the block, or does not call attention through transformers' interface."
+            )
+        query, key, scale = heard
         mask = chunk.mask(source)
         if mask is not None and mask.ndim == 2:
             mask = None  # a flash kernel's padding mask says no more than `real`
@@ -520,7 +535,8 @@ class Session:
         if ids is None:
             if chunk.begins:
                 raise InputError(
-                    "Pass `input_ids`: from `inputs_embeds` alone it is not known which tokens are visual."
+                    "Pass `input_ids`: from `inputs_embeds` alone, as prompt tuning makes them too, it is not known "
+                    "which tokens are visual."
                 )
             return {}
         kinds = {modality: ids == token for modality, token in self.host.token_ids.items()}
