@@ -32,7 +32,13 @@ from transformers import (
 from tokenry.models.conditional import CostTable, ModuleCost, gather_run_scatter, gumbel_st
 from tokenry.models.duo_routing import Choice, Mix, Routing, Trace
 from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.upstream import attention_kernel, cache_given, named_arguments
+from tokenry.upstream import (
+    cache_given,
+    kernel_asked_for,
+    named_arguments,
+    require_arguments,
+    require_release,
+)
 
 __all__ = ["Choice", "DuoConfig", "DuoFeedForward", "DuoForCausalLM", "Mix", "Routing", "Trace", "convert"]
 
@@ -147,7 +153,7 @@ class DuoConfig(PreTrainedConfig):
         if isinstance(host, dict):
             self.host = AutoConfig.for_model(**host)
         else:  # what is not handed on here, transformers overwrites
-            kwargs.setdefault("attn_implementation", attention_kernel(host))
+            kwargs.setdefault("attn_implementation", kernel_asked_for(host))
         if not 0 < self.small <= 1:
             raise InputError(
                 f"small is the width of the small feed-forward layers as a share of the big ones', got {self.small}"
@@ -411,6 +417,8 @@ def _check(host: PreTrainedModel) -> None:
         raise UnsupportedError(
             f"{name} is not a causal language model of transformers: Duo-LLM converts those only"
         )
+    require_release()
+    require_arguments(host.get_decoder(), ["cache"])  # where columns are counted from
     parts = [getattr(layer, "mlp", None) for layer in getattr(host.get_decoder(), "layers", ())]
     if not parts:
         raise UnsupportedError(f"the decoder of {name} has no `layers`, which Duo-LLM converts")
