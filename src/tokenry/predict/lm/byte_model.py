@@ -378,9 +378,8 @@ def _bytes(text: bytes | str) -> bytes:
 
 
 def _unknown_to_rules(text: bytes, before: bytes, token: bytes) -> TokenryError:
-    whole = before + token
     try:
-        split_partial(whole)[0].decode()
+        text.decode()
     except UnicodeDecodeError:
         return InputError(
             f"{text[-30:]!r} is not UTF-8: after {before[-20:]!r}, {token!r} is a token of no text, so it has no "
