@@ -432,10 +432,14 @@ def test_texts_without_covers_fall_back_to_their_own_encoding() -> None:
         return probs
 
     model = byte_model(TableModel(table, vocab.size, 0), tokenizer)
-    state = model.state("ab")
+    with pytest.warns(UserWarning, match="its own encoding is taken"):
+        state = model.state("ab")
     assert not state.exact
     assert np.exp(state.log_probs[ord("a")]) == 1
-    assert following(model, b"ab").log_mass == -math.inf
+    with pytest.warns(UserWarning, match="not exact"):
+        assert following(model, b"ab").log_mass == -math.inf
+    with pytest.warns(UserWarning, match="not exact"):
+        assert model.log_prob("ab") == -math.inf  # the model's own word
     assert np.exp(state.step(ord("a")).log_probs[ord("a")]) == 1
 
 
