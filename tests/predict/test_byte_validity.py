@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from tokenizers import Regex
 from transformers import PreTrainedTokenizerFast
 
 from tests.predict.test_byte_probabilities import CORPUS, TEXTS
@@ -192,10 +193,10 @@ def test_what_is_remembered_holds_for_the_text_at_hand(name: str) -> None:
 
 def test_boundaries_hold_whatever_follows() -> None:
     rng = random.Random(0)
-    for name in ("gpt2", "gpt4", "words"):
+    for name in ("gpt2", "gpt4", "words", Regex(GPT4O)):
         vocab = ByteVocab.from_tokenizer(train_bpe(CORPUS, 320, pre_tokenizer=name, min_frequency=1))
         validity = validity_of(vocab)
-        for text in TEXTS:
+        for text in (*TEXTS, "中Bc 日本Ja's we'Re AÉb'll"):
             for end in range(len(text) + 1):
                 data = text[:end].encode()
                 at = validity.boundary(data)
