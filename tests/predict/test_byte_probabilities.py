@@ -27,11 +27,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.predict.toys import TableModel, bpe, random_merges, sentencepiece, table_of_texts
+from tests.predict.toys import GPT2, TableModel, bpe, random_merges, sentencepiece, table_of_texts
 from tokenry.predict.lm.byte_model import ByteModel, ByteState, byte_model
 from tokenry.predict.lm.ensemble import ensemble
 from tokenry.predict.lm.fim import MiddleTokens
 from tokenry.predict.lm.healing import TokenContinuation
+from tokenry.predict.lm.validity import ByteLevelValidity, Context
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, UnsupportedError
@@ -437,11 +438,84 @@ def test_texts_without_covers_fall_back_to_their_own_encoding() -> None:
         return probs
 
     model = byte_model(TableModel(table, vocab.size, 0), tokenizer)
-    state = model.state("ab")
+    with pytest.warns(UserWarning, match="its own encoding is taken"):
+        state = model.state("ab")
     assert not state.exact
     assert np.exp(state.log_probs[ord("a")]) == 1
-    assert following(model, b"ab").log_mass == -math.inf
+    with pytest.warns(UserWarning, match="not exact"):
+        assert following(model, b"ab").log_mass == -math.inf
+    with pytest.warns(UserWarning, match="not exact"):
+        assert model.log_prob("ab") == -math.inf  # the model's own word
     assert np.exp(state.step(ord("a")).log_probs[ord("a")]) == 1
+
+
+def uniform(vocab: ByteVocab) -> TableModel:
+    return TableModel(lambda _: np.full(vocab.size, 1 / vocab.size), vocab.size, 0)
+
+
+def test_a_fast_model_masks_the_covers_of_its_prompt() -> None:
+    """After "a" the token "a" was never followed by "b" if "ab" is one; what is drawn next is not looked at."""
+    tokenizer = bpe([(b"a", b"b"), (b"b", b"c")], b"abc")
+    vocab = ByteVocab.from_tokenizer(tokenizer)
+    exact, fast = (byte_model(uniform(vocab), tokenizer, fast=f, context=[0]) for f in (False, True))
+    prompt = b"cab"
+    assert (
+        fast.state(prompt).encodings()
+        == exact.state(prompt).encodings()
+        == {tuple(vocab.ids[t] for t in (b"c", b"ab"))}
+    )
+    unmasked = following(fast, prompt)
+    assert tuple(vocab.ids[t] for t in (b"c", b"a", b"bc")) in unmasked.encodings()
+    assert not np.allclose(unmasked.log_probs, fast.state(prompt).log_probs)
+    assert not fast.state(prompt).exact
+
+
+def test_a_text_that_the_tokenizer_encodes_is_never_called_impossible() -> None:
+    tokenizer = bpe([(b"a", b"b"), (b" ", b"\xc3")], b" abc\xc3\xa9", GPT2)
+    vocab = ByteVocab.from_tokenizer(tokenizer)
+    lm = uniform(vocab)
+    model = byte_model(lm, tokenizer)
+    assert np.isfinite(model.log_prob("ab é c"))
+
+    class Blind(ByteLevelValidity):
+        """Rules with a gap."""
+
+        def mask(self, context: Context) -> np.ndarray:
+            mask = super().mask(context).copy()
+            mask[vocab.ids[b"c"]] = False
+            return mask
+
+    blind = ByteModel(lm, vocab, Blind(vocab, model.validity.pairs))
+    for probability in (blind.log_prob, blind.log_probs, blind.log_mass):
+        with pytest.raises(UnsupportedError, match="gives b'c' after b'ab'"):
+            probability("abc")
+    with pytest.raises(InputError, match="is not UTF-8"):
+        model.log_prob(b"a \xc3a")
+    with pytest.raises(InputError, match="Byte 0x78"):
+        model.log_prob("axb")  # a byte that the vocabulary does not have
+
+
+def test_pruning_away_every_cover_is_told() -> None:
+    tokenizer = bpe([(b"a", b"b")], b"abc")
+    vocab = ByteVocab.from_tokenizer(tokenizer)
+    probs = np.full(vocab.size, 1e-6)
+    probs[vocab.ids[b"ab"]] = 1
+
+    model = byte_model(TableModel(lambda _: probs / probs.sum(), vocab.size, 0), tokenizer, max_groups=1)
+    with pytest.raises(UnsupportedError, match="max_groups=1"):
+        model.log_prob("ac")
+
+
+def test_a_space_in_front_where_there_is_none_has_no_probability_of_its_own() -> None:
+    tokenizer = bpe([(b" ", b"a")], b" ab")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    vocab = ByteVocab.from_tokenizer(tokenizer)
+    model = byte_model(uniform(vocab), tokenizer)
+    assert model.log_mass("ab") == model.log_mass(" ab") == 2 * math.log(1 / vocab.size)
+    np.testing.assert_array_equal(model.state("a").log_probs, model.state(" a").log_probs)
+    assert np.isfinite(model.log_prob("a b"))
+    with pytest.raises(InputError, match="with and without its first space"):
+        model.log_prob(" ab")
 
 
 def test_filling_in_the_middle(model: ByteModel) -> None:
@@ -622,5 +696,7 @@ def test_agrees_with_the_token_likelihood_of_smollm2() -> None:
         assert model.log_mass(text, end=True) == pytest.approx(likelihood, abs=1e-3)
         # The distribution over bytes gives what the model wastes on impossible tokens to the possible ones.
         assert model.log_prob(text) >= model.log_mass(text) - 1e-3
+    for space in "\u2003\u2028\u202f\u2009\u200a":
+        assert np.isfinite(model.log_prob(f"a {space}b"))
     state = model.state("The capital of France is Par")
     assert np.exp(state.log_probs[ord("i")]) > 0.9

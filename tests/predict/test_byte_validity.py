@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 
 import numpy as np
 import pytest
+from tokenizers import Regex
 from transformers import PreTrainedTokenizerFast
 
 from tests.predict.test_byte_probabilities import CORPUS, TEXTS
-from tests.predict.toys import bpe, random_merges
+from tests.predict.toys import GPT2, GPT4O, bpe, random_merges, sentencepiece
 from tokenry.predict.lm.pairs import PairValidity
 from tokenry.predict.lm.shapes import completions, shape, split_partial
 from tokenry.predict.lm.validity import Context, validity_of
@@ -81,6 +84,96 @@ def test_masks_equal_the_tokenizer(name: str, size: int) -> None:
                 assert partial, (text, before, vocab.token_bytes[token])
 
 
+SPACES = [
+    [(b"\xe3", b"\x80"), (b" ", b" "), (b" ", b"a"), (b"\xc2", b"\xa0"), (b" ", b"\xc2"), (b"'", b"'")],
+    [(b" ", b"\xe3"), (b"\x80", b"\x80"), (b"a", b"'"), (b" ", b"\xc2"), (b"\xa0", b" ")],
+    [
+        (b"\xe3", b"\x80"),
+        (b"\xe3\x80", b"\x80"),
+        (b" ", b"\xe3"),
+        (b" \xe3", b"\x80"),
+        (b" ", b"'"),
+        (b"\xa0", b"a"),
+    ],
+]
+LETTERS = [
+    [(b"a", b"'"), (b"'", b"r"), (b"r", b"e"), (b"B", b"a"), (b" ", b"a"), (b"\xaa", b"B")],
+    [
+        (b"'", b"s"),
+        (b"r", b"e"),
+        (b"'", b"re"),
+        (b"\xc2", b"\xaa"),
+        (b"\xc2\xaa", b"B"),
+        (b"a", b"a"),
+        (b"\n", b"\n"),
+    ],
+]
+
+
+@pytest.mark.parametrize("pattern", [GPT2, GPT4O], ids=["gpt2", "gpt4o"])
+@pytest.mark.parametrize(
+    ("alphabet", "merges"),
+    [
+        *(("\u00a0 a\u3000'\u0080\u3020\u3800\u3820", m) for m in SPACES),
+        *(("'ares B\nª", m) for m in LETTERS),
+    ],
+    ids=["spaces 1", "spaces 2", "spaces 3", "letters 1", "letters 2"],
+)
+def test_masks_are_all_that_the_tokenizer_gives_for_any_text(
+    pattern: str, alphabet: str, merges: list[tuple[bytes, bytes]]
+) -> None:
+    """Every viable sequence over an alphabet that holds all characters its bytes can make, and no other."""
+    data = bytes(sorted(set(alphabet.encode())))
+    vocab = ByteVocab.from_tokenizer(bpe(merges, data, pattern))
+    validity = validity_of(vocab)
+    viable: dict[tuple[int, ...], set[int]] = {}
+    for length in range(5):
+        for text in itertools.product(alphabet, repeat=length):
+            tokens = vocab.encode("".join(text).encode())
+            for k, token in enumerate(tokens):
+                viable.setdefault(tuple(tokens[:k]), set()).add(token)
+    todo: list[tuple[tuple[int, ...], Context]] = [((), Context())]
+    seen = 0
+    while todo:
+        tokens_, context = todo.pop()
+        before, mask = vocab.decode(tokens_), validity.mask(context)
+        for token in viable[tokens_]:
+            assert mask[token], (before, vocab.token_bytes[token])
+            # Two characters more tell what is viable and what is not.
+            if len(characters(before + vocab.token_bytes[token])) <= 2:
+                todo.append(((*tokens_, token), validity.extend(context, token)))
+        for token in np.flatnonzero(mask).tolist():
+            whole = characters(before + vocab.token_bytes[token])
+            if len(whole) <= 2 and not BROKEN.search(whole):
+                assert token in viable[tokens_], (before, vocab.token_bytes[token])
+        seen += 1
+    assert seen > 50
+
+
+BROKEN = re.compile("[\udc80-\udcff]")
+
+
+def characters(data: bytes) -> str:
+    """A text without the beginning of a character at its end; bytes that are none at all stand for themselves."""
+    return split_partial(data)[0].decode("utf-8", "surrogateescape")
+
+
+def test_byte_pieces_lead_only_to_characters_without_a_piece() -> None:
+    """SentencePiece: no lead byte of which every character has a piece, and never the sign that is read as a space."""
+    pieces = [chr(code) for code in range(0x80, 0xC0)]  # everything that begins with 0xC2
+    vocab = ByteVocab.from_tokenizer(sentencepiece(["▁", *pieces], []))
+    validity = validity_of(vocab)
+    start = validity.mask(Context())
+    assert not start[vocab.byte_ids[0xC2]]
+    assert start[vocab.byte_ids[0xC3]]
+    context = Context()
+    for byte in b"\xe2\x96":
+        assert validity.mask(context)[vocab.byte_ids[byte]]
+        context = validity.extend(context, vocab.byte_ids[byte])
+    assert not validity.mask(context)[vocab.byte_ids[0x81]]  # U+2581
+    assert validity.mask(context)[vocab.byte_ids[0x82]]
+
+
 WORDS = ["comp", "compiler", "x", "rest", "ve", "élan", "日本", "12", "a1"]
 
 
@@ -100,10 +193,10 @@ def test_what_is_remembered_holds_for_the_text_at_hand(name: str) -> None:
 
 def test_boundaries_hold_whatever_follows() -> None:
     rng = random.Random(0)
-    for name in ("gpt2", "gpt4", "words"):
+    for name in ("gpt2", "gpt4", "words", Regex(GPT4O)):
         vocab = ByteVocab.from_tokenizer(train_bpe(CORPUS, 320, pre_tokenizer=name, min_frequency=1))
         validity = validity_of(vocab)
-        for text in TEXTS:
+        for text in (*TEXTS, "中Bc 日本Ja's we'Re AÉb'll"):
             for end in range(len(text) + 1):
                 data = text[:end].encode()
                 at = validity.boundary(data)

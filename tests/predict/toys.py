@@ -16,6 +16,12 @@ from tokenry.text.vocabulary import byte_alphabet
 from tokenry.upstream import CausalLMOutputWithPast, cache_field
 
 GPT2 = PRE_TOKENIZERS["gpt2"]
+#: GPT-4o's: a contraction belongs to the word before it, and capitals begin a word unless small letters follow.
+GPT4O = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _SURFACE = byte_alphabet()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from tests.predict.toys import sentencepiece
 from tokenry.learn.language import small_llama
 from tokenry.text.large_vocabulary import Decoding, LargeVocabulary
 from tokenry.text.training import train_bpe
@@ -70,6 +71,16 @@ def test_all_candidates_give_the_whole_softmax(
     everything = Decoding(candidates=10_000, ban_ngram=0)
     found = large.generate(TEXT, 12, everything)
     assert found == by_the_definition(large, TEXT, 12)
+
+
+def test_a_prompt_gets_the_space_that_its_tokenizer_puts_in_front() -> None:
+    spaced = sentencepiece(["▁", "a", "b"], [("▁", "a")])
+    model = llama(spaced)
+    large = LargeVocabulary(model, spaced, [b"ab"])
+    everything = Decoding(candidates=10_000, ban_ngram=0)
+    found = large.generate("ab", 6, everything)
+    assert found == by_the_definition(large, " ab", 6)
+    assert found != by_the_definition(large, "ab", 6)
 
 
 def test_reading_takes_the_longest_prefix_and_loses_nothing(tokenizer: PreTrainedTokenizerFast) -> None:

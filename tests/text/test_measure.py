@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -189,3 +190,30 @@ def test_unknown_characters_are_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="b")
     with pytest.raises(InputError, match=r"no token for something in 'a c'"):
         bits_per_byte(Bigrams(10), tokenizer, ["a b", "a c"])
+
+
+def test_what_a_tokenizer_leaves_out_without_a_word_is_refused() -> None:
+    lacking = _tokenizer(eos_token="</s>")
+    core = json.loads(lacking.backend_tokenizer.to_str())
+    del core["model"]["vocab"][ALPHABET[4]]
+    lacking = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(core)), eos_token="</s>")
+    few = Tokenizer(models.BPE(vocab={"▁": 0, "a": 1}, merges=[]))
+    few.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    pieces = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "각": 2, "##a": 3}, unk_token="[UNK]"))
+    pieces.normalizer = normalizers.Sequence(
+        [normalizers.BertNormalizer(strip_accents=True), normalizers.NFC()]
+    )
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    for tokenizer, text, code in (
+        (lacking, "a\x04b", "0004"),
+        (PreTrainedTokenizerFast(tokenizer_object=few), "aa é", "00E9"),
+        (PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="[UNK]"), "a\ufeffa", "FEFF"),
+    ):
+        for measured in (encode_plain, bytes_per_token, fertility):
+            with pytest.raises(InputError, match=rf"U\+{code}.*without a word"):
+                measured(tokenizer, ["a", text])
+    # Knowingly: accents, white space, and what is composed with its neighbour.
+    kept = "á \u3000\t\u1100\u1161\u11a8"
+    assert (
+        len(encode_plain(PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="[UNK]"), [kept])[0]) == 2
+    )

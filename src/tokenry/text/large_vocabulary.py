@@ -146,7 +146,8 @@ class LargeVocabulary:
         """Continue a prompt.
 
         Args:
-            prompt: read by longest prefixes, after the special tokens that the tokenizer puts before a text.
+            prompt: read by longest prefixes, after the special tokens and the space that the tokenizer puts before a
+                text.
             max_new_tokens: stop after so many, or at the end of text.
             decoding: how tokens are chosen; greedily by default.
             generator: draws them, at a temperature above 0.
@@ -158,7 +159,9 @@ class LargeVocabulary:
             InputError: an empty prompt for a model that begins with no special token.
         """
         decoding = decoding or Decoding()
-        ids = [*self.tokenizer("")["input_ids"], *self.encode(prompt)]
+        data = prompt.encode() if isinstance(prompt, str) else prompt
+        seen = self.vocabulary.as_seen(data) if data else data
+        ids = [*self.tokenizer("")["input_ids"], *self.encode(seen)]
         if not ids:
             raise InputError("the prompt is empty, and this tokenizer has no token to begin with")
         body, cache, start = self.model.base_model, None, len(ids)

@@ -7,6 +7,7 @@ Bytes are UTF-8 and words are what white space separates throughout.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenry.text.plain import PlainText
+from tokenry.text.vocabulary import missing_bytes
 from tokenry.tokens.errors import InputError
 
 _LOGITS: Final = 1 << 26  # logits at once: 256 MB of float32
@@ -119,13 +121,14 @@ def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Encode texts as they are: no special token added, and none read out of the text.
 
     Raises:
-        InputError: If the tokenizer has no token for something and would only say that it is unknown.
+        InputError: If the tokenizer has no token for something and would only say that it is unknown, or would leave it
+            out without a word. White space and accents that its normalisation takes off knowingly are no such thing.
     """
     if not texts:
         return []
-    found: list[list[int]] = tokenizer(
-        list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
-    )["input_ids"]
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
+    _refuse_dropped(tokenizer, texts, encoded)
+    found: list[list[int]] = encoded["input_ids"]
     # Vocabularies of WordPiece and Unigram models hold special tokens as ordinary pieces too.
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     for i, ids in enumerate(found):
@@ -280,6 +283,42 @@ def _refuse_unknown(tokenizer: Any, texts: Sequence[str], encoded: Sequence[Sequ
                 f"the tokenizer has no token for something in {text[:60]!r} and says only {tokenizer.unk_token!r}: "
                 "what it leaves out cannot be measured"
             )
+
+
+def _refuse_dropped(tokenizer: Any, texts: Sequence[str], encoded: Any) -> None:
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None or encoded.encodings is None:
+        return  # tokenizers in Python say "unknown" instead
+    missing = missing_bytes(core)
+    for text, encoding in zip(texts, encoded.encodings, strict=True):
+        char = None
+        if missing is not None and (found := missing.search(text.encode("utf-8", "surrogatepass"))):
+            char = next(c for c in text if found[0] in c.encode("utf-8", "surrogatepass"))
+        else:
+            char = _left_out(core.normalizer, text, encoding.offsets)
+        if char is not None:
+            raise InputError(
+                f"the tokenizer leaves {char!r} (U+{ord(char):04X}) out of {text[:60]!r} without a word, and what it "
+                "leaves out cannot be measured: remove it first, or use a tokenizer that has a token for it"
+            )
+
+
+def _left_out(normalizer: Any, text: str, offsets: Sequence[tuple[int, int]]) -> str | None:
+    """A character in no token's span that normalisation leaves as it is, or takes out as if there were none."""
+    seen = bytearray(len(text))
+    for start, end in offsets:
+        seen[start:end] = b"\1" * (end - start)
+    left_out = {
+        char
+        for char, covered in zip(text, seen, strict=True)
+        if not covered and not char.isspace() and not unicodedata.category(char).startswith("M")
+    }
+    if normalizer is not None and left_out:
+        normal = normalizer.normalize_str(
+            text
+        )  # a character that is not in it was composed with its neighbour
+        left_out = {char for char in left_out if char in normal or not normalizer.normalize_str(char)}
+    return min(left_out, default=None)
 
 
 def _count_tokens(tokenizer: Any, texts: Sequence[str]) -> int:

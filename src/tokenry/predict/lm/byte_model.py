@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -333,7 +334,8 @@ class ByteModel(Draw):
             InputError: bytes that are in no text of the tokenizer's; a space at the beginning of a text whose tokenizer
                 takes that for the one that it puts there itself.
             UnsupportedError: a text whose own encoding the rules do not know, or whose covers were all dropped
-                (``min_log_mass``, ``max_groups``). It would come out as impossible, and is not.
+                (``min_log_mass``, ``max_groups``). It would come out as impossible, and is not. Where the language
+                model itself gives it no probability at all, minus infinity is the result, with a warning.
         """
         state = self.state(prompt)
         found = []
@@ -413,9 +415,8 @@ def _bytes(text: bytes | str) -> bytes:
 
 
 def _unknown_to_rules(text: bytes, before: bytes, token: bytes) -> TokenryError:
-    whole = before + token
     try:
-        split_partial(whole)[0].decode()
+        text.decode()
     except UnicodeDecodeError:
         return InputError(
             f"{text[-30:]!r} is not UTF-8: after {before[-20:]!r}, {token!r} is a token of no text, so it has no "
@@ -515,6 +516,11 @@ class ByteState(State):
     def _rescued(self) -> ByteState:
         """The state of the text's own encoding, for texts that have no cover."""
         tokens = self.model.vocab.encode(self.text)
+        warnings.warn(
+            f"No token sequence that covers the text up to {self.text[-20:]!r} has any probability; its own encoding "
+            "is taken instead, and what follows is not exact (ByteState.exact).",
+            stacklevel=3,
+        )
         state = self.model.begin([tokens], [self.text], self.before)[0]
         state.exact = False
         for token in tokens:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -453,7 +453,7 @@ class ByteLevelValidity(Validity):
                 order = np.argsort(shape_of, kind="stable")
                 parts = np.split(order, np.cumsum(np.bincount(shape_of, minlength=len(tokens)))[:-1])
                 found = [(part, self._bytes[token]) for part, token in zip(parts, tokens, strict=True)]
-            self._reads[key] = [(tokens, _Read.of(begun, data, armed)) for tokens, data in found if data]
+            self._reads[key] = [(tokens, _read(begun + data, armed)) for tokens, data in found if data]
         return self._reads[key]
 
 
@@ -470,12 +470,6 @@ class _Read:
     kinds: tuple[str, ...]
     armed: int
     tail: bytes
-
-    @classmethod
-    def of(cls, begun: bytes, data: bytes, armed: int) -> _Read:
-        body, tail = split_partial(begun + data)
-        found, armed = kinds(body.decode("utf-8", "surrogateescape"), armed)
-        return cls(tuple(found), armed, tail)
 
     def fills(self, ahead: _Ahead) -> bool:
         """Whether this is all of what has to come next."""
@@ -494,6 +488,13 @@ class _Read:
         if self.tail and ahead.rest[n] not in completing_kinds(self.tail):
             return None
         return _Ahead(self.tail, ahead.rest[n:], ahead.closed, self.armed)
+
+
+@lru_cache(maxsize=1 << 16)
+def _read(data: bytes, armed: int) -> _Read:
+    body, tail = split_partial(data)
+    found, armed = kinds(body.decode("utf-8", "surrogateescape"), armed)
+    return _Read(tuple(found), armed, tail)
 
 
 def _goes_with(kind: str, last: str) -> bool:
