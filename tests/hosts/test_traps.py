@@ -102,7 +102,7 @@ def test_a_flash_model_would_get_padding_masks_of_its_own_columns(monkeypatch: p
     inputs = family.batch(model, "ragged")
     with tk.reduced(model, FastV(budget=0.3, layer=2), tokens=family.tokens) as run, torch.no_grad():
         model(**inputs)
-    chunk = run._last
+    chunk = run._latest
     assert chunk is not None
     monkeypatch.setattr("tokenry.hosts.chunk.is_flash", lambda config: True)
     for layer in (0, 3):
@@ -163,7 +163,7 @@ def test_generate_expands_rows_for_beams_after_encoding() -> None:
     assert all(torch.equal(item.kept, run.trace[0].kept) for item in run.trace)
     visual = torch.ones(3, 36, dtype=torch.bool)
     with pytest.raises(UnsupportedError, match="spread over"):  # a record that fits no number of copies
-        items._by_record(visual[:, :30], run._last.items.pictures[0][0])  # type: ignore[index,union-attr]
+        items._by_record(visual[:, :30], run._latest.items.pictures[0][0])  # type: ignore[index,union-attr]
 
 
 def test_generate_drops_a_mask_of_ones() -> None:
