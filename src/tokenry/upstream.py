@@ -57,17 +57,23 @@ __all__ = [
     "cache_of",
     "forget_watches",
     "is_flash",
+    "is_recurrent",
+    "kernel_asked_for",
     "key_columns",
     "keys_seen",
+    "lacks_cache",
     "mask_width",
     "named_arguments",
     "parameters",
     "plain_layers",
     "read_prompt",
+    "release",
     "require_arguments",
     "require_generation",
     "require_release",
     "shortest_window",
+    "special_search",
+    "takes_additive_masks",
     "takes_anything",
     "takes_cache",
     "watch_attention",
@@ -120,22 +126,27 @@ def _unknown(what: str) -> str:
     )
 
 
+def release() -> str:
+    """The release of transformers that is installed."""
+    return str(transformers.__version__)
+
+
 def require_release() -> None:
     """Refuse releases that are too old, and say once that one is newer than the newest that was proven.
 
     Raises:
         UnsupportedError: a release before the oldest proven one.
     """
-    _require(str(transformers.__version__))
+    _require(release())
 
 
 @functools.cache
-def _require(release: str) -> None:
-    if Version(release) < Version(PROVEN[0]):
+def _require(version: str) -> None:
+    if Version(version) < Version(PROVEN[0]):
         raise UnsupportedError(_unknown("is too old"))
-    if Version(release).release[:2] > Version(PROVEN[1]).release[:2]:
+    if Version(version).release[:2] > Version(PROVEN[1]).release[:2]:
         warnings.warn(
-            f"transformers {release} is newer than {PROVEN[1]}, the newest release that tokenry was proven with. "
+            f"transformers {version} is newer than {PROVEN[1]}, the newest release that tokenry was proven with. "
             "`tokenry check MODEL` tells whether your model still runs exactly.",
             stacklevel=4,
         )
@@ -224,6 +235,12 @@ def cache_argument(callee: Any) -> str:
     raise UnsupportedError(_lacks(callee, "for a cache that tokenry knows"))
 
 
+def lacks_cache(module: nn.Module) -> bool:
+    """Whether a model that names what it takes does not name a cache of keys and values."""
+    known = parameters(module)
+    return "input_ids" in known and not any(name in known for name in _CACHE)
+
+
 def with_cache(callee: Any, cache: Any) -> dict[str, Any]:
     """The keyword argument that hands a cache to a module or function: ``model(ids, **with_cache(model, cache))``."""
     return {cache_argument(callee): cache}
@@ -288,6 +305,9 @@ _GENERATION: Final = {
 """Steps of transformers' own decoding loops that a decoding loop of tokenry takes, and the arguments it gives them."""
 
 
+_PLAIN_SEARCH: Final = ("greedy_search", "sample")
+
+
 def require_generation(model: Any) -> None:
     """Refuse a model whose generation lacks a step that decoding with drafts takes.
 
@@ -313,14 +333,22 @@ def read_prompt(model: Any, prompt: Tensor, config: Any, kwargs: dict[str, Any])
         kwargs: what `generate` handed to the decoding loop.
 
     Returns:
-        The output, and position ids [..., b, 1] or None where the model counts by itself.
+        The output, and position ids [..., b, 1] or None where the model counts what is in its cache.
     """
     output = model._prefill(prompt, config, kwargs)
     kwargs = model._update_model_kwargs_for_generation(output, kwargs)
-    one = torch.cat([prompt, prompt[:, -1:]], 1)
+    one = torch.cat(
+        [prompt, prompt.new_zeros(len(prompt), 1)], 1
+    )  # of a prompt in embeddings there are no ids
     following = model.prepare_inputs_for_generation(one, next_sequence_length=1, **kwargs)
     ids = following.get("position_ids")
     return output, None if ids is None else ids[..., -1:]
+
+
+def special_search(config: Any) -> str | None:
+    """What a generation's configuration asks for beside greedy search and sampling, in words; None if nothing."""
+    mode = str(config.get_generation_mode().value)
+    return None if mode in _PLAIN_SEARCH else mode.replace("_", " ")
 
 
 def mask_width(config: Any) -> int:
@@ -355,13 +383,24 @@ _WATCHING: Final = RLock()
 
 def attention_kernel(config: Any) -> str:
     """The attention implementation that a configuration asks for, also while its queries and keys are watched."""
-    name = str(getattr(config, "_attn_implementation", None) or "eager")
-    return name.removeprefix(_PREFIX).replace("f1ash", "flash")
+    return kernel_asked_for(config) or "eager"
+
+
+def kernel_asked_for(config: Any) -> str | None:
+    """The attention implementation that a configuration names; None leaves the choice to the model that is made."""
+    name = getattr(config, "_attn_implementation", None)
+    return None if name is None else str(name).removeprefix(_PREFIX).replace("f1ash", "flash")
 
 
 def is_flash(config: Any) -> bool:
     """Whether attention runs on a kernel that takes a 2-D padding mask instead of a 4-D one."""
     return "flash" in attention_kernel(config)
+
+
+def takes_additive_masks(kernel: str) -> bool:
+    """Whether an attention implementation adds a 4-D mask [b h q t] to its logits, whatever that mask says."""
+    known = ALL_MASK_ATTENTION_FUNCTIONS
+    return kernel in known.valid_keys() and known[kernel] in (known["eager"], known["sdpa"])
 
 
 @contextmanager
@@ -459,6 +498,11 @@ def _attention_function(base: str, module: nn.Module) -> Callable[..., Any]:
     return sys.modules[type(module).__module__].eager_attention_forward
 
 
+def is_recurrent(model: Any) -> bool:
+    """Whether a model keeps states that hold all of the text at once, not keys and values of single tokens."""
+    return bool(getattr(model, "_is_stateful", False))
+
+
 def keys_seen(cache: Cache | None, layer: int) -> int:
     """Tokens that a cache layer has been given so far."""
     return 0 if cache is None else int(cache.get_seq_length(layer))
@@ -474,10 +518,10 @@ def plain_layers(cache: Cache | None) -> list[DynamicLayer]:
     strange = next((layer for layer in layers if type(layer) is not DynamicLayer), None)
     offloaded = bool(getattr(cache, "offloading", False))
     if strange is not None or offloaded or not layers:
-        kind = ("offloaded " if offloaded else "") + type(cache).__name__
+        kind = f"{'an offloaded' if offloaded else 'a'} {type(cache).__name__}"
         kind += "" if strange is None else f" with {type(strange).__name__}"
         raise UnsupportedError(
-            f"Guesses that are not accepted must leave the cache again, and a {kind} cannot give tokens back. Use a "
+            f"Guesses that are not accepted must leave the cache again, and {kind} cannot give tokens back. Use a "
             "model with full attention in every layer, and the default DynamicCache."
         )
     return layers
@@ -485,9 +529,15 @@ def plain_layers(cache: Cache | None) -> list[DynamicLayer]:
 
 def shortest_window(config: Any) -> int | None:
     """How far back the most short-sighted layers of a decoder look, or None if all look back all the way."""
-    types = getattr(config, "layer_types", None)
+    types = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
     sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    windows = {"sliding": sliding, "chunked": getattr(config, "attention_chunk_size", None)}
+    windows = {
+        "sliding": sliding,
+        "chunked": getattr(config, "attention_chunk_size", None),
+        "local": getattr(config, "window_size", None)
+        if types
+        else None,  # GPT-Neo's, among its `attention_layers`
+    }
     used = (w for kind, w in windows.items() if w and (not types or any(kind in layer for layer in types)))
     return min(used, default=None)
 

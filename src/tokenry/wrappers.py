@@ -19,17 +19,22 @@ COMPILED_CALL: Final = "_compiled_call_impl"
 """Attribute of a module that `module.compile()` sets, and that its calls take instead of `forward` and its hooks."""
 
 
-def unwrap(model: Any) -> Any:
+def unwrap(model: Any, *, bare: bool = True) -> Any:
     """The model inside `peft.PeftModel` and `torch.compile(model)`, which shares its weights and its adapters.
 
+    Args:
+        model: any.
+        bare: whether it will answer in place of `model`; False where prompts still go through what is around it.
+
     Raises:
-        UnsupportedError: adapters that put virtual tokens before the prompt, which are no part of the model inside.
+        UnsupportedError: adapters that put virtual tokens before the prompt, which are no part of the bare model.
     """
     while True:
         if hasattr(model, _COMPILED_MODULE):
             model = getattr(model, _COMPILED_MODULE)
         elif hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
-            _refuse_virtual_tokens(model)
+            if bare:
+                _refuse_virtual_tokens(model)
             model = model.get_base_model()
         else:
             return model
@@ -42,6 +47,13 @@ def compiled_around(model: Any) -> tuple[nn.Module, ...]:
         found.append(model)
         model = getattr(model, _COMPILED_MODULE)
     return tuple(found)
+
+
+def virtual_tokens(model: Any) -> int:
+    """How many columns peft puts before the text while it generates with the model inside; 0 without it."""
+    owner = getattr(model.prepare_inputs_for_generation, "__self__", model)  # the PeftModel, for as long
+    config: Any = getattr(owner, "active_peft_config", None)
+    return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
 
 
 def _refuse_virtual_tokens(model: Any) -> None:

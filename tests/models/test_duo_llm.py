@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from tokenry.data.packages import PackageUnavailableError
 from tokenry.learn.language import small_llama
@@ -22,14 +22,13 @@ from tokenry.models.duo_oracle import oracle
 from tokenry.models.duo_routing import every_routing, pattern, random_patterns, sample_routings
 from tokenry.models.pretrained import load_smollm2
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.upstream import cache_argument, cache_of, parameters
 
 LAYERS = 4
 
 
 def host(kind: str = "llama", layers: int = LAYERS, **changes: Any) -> PreTrainedModel:
     """A random model with weights large enough that choices matter."""
-    from transformers import AutoConfig
-
     sizes: dict[str, Any] = dict(
         vocab_size=61,
         hidden_size=32,
@@ -83,6 +82,37 @@ def test_all_big_is_the_plain_model(kind: str, attention: str) -> None:
             torch.testing.assert_close(duo(**padded()).logits, expected)
         with duo.routed("small"):
             assert (duo(**padded()).logits - expected).abs().max() > 1e-3
+
+
+def test_a_new_model_has_the_attention_that_transformers_would_choose() -> None:
+    settings = host().config.to_dict()
+    plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
+    made = DuoForCausalLM(DuoConfig(host=AutoConfig.for_model(**settings)))
+    assert made.model.config._attn_implementation == plain.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.filterwarnings("ignore:.*past_key_values.* is deprecated")
+@pytest.mark.parametrize(
+    "given", [*sorted({"past_key_values", cache_argument(LlamaForCausalLM.forward)}), None]
+)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_columns_keep_their_choices_behind_a_cache(kind: str, given: str | None) -> None:
+    duo, inputs = convert(host(kind)), padded()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    duo.route(torch.randint(0, 2, (3, 9, LAYERS), generator=torch.Generator().manual_seed(2)))
+    whole = duo(**inputs, position_ids=positions).logits
+    head = duo(ids[:, :4], attention_mask=mask[:, :4], position_ids=positions[:, :4], use_cache=True)
+    rest = {"input_ids": ids[:, 4:], "attention_mask": mask, "position_ids": positions[:, 4:]}
+    if given is None:  # by its place among the arguments
+        names = [*parameters(duo.model)]
+        before = names[: names.index(cache_argument(duo.model))]
+        tail = duo(*[rest[name] for name in before], cache_of(head))
+    else:
+        tail = duo(**rest, **{given: cache_of(head)})
+    real = mask.bool()[:, 4:]
+    torch.testing.assert_close(tail.logits[real], whole[:, 4:][real])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,10 +13,16 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    BartConfig,
+    BartForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -509,6 +515,64 @@ def test_bad_input_is_refused_by_name(tokenizer: PreTrainedTokenizerFast, model:
         model.state("a " * 600)
     with pytest.raises(InputError, match="pass its tokenizer"):
         byte_model(lm)
+
+
+def test_tokens_that_were_added_since_are_not_passed_over() -> None:
+    tokenizer = train_bpe(CORPUS, 300, min_frequency=1)
+    lm = llama(len(tokenizer))
+    made = byte_model(lm, tokenizer)
+    assert np.isfinite(made.log_prob("wordy"))
+    tokenizer.add_tokens(["<new>"], special_tokens=True)
+    for use in (
+        lambda: made.log_prob("wordy"),
+        lambda: made.with_context([0]),
+        lambda: TokenContinuation(made),
+    ):
+        with pytest.raises(InputError, match="Make another: byte_model"):
+            use()
+    lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with pytest.raises(InputError, match=f"the model {len(tokenizer)}; when this byte model was made"):
+        made.log_prob("wordy")
+    assert np.isfinite(byte_model(lm, tokenizer).log_prob("wordy"))
+
+
+@pytest.mark.parametrize("form", [list, torch.tensor, lambda ids: torch.tensor([ids]), lambda ids: [ids]])
+def test_a_context_may_have_a_batch_axis(model: ByteModel, form: Callable[[list[int]], Any]) -> None:
+    expected = model.state("wo", context=[0, 7]).log_probs
+    np.testing.assert_array_equal(model.state("wo", context=form([0, 7])).log_probs, expected)
+    np.testing.assert_array_equal(model.with_context(form([0, 7])).state("wo").log_probs, expected)
+    with pytest.raises(InputError, match="got 2 texts"):
+        model.state("wo", context=[[0, 7], [0, 8]])
+
+
+def _untold(size: int) -> Any:
+    return BartForCausalLM(
+        BartConfig(
+            vocab_size=size, d_model=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32
+        )
+    )
+
+
+def _local(size: int) -> Any:
+    return GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=size, hidden_size=32, num_layers=2, num_heads=2, window_size=12, bos_token_id=0, eos_token_id=0,
+            attention_types=[[["global", "local"], 1]], max_position_embeddings=64,
+        )
+    )  # fmt: skip
+
+
+def test_models_that_cannot_read_side_by_side_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    size = len(tokenizer)
+    with pytest.raises(UnsupportedError, match="BartForCausalLM takes no `position_ids`"):
+        byte_model(_untold(size), tokenizer)
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=1, state_size=4))
+    with pytest.raises(UnsupportedError, match="MambaForCausalLM keeps no cache of keys and values"):
+        byte_model(mamba, tokenizer)
+    with pytest.raises(UnsupportedError, match="attends to a window of 12 tokens and the text has"):
+        byte_model(_local(size), tokenizer).log_prob("the words are wordy, are they not?", prompt="")
+    with pytest.raises(InputError, match="LlamaModel gives no logits"):
+        byte_model(llama(size).model, tokenizer, stops=[], context=[0]).log_prob("a")
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,18 @@ def test_sampling_and_a_text_that_changes_its_limit(model: Any) -> None:
     assert sampled.shape == (3, 49)
 
 
+def test_probes_are_the_prompt_tokens_as_they_are_now() -> None:
+    prompts = PromptTokens(torch.zeros(2, 1, 8), TABLE)
+    proposer = ParallelPromptDecoding(prompts)
+    for value in (0.0, 1.0):  # trained between two drafts
+        with torch.no_grad():
+            prompts.embeddings.fill_(value)
+        draft = proposer.propose(0, [3], 8)
+        assert draft.probes is not None
+        assert (draft.probes.embeddings == value).all()
+        assert not draft.probes.embeddings.requires_grad
+
+
 def test_guesses_are_those_of_the_accepted_nodes_chain() -> None:
     prompts = PromptTokens(torch.zeros(2, 2, 32), TABLE)
     search = TreeSet(

@@ -456,3 +456,42 @@ def test_masked_language_models_run_too(tokenizer: PreTrainedTokenizerFast) -> N
     ).eval()
     run = dynamic(model, tokenizer, network(model), reduction=0.5)
     assert run.forward(TEXTS).logits.shape[:2] == (3, max(run(TEXTS).lengths))
+
+
+# ------------------------------------------------------------------------------------------- a model that changes
+
+
+def same_inputs(subject: DynamicModel, other: DynamicModel, text: str = TEXTS[0]) -> None:
+    found, expected = subject(text), other(text)
+    assert found.tokens == expected.tokens
+    assert torch.equal(found["inputs_embeds"], expected["inputs_embeds"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_follow_a_model_in_training(tokenizer: PreTrainedTokenizerFast, tied: bool) -> None:
+    model = llama(tokenizer, tied=tied)
+    hypernet = Hypernetwork(HypernetConfig.for_model(model, layers=1, heads=2)).eval()
+    subject = dynamic(model, tokenizer, hypernet, merges=6)
+    before = subject(TEXTS[0])["inputs_embeds"]
+    for module in (model, hypernet):
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        same_inputs(subject, dynamic(model, tokenizer, hypernet, merges=6))
+    assert not torch.equal(subject(TEXTS[0])["inputs_embeds"], before)
+    hits = subject.cache.hits
+    subject(TEXTS[0])
+    assert subject.cache.hits > hits  # nothing has changed since
+    model.double()
+    assert subject(TEXTS[0])["inputs_embeds"].dtype == torch.float64
+
+
+def test_tokens_that_were_added_since_are_merged_too() -> None:
+    tokenizer = train_bpe(["the lowest lower low prices are tests of the tokens, know the price " * 20], 280)
+    model = llama(tokenizer)
+    subject = dynamic(model, tokenizer, merges=6)
+    subject(TEXTS[0])
+    tokenizer.add_tokens(["café-owners"])
+    model.resize_token_embeddings(len(tokenizer) + 2, mean_resizing=False)
+    same_inputs(subject, dynamic(model, tokenizer, merges=6), "lower prices – naïve café-owners know")

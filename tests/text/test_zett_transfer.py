@@ -137,6 +137,23 @@ def test_bad_hypernetworks_are_refused(
         transplant(model, source, target, Zett(hypernet=other))
 
 
+def test_a_hypernetwork_that_was_trained_anew_in_its_folder_is_read_anew(
+    tmp_path: Path, source: PreTrainedTokenizerFast
+) -> None:
+    hypernet = network(llama(len(source)))
+    save_hypernetwork(hypernet, tmp_path)
+    first = load_hypernetwork(tmp_path)
+    assert load_hypernetwork(str(tmp_path)) is first
+    with torch.no_grad():
+        for parameter in hypernet.parameters():
+            parameter += 1
+    save_hypernetwork(hypernet, tmp_path)
+    second = load_hypernetwork(tmp_path)
+    for name, value in hypernet.named_parameters():
+        assert torch.equal(second.get_parameter(name), value)
+        assert not torch.equal(first.get_parameter(name), value)
+
+
 def test_a_fine_tuned_sibling_gets_the_change_of_the_body() -> None:
     base, moved, tuned = llama(280), llama(280), llama(280)
     moved.resize_token_embeddings(285, mean_resizing=False)

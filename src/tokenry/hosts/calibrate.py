@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 from tokenry.hosts import layout
 from tokenry.hosts.attachment import paused
 from tokenry.hosts.host import evaluating
+from tokenry.hosts.trial import try_drafts
+from tokenry.predict.lm.requirements import longest_text, plain_cache, require_drafts
 from tokenry.tokens.errors import InputError
-from tokenry.upstream import DynamicCache, plain_layers, with_cache, without_windows
+from tokenry.upstream import plain_layers, with_cache
 from tokenry.wrappers import unwrap
 
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -80,13 +82,13 @@ def calibrate(
 
     Args:
         model: in the precision, on the device and with the number of threads that it will decode with.
-        rows: sizes of passes; 1 is always among them.
+        rows: sizes of passes; 1 is always among them. Those that no text of this model has room for are left out.
         context: tokens in the cache while measuring; at most what the model can hold.
         rounds: passes of each size.
 
     Raises:
-        InputError: sizes or rounds below 1.
-        UnsupportedError: the model keeps a cache that cannot give tokens back.
+        InputError: sizes or rounds below 1; a model that writes no text.
+        UnsupportedError: the model cannot judge draft trees; the message says what it lacks.
     """
     sizes = sorted({1, *rows})
     if sizes[0] < 1 or rounds < 1 or context < 1:
@@ -94,15 +96,18 @@ def calibrate(
             f"Passes, rounds and context are at least 1, got {list(rows)}, {rounds} and {context}."
         )
     plain: PreTrainedModel = unwrap(model)
+    require_drafts(plain)
+    try_drafts(plain)
     config = plain.config.get_text_config()
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = longest_text(config)
     if longest is not None:
-        context = max(1, min(context, longest - sizes[-1]))
+        # Half of the positions for the text, where they are few: a tree is as good beside a short one.
+        context = max(1, min(context, max(longest - sizes[-1], longest // 2)))
+        sizes = [n for n in sizes if n == 1 or context + n <= longest]
     device = plain.device
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
-    cache = DynamicCache(config=config)
-    without_windows(cache)
+    cache = plain_cache(plain)
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     now = time.process_time if alone else time.perf_counter
 

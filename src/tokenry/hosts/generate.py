@@ -6,9 +6,10 @@ import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -17,16 +18,19 @@ from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriter
 from tokenry.hosts.attachment import paused
 from tokenry.hosts.calibrate import Calibration, calibrate
 from tokenry.hosts.speculate import Speculation
+from tokenry.hosts.trial import try_drafts
 from tokenry.hosts.warm_up import usual_successors
 from tokenry.models.ppd import PromptTokens
 from tokenry.predict.lm.merged import Merged
 from tokenry.predict.lm.ppd import ParallelPromptDecoding
 from tokenry.predict.lm.prompt_lookup import PromptLookup
 from tokenry.predict.lm.proposer import Proposer, SizedProposer
+from tokenry.predict.lm.requirements import require_drafts
 from tokenry.predict.lm.sizing import Expected, Sizing
 from tokenry.predict.lm.token_recycling import TokenRecycling
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
-from tokenry.upstream import GenerateDecoderOnlyOutput
+from tokenry.tokens.ids import IdsLike, id_rows
+from tokenry.upstream import GenerateDecoderOnlyOutput, attention_kernel
 from tokenry.wrappers import unwrap
 
 
@@ -36,7 +40,7 @@ def _recycling(model: PreTrainedModel) -> TokenRecycling:
 
 def _prompt_tokens(model: PreTrainedModel) -> ParallelPromptDecoding:
     config = model.config.get_text_config()
-    if (config.model_type, config.hidden_size, config.vocab_size) != _SMOLLM2:
+    if tuple(getattr(config, name, None) for name in _SMOLLM2) != tuple(_SMOLLM2.values()):
         raise UnsupportedError(
             f"The prompt tokens that come with tokenry are for SmolLM2-135M, not for {type(model).__name__} of width "
             f"{config.hidden_size}. Train some (tokenry.learn.ppd), and pass "
@@ -55,12 +59,15 @@ DECODERS: Final[Mapping[str, Callable[[PreTrainedModel], Proposer]]] = MappingPr
 )
 """The decoders that have a name."""
 
-_SMOLLM2: Final = ("llama", 576, 49152)
+_SMOLLM2: Final = MappingProxyType(
+    {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+)  # whose vocabulary may have grown
 
+_Kept = tuple[Mapping[int, float], Speculation]
+
+# What is kept of a model holds for the model as it was: keys name all that it depends on, and may change.
 _CALIBRATED: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], Calibration]] = WeakKeyDictionary()
-_IN_USE: WeakKeyDictionary[PreTrainedModel, dict[str, tuple[Mapping[int, float], Speculation]]] = (
-    WeakKeyDictionary()
-)
+_IN_USE: WeakKeyDictionary[PreTrainedModel, dict[tuple[str, int], _Kept]] = WeakKeyDictionary()
 
 
 def decoder(
@@ -93,10 +100,13 @@ def decoder(
 
     Raises:
         UnknownNameError: no decoder has that name.
-        UnsupportedError: the model keeps a cache that cannot give tokens back.
-        InputError: a warm start of a decoder that recycles nothing, or from a matrix of another model.
+        UnsupportedError: the model cannot judge the guesses of a tree; the message says what it lacks.
+        InputError: a model that writes no text; a warm start of a decoder that recycles nothing, or from a matrix of
+            another model.
     """
-    plain: PreTrainedModel = unwrap(model)
+    plain: PreTrainedModel = unwrap(model, bare=False)
+    require_drafts(plain)
+    try_drafts(plain)
     if isinstance(how, str):
         how = _named(plain, how)
     if warm_up is not False:
@@ -109,7 +119,7 @@ def decoder(
 
 def generate(
     model: nn.Module,
-    inputs: Mapping[str, Any] | Int[Tensor, "b s"],
+    inputs: Mapping[str, Any] | IdsLike,
     *,
     decoder: str | Proposer | Speculation = "recycling+lookup",
     calibration: Calibration | Mapping[int, float] | None = None,
@@ -122,8 +132,10 @@ def generate(
     Decoders given by name are kept with the model, and go on with what they have learned.
 
     Args:
-        model: a causal language model, or a vision-language model; also inside ``with tk.reduced(model, ...)``.
-        inputs: what the tokenizer or processor made, or ids without padding.
+        model: a causal language model, or a vision-language model; also one of peft or `torch.compile`, and inside
+            ``with tk.reduced(model, ...)``.
+        inputs: what the tokenizer or processor made, or ids without padding; ids of one text may do without a batch
+            axis. `inputs_embeds` stand for tokens as in `model.generate`.
         decoder: see `tokenry.decoder`; also what that returned.
         calibration: see `tokenry.decoder`.
         tokenizer: for the option `stop_strings`.
@@ -134,30 +146,52 @@ def generate(
         As `model.generate`: ids, prompt included, padded behind the end of shorter texts.
 
     Raises:
-        InputError: `stop_strings` without a tokenizer, or an option that decoding with drafts replaces.
+        InputError: inputs that are no ids, `stop_strings` without a tokenizer, or an option that decoding with drafts
+            replaces.
         UnsupportedError: what the model or an option asks for cannot be had with drafts; the message says why.
     """
     if "custom_generate" in options:
         raise InputError(
             "`custom_generate` is what this function sets; call model.generate(...) with it yourself."
         )
-    if isinstance(inputs, Tensor):
-        inputs = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
-    if not isinstance(inputs, Mapping):
-        raise InputError(
-            f"`inputs` is what the tokenizer made, or ids, not {type(inputs).__name__}: "
-            'generate(model, tokenizer(text, return_tensors="pt"), ...).'
+    if _setting("token_healing", options):
+        raise UnsupportedError(
+            "transformers hands no tokenizer to a decoding loop that it is given, which `token_healing` needs. "
+            "tokenry.text.byte_model goes on from a prompt that ends inside a token."
         )
-    plain: PreTrainedModel = unwrap(model)
+    if options.get("assistant_model") is not None:
+        raise InputError(
+            "Here a decoder makes the guesses, and `assistant_model` would be ignored; to draft with another model "
+            "call model.generate(..., assistant_model=...)."
+        )
+    plain: PreTrainedModel = unwrap(model, bare=False)
+    require_drafts(plain)
+    given = _batched(inputs, plain.device)
     if isinstance(decoder, Speculation) and calibration is not None:
         raise InputError("This decoder has its sizes already; give `calibration` to tokenry.decoder.")
     speculation = decoder if isinstance(decoder, Speculation) else _kept(plain, decoder, calibration)
-    return plain.generate(
-        **inputs,
-        **_with_stop_strings(plain, tokenizer, options),
+    return cast(Any, model).generate(  # with what peft does around it
+        **given | _with_stop_strings(tokenizer, options),
         custom_generate=speculation,
         stream_to=streamer,
     )
+
+
+def _batched(inputs: Any, device: torch.device) -> dict[str, Any]:
+    """Inputs with a batch axis: what belongs to the tokens of a single text gets one, lists become tensors."""
+    if not isinstance(inputs, Mapping):
+        ids = id_rows(inputs, device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    found = dict(inputs)
+    if found.get("input_ids") is None:
+        return found
+    ids = found["input_ids"] = id_rows(found["input_ids"], device)
+    for name, value in found.items():
+        if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) in (1, 2):
+            found[name] = value = torch.as_tensor(np.asarray(value), device=device)
+        if isinstance(value, Tensor) and value.shape == ids.shape[1:] and len(ids) == 1:
+            found[name] = value[None]
+    return found
 
 
 def _kept(
@@ -167,12 +201,14 @@ def _kept(
     if not isinstance(how, str):
         return decoder(model, how, calibration=calibration)
     known = _IN_USE.setdefault(model, {})
-    before = known.get(how)
+    # What was learned of ids goes with the vocabulary.
+    key = how, int(model.config.get_text_config().vocab_size)
+    before = known.get(key)
     proposer = _named(model, how) if before is None else before[1].proposer
     latency = _latency(model, calibration)
     if before is None or before[0] != latency:  # other sizes are worth their time; what was learned holds
-        known[how] = latency, decoder(model, proposer, calibration=latency)
-    return known[how][1]
+        known[key] = latency, decoder(model, proposer, calibration=latency)
+    return known[key][1]
 
 
 def _named(model: PreTrainedModel, name: str) -> Proposer:
@@ -201,23 +237,35 @@ def _warm_up(model: PreTrainedModel, proposer: Proposer, folder: Path | None) ->
 def _latency(
     model: PreTrainedModel, calibration: Calibration | Mapping[int, float] | None
 ) -> Mapping[int, float]:
-    """As given, or measured once for a model as it is now: another precision, device or number of threads anew."""
+    """As given, or measured once for a model as it is now: anew where a pass has become another one."""
     if calibration is not None:
         return calibration.latency if isinstance(calibration, Calibration) else calibration
-    key = (model.dtype, model.device, torch.get_num_threads())
+    key = (
+        frozenset((p.dtype, p.device) for p in model.parameters()),
+        sum(
+            p.numel() for p in model.parameters()
+        ),  # layers that were cut, tokens or adapters that were added
+        attention_kernel(model.config.get_text_config()),
+        torch.get_num_threads(),
+    )
     known = _CALIBRATED.setdefault(model, {})
     if key not in known:
         known[key] = calibrate(model)
     return known[key].latency
 
 
-def _with_stop_strings(model: PreTrainedModel, tokenizer: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _setting(name: str, options: Mapping[str, Any]) -> Any:
+    """An option of `generate`, from the call or from the configuration that it hands in."""
+    return options.get(name, getattr(options.get("generation_config"), name, None))
+
+
+def _with_stop_strings(tokenizer: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Options in which stop strings have become a stopping criterion.
 
     transformers does not hand the tokenizer on to a decoding loop that it is given (5.23).
     """
     config = options.get("generation_config")
-    strings = options.get("stop_strings", getattr(config, "stop_strings", None))
+    strings = _setting("stop_strings", options)
     if strings is None:
         return options
     if tokenizer is None:

@@ -27,6 +27,7 @@ from tokenry.hosts import layout
 from tokenry.hosts.chunk import columns_seen
 from tokenry.predict.lm.acceptance import Greedy, Rejection, Rule, SampleAndMatch
 from tokenry.predict.lm.proposer import Proposer, Verified
+from tokenry.predict.lm.requirements import longest_text, require_drafts
 from tokenry.predict.lm.sizing import Sizing
 from tokenry.predict.lm.tree import Draft
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
@@ -38,16 +39,16 @@ from tokenry.upstream import (
     cache_field,
     cache_given,
     cache_of,
-    is_flash,
     mask_width,
     plain_layers,
     read_prompt,
-    require_generation,
-    require_release,
+    release,
     shortest_window,
+    special_search,
     with_cache,
     without_windows,
 )
+from tokenry.wrappers import virtual_tokens
 
 _STATEFUL: Final = (UnbatchedClassifierFreeGuidanceLogitsProcessor, SynthIDTextWatermarkLogitsProcessor)
 """Logits processors that remember their calls, and take each for one more token of the text."""
@@ -112,7 +113,11 @@ class Speculation:
         custom_generate=speculation, stream_to=streamer)`` streams.
         """
         self.stats.__init__()  # type: ignore[misc]
-        run = _Run(self, model, input_ids, logits_processor, stopping_criteria, generation_config, stream_to)
+        embeddings = model_kwargs.get("inputs_embeds")
+        columns = input_ids.shape[1] if embeddings is None else embeddings.shape[1]
+        run = _Run(
+            self, model, input_ids, columns, logits_processor, stopping_criteria, generation_config, stream_to
+        )
         return run.decode(model_kwargs)
 
 
@@ -124,6 +129,7 @@ class _Run:
         how: Speculation,
         model: PreTrainedModel,
         input_ids: Tensor,
+        columns: int,
         processors: LogitsProcessorList,
         stopping: StoppingCriteriaList,
         config: GenerationConfig,
@@ -131,29 +137,28 @@ class _Run:
     ) -> None:
         self.how, self.model, self.processors, self.stopping = how, model, processors, stopping
         self.config, self.streamer = config, streamer
-        require_release()
-        require_generation(model)
-        self._refuse(input_ids)
+        require_drafts(model)
+        self._refuse(len(input_ids), columns)
         self.prompt = input_ids
+        self.columns = columns  # of the prompt: one that came as embeddings has no ids
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self.cache: Cache | None = None
         self.hidden: Tensor | None = None  # of the last pass, if the proposer wants to see it
         self.written: list[list[int]] = [[] for _ in input_ids]
         self.done = [False for _ in input_ids]
 
-    def _refuse(self, input_ids: Tensor) -> None:
-        config, model = self.config, self.model
+    def _refuse(self, rows: int, columns: int) -> None:
+        """Refuse what the options ask for and guesses would change; what a model lacks is told before."""
+        config = self.config
         if config.num_beams > 1:
             raise UnsupportedError(
                 f"Draft trees decode one text a row; num_beams={config.num_beams} does not fit."
             )
-        if model.config.is_encoder_decoder:
+        search = special_search(config)
+        if search is not None:
             raise UnsupportedError(
-                f"{type(model).__name__} has an encoder; draft trees need a decoder-only model."
-            )
-        if is_flash(model.config.get_text_config()):
-            raise UnsupportedError(
-                "Flash attention takes no tree masks; load the model with attn_implementation='sdpa' (or 'eager')."
+                f"These options ask for {search}, a way of decoding of its own; draft trees stand for greedy search "
+                "and sampling. Leave them off, or the decoder."
             )
         asked = [name for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
                  if getattr(config, name)]  # fmt: skip
@@ -169,9 +174,9 @@ class _Run:
             )
         if not config.use_cache:
             raise UnsupportedError("Draft trees are judged against the cached text; leave use_cache on.")
-        if not input_ids.shape[1]:
+        if not columns:
             raise InputError("The prompt is empty: give at least one token, such as the model's start token.")
-        if self.streamer is not None and input_ids.shape[0] > 1:
+        if self.streamer is not None and rows > 1:
             raise InputError("A streamer shows one text; hand in one prompt, or leave the streamer off.")
 
     # ---------------------------------------------------------------------------------------------------- the loop
@@ -219,17 +224,23 @@ class _Run:
         """The pass over the prompt, as the model itself prepares it, and the first token."""
         model = self.model
         self.alive = self._seen(kwargs.get("attention_mask"))
-        real = self.alive[:, -self.prompt.shape[1] :]
-        rows = [row[keep].tolist() for row, keep in zip(self.prompt, real, strict=True)]
-        self._open(cache_given(kwargs))
+        real = self.alive[:, -self.columns :]
+        rows = self._known(real)
+        cache = cache_given(kwargs)
+        self._open(cache)
+        fresh = not columns_seen(cache)
         # Where the next token stands is the model's own business: multi-axis positions go on after the picture's.
         output, positions = read_prompt(model, self.prompt, self.config, kwargs)
-        self.positions = self.alive.sum(1)[:, None] if positions is None else positions
-        self._adopt(cache_of(output))
+        self._adopt(cache_of(output), fresh)
+        self.positions = (
+            torch.full((len(rows), 1), self.width, device=self.prompt.device)
+            if positions is None
+            else positions
+        )
         self.how.proposer.begin(rows, self._read(real))
         self._check(output.logits)
         for row in range(len(rows)):
-            nothing = Draft.of(rows[row][-1], [])
+            nothing = Draft.of(rows[row][-1] if rows[row] else 0, [])
             scores = partial(self._scores, row, output.logits[row, -1:], nothing)
             first = self._rule(nothing).walk(nothing, scores)
             self._write(row, [first.token])
@@ -241,8 +252,19 @@ class _Run:
         if mask is not None:
             return mask.bool()
         # `generate` leaves out a mask of ones, and notes how long it was: prompts may hold the new turn only.
-        width = max(mask_width(self.config), self.prompt.shape[1])
+        width = max(mask_width(self.config), self.columns)
         return self.prompt.new_ones(len(self.prompt), width, dtype=torch.bool)
+
+    def _known(self, real: Bool[Tensor, "b s"]) -> list[list[int]]:
+        """The tokens of each prompt, without padding; none where it came as embeddings alone."""
+        if self.prompt.shape[1] == self.columns:
+            return [row[keep].tolist() for row, keep in zip(self.prompt, real, strict=True)]
+        if self.how.proposer.hidden:
+            raise UnsupportedError(
+                f"{type(self.how.proposer).__name__} reads the prompt's tokens, and this prompt came as "
+                "`inputs_embeds` without them; hand in its `input_ids` too."
+            )
+        return [[] for _ in self.prompt]
 
     def _open(self, cache: Any) -> None:
         """Refuse a cache that cannot give tokens back before the prompt is read."""
@@ -269,9 +291,17 @@ class _Run:
         if cache.layers:
             plain_layers(cache)
 
-    def _adopt(self, cache: Cache) -> None:
-        """The cache once the prompt is in it."""
+    def _adopt(self, cache: Cache, fresh: bool) -> None:
+        """The cache once the prompt is in it.
+
+        Args:
+            cache: what the model returned.
+            fresh: whether nothing was in it before.
+        """
         self.held = [layer.get_seq_length() for layer in plain_layers(cache)]
+        virtual = virtual_tokens(self.model) if fresh else 0
+        if virtual:
+            self._put_in_front(virtual, columns_seen(cache) - self.alive.shape[1])
         if columns_seen(cache) != self.alive.shape[1]:
             raise InputError(
                 f"Prompt and attention mask stand for {self.alive.shape[1]} tokens, the cache for "
@@ -279,6 +309,16 @@ class _Run:
                 "attention mask over all of the text, outside `tokenry.reduced` if it was filled outside, else inside."
             )
         self.cache, self.width = cache, self.alive.shape[1]
+
+    def _put_in_front(self, virtual: int, found: int) -> None:
+        """Count the trained prompt that peft puts before the text."""
+        if found != virtual:
+            raise UnsupportedError(
+                f"peft was to put {virtual} virtual tokens in front of the prompt, and {found} came to "
+                f"{type(self.model).__name__}: these releases of peft and transformers ({release()}) do not know each "
+                "other's names, and model.generate would decode without the trained prompt. Update peft."
+            )
+        self.alive = torch.cat([self.alive.new_ones(len(self.alive), virtual), self.alive], 1)
 
     def _read(self, real: Bool[Tensor, "b s"]) -> list[Float[Tensor, "_ d"]] | None:
         """Hidden states of the prompts' tokens, if the proposer wants to see them."""
@@ -333,8 +373,17 @@ class _Run:
         text = self.texts[row]
         if self.done[row]:
             return Draft.of(text[-1], [])
-        limit = limit if self._left(row) > 1 else 0
+        limit = self._fitting(limit) if self._left(row) > 1 else 0
         return self._checked(self.how.proposer.propose(row, text, limit), text)
+
+    def _fitting(self, limit: int) -> int:
+        """Of so many guesses, those that stand within the model's positions: a table of them may end there.
+
+        Texts that go on beyond their model's positions are the model's business, as without drafts.
+        """
+        longest = longest_text(self.model.config.get_text_config())
+        free = -1 if longest is None else longest - self.alive.shape[1] - 1
+        return min(limit, free) if free >= 0 else limit
 
     def _left(self, row: int) -> int:
         """How many tokens a row may still write."""

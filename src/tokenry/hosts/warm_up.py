@@ -12,14 +12,21 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from tokenry.hosts import layout
 from tokenry.hosts.host import evaluating
+from tokenry.hosts.trial import try_drafts
+from tokenry.predict.lm.requirements import longest_text, plain_cache, require_drafts
 from tokenry.tokens.errors import InputError
-from tokenry.upstream import DynamicCache, plain_layers, with_cache, without_windows
+from tokenry.tokens.ids import IdsLike, id_rows
+from tokenry.upstream import plain_layers, with_cache
 from tokenry.wrappers import unwrap
 
 
 @torch.no_grad()
 def usual_successors(
-    model: nn.Module, start: Int[Tensor, "1 s"] | None = None, *, k: int = 8, rows: int = 512
+    model: nn.Module,
+    start: IdsLike | None = None,
+    *,
+    k: int = 8,
+    rows: int = 512,
 ) -> Int[np.ndarray, "v k"]:
     """The likeliest tokens behind every token, as `TokenRecycling.successors` has them.
 
@@ -27,18 +34,21 @@ def usual_successors(
     costs as much as reading a text as long as the vocabulary: about a minute for SmolLM2 on one CPU core.
 
     Args:
-        model: a causal language model.
+        model: a causal language model, also one of peft or `torch.compile`.
         start: a beginning after which the tokens stand; by default a few words that the model itself begins with.
         k: how many, the likeliest first.
-        rows: tokens in a pass.
+        rows: tokens in a pass, where the model has positions for so many.
 
     Raises:
-        InputError: an empty beginning, or no tokens in a pass.
-        UnsupportedError: the model keeps a cache that cannot give tokens back.
+        InputError: an empty beginning, several, or one that leaves no position for a token; no tokens in a pass; a
+            model that writes no text.
+        UnsupportedError: the model cannot judge tokens side by side; the message says what it lacks.
     """
     plain: PreTrainedModel = unwrap(model)
+    require_drafts(plain)
+    try_drafts(plain)
     with evaluating(plain):
-        return _successors(plain, _own_words(plain) if start is None else start, k, rows)
+        return _successors(plain, _own_words(plain) if start is None else id_rows(start), k, rows)
 
 
 def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int[np.ndarray, "v k"]:
@@ -49,8 +59,16 @@ def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int
             f"A beginning of {held} tokens, {rows} rows, {k} successors of {config.vocab_size} tokens: each must be at "
             "least 1."
         )
-    cache = DynamicCache(config=config)
-    without_windows(cache)
+    if len(start) > 1:
+        raise InputError(f"Every token is put behind one beginning, got {len(start)}.")
+    longest = longest_text(config)
+    if longest is not None:
+        if held >= longest:
+            raise InputError(
+                f"Behind a beginning of {held} tokens no other has room; the model has {longest} positions."
+            )
+        rows = min(rows, longest - held)
+    cache = plain_cache(model)
     model(input_ids=start.to(model.device), **with_cache(model, cache), use_cache=True)
     plain_layers(cache)  # refuses what cannot be cut
     found = np.empty((config.vocab_size, k), np.int32)
@@ -73,8 +91,13 @@ def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int
 
 def _own_words(model: PreTrainedModel, tokens: int = 16) -> Int[Tensor, "1 s"]:
     """What the model writes from nothing but its start token."""
-    first = model.config.get_text_config().bos_token_id
+    config = model.config.get_text_config()
+    first, longest = config.bos_token_id, longest_text(config)
     ids = torch.tensor([[0 if first is None else first]], device=model.device)
+    if longest is not None:
+        tokens = min(tokens, longest - 2)  # one position is the start token's, one for what comes behind
+    if tokens < 1:
+        return ids
     settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0)
     found = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     return cast(Tensor, found)

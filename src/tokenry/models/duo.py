@@ -32,7 +32,7 @@ from transformers import (
 from tokenry.models.conditional import CostTable, ModuleCost, gather_run_scatter, gumbel_st
 from tokenry.models.duo_routing import Choice, Mix, Routing, Trace
 from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.upstream import attention_kernel, cache_given, named_arguments
+from tokenry.upstream import cache_given, kernel_asked_for, named_arguments
 
 __all__ = ["Choice", "DuoConfig", "DuoFeedForward", "DuoForCausalLM", "Mix", "Routing", "Trace", "convert"]
 
@@ -147,7 +147,7 @@ class DuoConfig(PreTrainedConfig):
         if isinstance(host, dict):
             self.host = AutoConfig.for_model(**host)
         else:  # what is not handed on here, transformers overwrites
-            kwargs.setdefault("attn_implementation", attention_kernel(host))
+            kwargs.setdefault("attn_implementation", kernel_asked_for(host))
         if not 0 < self.small <= 1:
             raise InputError(
                 f"small is the width of the small feed-forward layers as a share of the big ones', got {self.small}"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -78,7 +78,8 @@ class DynamicModel:
     """A transformers model that reads texts in tokens made for the batch. Made by `dynamic`.
 
     Calling it gives the model's inputs; `forward`, `generate` and `score` run the model's own methods on them. The
-    model itself is not changed, and what it generates are tokens of its own vocabulary.
+    model itself is not changed, and what it generates are tokens of its own vocabulary. Where it is trained or moved,
+    or gets tokens, so do its rows here.
 
     Attributes:
         model, vocabulary: the model and its vocabulary.
@@ -102,16 +103,32 @@ class DynamicModel:
                 f"{type(model).__name__} has an encoder and a decoder; dynamic tokenization runs encoders and decoders"
             )
         self.model, self.tokenizer = model, tokenizer
-        self.vocabulary = ByteVocab.from_tokenizer(tokenizer)
         self.cache = LRUEmbeddingCache(cache)
         self.padding_side = "left" if model.can_generate() else "right"
         self.predicts = "the mean of its pieces' rows" if hypernet is None else "the hypernetwork"
-        self._source = source_rows(model)
         self._network = hypernet or MeanOfPieces(is_tied(model))
-        pieces = hypernet.config.pieces if hypernet is not None else 7
-        self._surfaces = Surfaces(self.vocabulary, len(self._source), pieces)
+        self._pieces = hypernet.config.pieces if hypernet is not None else 7
         self._limit, self._boundary, self._scope, self._keep_source = limit, boundary, scope, keep_source
-        self._rule = pair_rule(self.vocabulary, boundary)
+        self._read_of: tuple[object, ...] = ()
+        self._follow()
+
+    def _follow(self) -> None:
+        """Read the model and its tokenizer, unless they are as they were: weights and tokens may have changed since."""
+        weights = [self.model.get_input_embeddings().weight]
+        if isinstance(self._network, nn.Module):
+            weights += self._network.parameters()
+        if (head := self.model.get_output_embeddings()) is not None:
+            weights.append(head.weight)
+        states = ((w.data_ptr(), w._version, w.shape, w.dtype, w.device) for w in weights)
+        now = (len(self.tokenizer), *states)
+        if now == self._read_of:
+            return
+        self.vocabulary = ByteVocab.from_tokenizer(self.tokenizer)
+        self._rule = pair_rule(self.vocabulary, self._boundary)
+        self._source = source_rows(self.model)
+        self._surfaces = Surfaces(self.vocabulary, len(self._source), self._pieces)
+        self.cache.clear()
+        self._read_of = now
 
     def __call__(self, texts: str | Sequence[str], *, max_length: int | None = None) -> DynamicBatch:
         """The model's inputs for texts.
@@ -128,6 +145,7 @@ class DynamicModel:
 
     def encode(self, texts: str | Sequence[str], *, max_length: int | None = None) -> list[list[int]]:
         """The model's own tokenization, special tokens included."""
+        self._follow()
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise InputError("no texts were given")

@@ -36,6 +36,11 @@ class LRUEmbeddingCache:
     def __contains__(self, key: bytes) -> bool:
         return key in self._slots
 
+    def clear(self) -> None:
+        """Forget all rows: what they were computed from has changed. Hits and misses are counted on."""
+        self._slots.clear()
+        self._rows = None
+
     def rows(
         self, keys: Sequence[bytes], compute: Callable[[list[bytes]], Float[Tensor, "new d"]]
     ) -> Float[Tensor, "keys d"]:

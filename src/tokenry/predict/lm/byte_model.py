@@ -17,12 +17,14 @@ from tokenry.predict.lm.cache import Node, TokenForest, moved
 from tokenry.predict.lm.covers import Covers, Group
 from tokenry.predict.lm.drawing import Draw, State, check, generators
 from tokenry.predict.lm.fim import MiddleTokens, Order
+from tokenry.predict.lm.requirements import require_trees
 from tokenry.predict.lm.shapes import split_partial
 from tokenry.predict.lm.validity import Anything, Context, Validity, validity_of
 from tokenry.text.measure import start_id
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
+from tokenry.tokens.ids import IdsLike, id_rows
 from tokenry.wrappers import unwrap
 
 _WINDOW = 64  # bytes of a known text whose tokens are evaluated together
@@ -36,7 +38,7 @@ def byte_model(
     min_log_mass: float | None = None,
     max_groups: int | None = None,
     stops: Sequence[int] | None = None,
-    context: Sequence[int] | None = None,
+    context: IdsLike | None = None,
 ) -> ByteModel:
     """See a tokenized language model as a model of bytes (arXiv 2410.09303).
 
@@ -66,10 +68,12 @@ def byte_model(
         context: tokens before every prompt, by default the tokenizer's beginning-of-text token.
 
     Raises:
-        UnsupportedError: a tokenizer that is not BPE or that exactness does not cover; a model that is no decoder.
-        InputError: no tokenizer; options that mean nothing.
+        UnsupportedError: a tokenizer that is not BPE or that exactness does not cover; a model that cannot read tokens
+            side by side, by what it lacks.
+        InputError: no tokenizer; no model of transformers; options that mean nothing.
     """
     plain: PreTrainedModel = unwrap(lm)
+    require_trees(plain)
     if tokenizer is None:
         if not plain.name_or_path:
             raise InputError("This model was not loaded from a folder; pass its tokenizer.")
@@ -104,31 +108,33 @@ class ByteModel(Draw):
         min_log_mass: float | None = None,
         max_groups: int | None = None,
         stops: Sequence[int] | None = None,
-        context: Sequence[int] | None = None,
+        context: IdsLike | None = None,
     ) -> None:
+        require_trees(lm)
         self.lm = lm
         self.vocab = vocab
+        self._made_for = self._sizes()
         self.validity = validity
         self.min_log_mass = min_log_mass
         self.max_groups = max_groups
-        self.stops = tuple(_stops(lm, vocab) if stops is None else stops)
-        self.context = tuple(_beginning(lm, vocab) if context is None else context)
+        self.stops = _one_row(_stops(lm, vocab) if stops is None else stops)
+        self.context = _one_row(_beginning(lm, vocab) if context is None else context)
         for token in (*self.stops, *self.context):
             if not 0 <= token < lm.config.get_text_config().vocab_size:
                 raise InputError(f"Token {token} is outside the model's vocabulary.")
         self.trie = ByteTrie.build(vocab.token_bytes)
         self.covers = Covers(self.trie, validity, self.stops, fast)
-        TokenForest(lm, 1)  # refuses models without a usable cache
         self.pruned = fast or min_log_mass is not None or max_groups is not None
         self.exact = not self.pruned and not isinstance(validity, Anything)
 
-    def with_context(self, context: Sequence[int], stops: Sequence[int] | None = None) -> ByteModel:
+    def with_context(self, context: IdsLike, stops: Sequence[int] | None = None) -> ByteModel:
         """The same model after other tokens, such as those of a chat template.
 
         Args:
             context: tokens before every prompt.
             stops: tokens that end a text, if not the same.
         """
+        self.check_unchanged()
         return ByteModel(
             self.lm,
             self.vocab,
@@ -142,7 +148,7 @@ class ByteModel(Draw):
 
     # ------------------------------------------------------------------------------------------- states
 
-    def state(self, prompt: bytes | str = b"", context: Sequence[int] | None = None) -> ByteState:
+    def state(self, prompt: bytes | str = b"", context: IdsLike | None = None) -> ByteState:
         """The model after a prompt, which may end inside a token or a character.
 
         Args:
@@ -151,7 +157,7 @@ class ByteModel(Draw):
         """
         return self.states([prompt], context)[0]
 
-    def states(self, prompts: Sequence[bytes | str], context: Sequence[int] | None = None) -> list[ByteState]:
+    def states(self, prompts: Sequence[bytes | str], context: IdsLike | None = None) -> list[ByteState]:
         """The model after each of several prompts; what they cost later is shared."""
         if not prompts:
             raise InputError("There is no prompt; pass at least one (it may be empty).")
@@ -166,7 +172,7 @@ class ByteModel(Draw):
         self,
         sequences: Sequence[Sequence[int]],
         texts: Sequence[bytes] | None = None,
-        context: Sequence[int] | None = None,
+        context: IdsLike | None = None,
     ) -> list[ByteState]:
         """States after token sequences that are certain: where they end, so does a token, whatever follows.
 
@@ -174,8 +180,12 @@ class ByteModel(Draw):
             sequences: tokens after the context.
             texts: their bytes, if they are not simply those of the tokens.
             context: tokens before them, instead of the model's own.
+
+        Raises:
+            InputError: no context; tokens that were added since this byte model was made.
         """
-        before = self.context if context is None else tuple(context)
+        self.check_unchanged()
+        before = self.context if context is None else _one_row(context)
         if not before:
             raise InputError(
                 "This tokenizer has no token that begins a text, and a language model says nothing without any: pass "
@@ -189,6 +199,23 @@ class ByteModel(Draw):
             ByteState(self, forest, row, [], [(root, 0.0)], 0.0, text, before, self.exact)
             for row, (root, text) in enumerate(zip(roots, texts, strict=True))
         ]
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with tables of another vocabulary.
+
+        Raises:
+            InputError: tokens were added to the tokenizer or the model since this byte model was made.
+        """
+        if self._sizes() != self._made_for:
+            (tokens, rows), (then, rows_then) = self._sizes(), self._made_for
+            raise InputError(
+                f"The tokenizer has {tokens} tokens and the model {rows}; when this byte model was made they were "
+                f"{then} and {rows_then}. Make another: byte_model(model, tokenizer)."
+            )
+
+    def _sizes(self) -> tuple[int, int]:
+        """Tokens of the tokenizer and of the model, which the tables here are of."""
+        return len(self.vocab.tokenizer), int(self.lm.config.get_text_config().vocab_size)
 
     def stream(self, text: bytes | str) -> bytes:
         """The bytes that the tokenizer sees of a text: some put a space in front."""
@@ -365,6 +392,14 @@ class ByteModel(Draw):
         if math.isinf(state.log_mass):
             self._refuse_impossible(self.stream(text))
         return state.log_mass + (state.log_end if end else 0.0)
+
+
+def _one_row(ids: IdsLike) -> tuple[int, ...]:
+    """Ids of one text, with or without a batch axis."""
+    rows = id_rows(ids)
+    if len(rows) != 1:
+        raise InputError(f"Here the ids of one text are wanted, got {len(rows)} texts.")
+    return tuple(rows[0].tolist())
 
 
 def _bytes(text: bytes | str) -> bytes:

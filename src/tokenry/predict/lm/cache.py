@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -13,9 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tokenry.predict.lm.requirements import longest_text, plain_cache
 from tokenry.predict.lm.validity import Context
 from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.upstream import DynamicCache, with_cache
+from tokenry.upstream import parameters, shortest_window, with_cache
 
 _PREFILL = 512  # tokens a forward pass of a prompt
 
@@ -62,25 +62,17 @@ class TokenForest:
         rows: number of rows.
 
     Raises:
-        UnsupportedError: an encoder-decoder, or a model with recurrent layers.
+        UnsupportedError: a model with layers whose cache holds no single tokens.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int) -> None:
         config = model.config.get_text_config()
-        if getattr(config, "is_encoder_decoder", False) or getattr(model, "_is_stateful", False):
-            raise UnsupportedError(
-                f"{type(model).__name__} is no decoder whose cache holds keys and values of single tokens; byte "
-                "probabilities need one."
-            )
         self.model = model
         self.rows = rows
         self.length = 0
-        self._cache = DynamicCache()
-        window = getattr(config, "sliding_window", None)
-        if not getattr(config, "use_sliding_window", True):
-            window = None
-        self._window = window
-        self._limit = getattr(config, "max_position_embeddings", None)
+        self._cache = plain_cache(model)
+        self._window = shortest_window(config)
+        self._limit = longest_text(config)
 
     def prefill(self, sequences: Sequence[Sequence[int]], contexts: Sequence[Context]) -> list[Node]:
         """Put one token sequence into every (empty) row.
@@ -160,8 +152,14 @@ class TokenForest:
                 use_cache=True,
                 **more,
             )
+        if getattr(out, "logits", None) is None:
+            raise InputError(
+                f"{type(self.model).__name__} gives no logits: load it with its language-model head "
+                "(AutoModelForCausalLM)."
+            )
         self.length += ids.shape[1]
-        return out.logits[:, -keep:]
+        logits: Tensor = out.logits[:, -keep:]
+        return logits
 
     def wasteful(self, live: int) -> bool:
         """Whether the cache holds so much more than needed that copying the rest pays."""
@@ -212,4 +210,4 @@ def moved(node: Node, slots: np.ndarray, count: int) -> Node:
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    return "logits_to_keep" in parameters(model)

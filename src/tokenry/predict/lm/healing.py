@@ -33,6 +33,7 @@ class TokenContinuation(Draw):
     ) -> None:
         if prompt_end not in ("as it is", "healed"):
             raise InputError(f"prompt_end={prompt_end!r}: it is 'as it is' or 'healed'.")
+        model.check_unchanged()
         self.healed = prompt_end == "healed"
         self.free = ByteModel(
             model.lm,

@@ -81,7 +81,7 @@ class ParallelPromptDecoding:
         tokens = np.full(tree.n, text[-1], np.int64)
         if guesses is not None and tree.n > 1:
             tokens[1:] = guesses[tree.depth[1:] - 1, tree.rank[1:]]
-        return Draft(tree, tokens, planned.probes)
+        return Draft(tree, tokens, planned.probes(self.prompts))
 
     def learn(self, row: int, verified: Verified) -> None:
         """See `Proposer.learn`: the guesses of the chain behind the last accepted node are the next ones."""
@@ -107,7 +107,7 @@ class ParallelPromptDecoding:
     def _trees(self, limit: int) -> list[_Pass]:
         if limit not in self._passes:
             trees = self.search(self.acceptance, limit, self.prompts.ensemble)
-            self._passes[limit] = [_Pass.of(tree, self.prompts) for tree in trees.states]
+            self._passes[limit] = [_Pass.of(tree, self.prompts.ensemble) for tree in trees.states]
         return self._passes[limit]
 
 
@@ -145,12 +145,15 @@ class _Pass:
     """What is the same in every pass of a state."""
 
     tree: DraftTree
-    probes: Probes | None
+    chains: Chains
 
     @classmethod
-    def of(cls, planned: PromptTree, prompts: PromptTokens) -> Self:
-        chains = Chains.behind(planned.chains.tolist(), prompts.ensemble)
+    def of(cls, planned: PromptTree, ensemble: int) -> Self:
+        return cls(planned.tree, Chains.behind(planned.chains.tolist(), ensemble))
+
+    def probes(self, prompts: PromptTokens) -> Probes | None:
+        """The chains with the prompt tokens as they are now: these may be in training."""
+        chains = self.chains
         if not len(chains.place):
-            return cls(planned.tree, None)
-        rows = prompts.rows(chains).detach()
-        return cls(planned.tree, Probes(chains.place, chains.step, chains.sees, rows))
+            return None
+        return Probes(chains.place, chains.step, chains.sees, prompts.rows(chains).detach())

@@ -59,7 +59,7 @@ class TokenRecycling:
     here the last one in the draft's order does, and accepted nodes come last.
 
     Attributes:
-        vocabulary: number of token ids.
+        vocabulary: number of token ids. It grows with the model's: tokens may be added while a decoder is in use.
         k: successors that are kept, at least the template's widest node (8). With 32-bit ids a vocabulary of 50,000
             takes 1.6 MB.
         tree: the template.
@@ -89,6 +89,7 @@ class TokenRecycling:
 
     def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None) -> None:
         """See `Proposer.begin`. The matrix stays."""
+        self._reach(max((max(prompt, default=0) for prompt in prompts), default=0) + 1)
         if self.update_from_prompt:
             for prompt in prompts:
                 for token, successor in pairwise(prompt):
@@ -98,6 +99,7 @@ class TokenRecycling:
 
     def guesses(self, row: int, text: Sequence[int], limit: int) -> Guesses:
         """See `Guesser.guesses`."""
+        self._reach(text[-1] + 1)
         found = self._last[row] = Guesses(text[-1])
         place = {0: 0}
         rates = self._record.rates()
@@ -119,6 +121,7 @@ class TokenRecycling:
 
     def learn(self, row: int, verified: Verified) -> None:
         """See `Proposer.learn`."""
+        self._reach(verified.logits.shape[-1])
         best = verified.logits.topk(self.k, dim=-1).indices.to("cpu", torch.int32).numpy()
         path = list(verified.accepted.path)
         tokens = verified.draft.tokens
@@ -154,6 +157,13 @@ class TokenRecycling:
         if found.min() < -1 or found.max() >= self.vocabulary:
             raise InputError(f"{folder / _FILE} names tokens outside the vocabulary of {self.vocabulary}.")
         self.successors[:] = found
+
+    def _reach(self, vocabulary: int) -> None:
+        """Make room for tokens that came after the matrix was made; they have no successors yet."""
+        if vocabulary > self.vocabulary:
+            new = np.full((vocabulary - self.vocabulary, self.k), -1, np.int32)
+            self.successors = np.concatenate([self.successors, new])
+            self.vocabulary = vocabulary
 
     def _sort(self) -> None:
         """Put the template's nodes in the order in which they are worth judging, by what is known of them now."""

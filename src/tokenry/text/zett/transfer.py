@@ -112,16 +112,21 @@ class Zett(Transplant):
         return load_hypernetwork(self.hypernet)
 
 
-@lru_cache(maxsize=2)
 def load_hypernetwork(folder: str | Path) -> Hypernetwork:
-    """A hypernetwork from the folder that it was saved in.
+    """A hypernetwork from the folder that it was saved in; the last two stay in memory.
 
     Raises:
         InputError: there is none.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+    files = [Path(folder) / name for name in ("config.json", "model.safetensors")]
+    if not all(file.is_file() for file in files):
         raise InputError(f"{folder} holds no hypernetwork (config.json and model.safetensors)")
+    stamps = tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    return _loaded(Path(folder).resolve(), stamps)  # trained anew, it is another
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path, stamps: tuple[tuple[int, int], ...]) -> Hypernetwork:
     network: Hypernetwork = Hypernetwork.from_pretrained(folder)
     return network.eval()
 
