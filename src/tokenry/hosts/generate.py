@@ -240,11 +240,10 @@ def _latency(
     """As given, or measured once for a model as it is now: anew where a pass has become another one."""
     if calibration is not None:
         return calibration.latency if isinstance(calibration, Calibration) else calibration
+    weights = [*model.parameters()]
     key = (
-        frozenset((p.dtype, p.device) for p in model.parameters()),
-        sum(
-            p.numel() for p in model.parameters()
-        ),  # layers that were cut, tokens or adapters that were added
+        frozenset((weight.dtype, weight.device) for weight in weights),
+        sum(weight.numel() for weight in weights),  # changes with layers, tokens and adapters
         attention_kernel(model.config.get_text_config()),
         torch.get_num_threads(),
     )

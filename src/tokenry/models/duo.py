@@ -32,7 +32,13 @@ from transformers import (
 from tokenry.models.conditional import CostTable, ModuleCost, gather_run_scatter, gumbel_st
 from tokenry.models.duo_routing import Choice, Mix, Routing, Trace
 from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.upstream import cache_given, kernel_asked_for, named_arguments
+from tokenry.upstream import (
+    cache_given,
+    kernel_asked_for,
+    named_arguments,
+    require_arguments,
+    require_release,
+)
 
 __all__ = ["Choice", "DuoConfig", "DuoFeedForward", "DuoForCausalLM", "Mix", "Routing", "Trace", "convert"]
 
@@ -411,6 +417,8 @@ def _check(host: PreTrainedModel) -> None:
         raise UnsupportedError(
             f"{name} is not a causal language model of transformers: Duo-LLM converts those only"
         )
+    require_release()
+    require_arguments(host.get_decoder(), ["cache"])  # where columns are counted from
     parts = [getattr(layer, "mlp", None) for layer in getattr(host.get_decoder(), "layers", ())]
     if not parts:
         raise UnsupportedError(f"the decoder of {name} has no `layers`, which Duo-LLM converts")

@@ -66,6 +66,7 @@ class FTPOutput(CausalLMOutputWithPast):
         states: the semantic states s_t [b, n, d].
     """
 
+    logits: Tensor | None = None  # of any precision; releases before 5.24 say float32
     states: Tensor | None = None
 
 

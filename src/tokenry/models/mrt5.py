@@ -74,6 +74,7 @@ class MrT5Output(Seq2SeqLMOutput):
         score_penalty: mean excess of attention scores in the encoder behind the gate and in cross-attention.
     """
 
+    logits: Tensor | None = None  # of any precision; releases before 5.24 say float32
     encoder_outputs: MrT5EncoderOutput | None = None
     gates: Tensor | None = None
     score_penalty: Tensor | None = None
