@@ -356,7 +356,11 @@ class Session:
         chunk.memory.keep_in(cache_of(output))
         if chunk.begins:
             self._call.prompt = self._latest = chunk
-            chunk.deepstack, chunk.outer = [], {}
+            chunk.outer = {}
+            if (
+                not torch.is_grad_enabled()
+            ):  # gradient checkpointing may run layers again, and add these again
+                chunk.deepstack = []
             self._vision.pictures.clear()
         last = chunk.stages[-1]
         hidden = output[0]
@@ -427,7 +431,7 @@ class Session:
             needs = method.needs(at, self.host.depth)
             attention = self._attention(needs.attention, at, chunk, hidden, layer, kwargs or {})
             slot = moving.of_items(items, layout.places(columns, chunk.shape[1]))
-            features = moving.take_items(hidden, items, slot)
+            features = moving.take_items(hidden.detach(), items, slot)
             view = items.view(
                 features,
                 slot,
@@ -435,7 +439,7 @@ class Session:
                 at,
                 self.host.depth,
                 attention,
-                moving.text_after(chunk, items, hidden) if needs.text else None,
+                moving.text_after(chunk, items, hidden.detach()) if needs.text else None,
             )
             reduction = method.apply(view)
             chunk.selection_s += time.perf_counter() - started
