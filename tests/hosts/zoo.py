@@ -398,6 +398,7 @@ def _molmo(model: Any, n: int) -> Inputs:
     }
 
 
+_MINICPM = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_config": {"insert_layer_id": 1}}
 _MIXED = ["sliding_attention", "full_attention"] * 2
 
 
@@ -501,7 +502,13 @@ ZOO: dict[str, Entry] = {
         },
         _squares(64),
     ),
-    "gemma4": Entry({"vision_config": {"position_embedding_size": 64}}, _patches(768)),
+    "gemma4": Entry(
+        {
+            "vision_config": {"position_embedding_size": 64},
+            "text_config": {"num_kv_shared_layers": 2, "layer_types": _MIXED, "sliding_window": 12},
+        },
+        _patches(768),
+    ),
     "gemma4_unified": Entry(
         {"vision_config": {"mm_embed_dim": 32, "output_proj_dims": 32, "mm_posemb_size": 16}}, _patches(6912)
     ),
@@ -570,9 +577,9 @@ ZOO: dict[str, Entry] = {
         },
         _tiles(64),
     ),
-    "minicpm_ocr": Entry({"vision_config": {"insert_layer_id": 1}}, _minicpm),
-    "minicpmv4_6": Entry({"vision_config": {"insert_layer_id": 1}}, _minicpm),
-    "minicpmv4_7": Entry({"vision_config": {"insert_layer_id": 1}}, _minicpm),
+    "minicpm_ocr": Entry(_MINICPM, _minicpm),
+    "minicpmv4_6": Entry(_MINICPM, _minicpm),
+    "minicpmv4_7": Entry(_MINICPM, _minicpm),
     "mistral4": Entry({"head_dim": 8, "num_key_value_heads": 4}),
     "llava_next_video": Entry(
         {"vision_config": {"image_size": 48, "patch_size": 8}, "image_grid_pinpoints": [[48, 96], [96, 48], [96, 96]]},

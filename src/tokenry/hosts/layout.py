@@ -6,6 +6,9 @@ one stage of the decoder. Pure functions on tensors; nothing here knows a model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -24,6 +27,16 @@ def take(x: Tensor, index: Int[Tensor, "b m"], dim: int = 1) -> Tensor:
     rows = torch.arange(len(index), device=index.device)[:, None] if x.shape[dim - 1] > 1 else 0
     # Indexing copies whole token vectors; gather would look up every number of them.
     return x[(slice(None),) * (dim - 1) + (rows, index.clamp(min=0))]
+
+
+def take_each(
+    arguments: Mapping[str, Any], shape: tuple[int, ...], index: Int[Tensor, "b m"]
+) -> dict[str, Any]:
+    """Arguments in which every tensor with a value per token ([b t ...] for `shape` = (b, t)) holds those of `index`."""
+    return {
+        name: take(value, index) if isinstance(value, Tensor) and tuple(value.shape[:2]) == shape else value
+        for name, value in arguments.items()
+    }
 
 
 def places(columns: Int[Tensor, "b m"], width: int) -> Int[Tensor, "b width"]:
@@ -66,6 +79,14 @@ def compact(
             out[:, b, run] = ids[:, b, run] - shift
             top = int(out[:, b, run].max())
     return out
+
+
+def among(columns: Int[Tensor, "b k"], chosen: Int[Tensor, "b m"]) -> Bool[Tensor, "b k"]:
+    """Which columns of each row are among the row's chosen ones (-1 is never)."""
+    width = max(int(columns.max()), int(chosen.max())) + 1
+    marks = torch.zeros(len(columns), width + 1, dtype=torch.bool, device=columns.device)
+    marks.scatter_(1, chosen.masked_fill(chosen < 0, width), True)
+    return marks[:, :width].gather(1, columns.clamp(min=0)) & (columns >= 0)
 
 
 def attention_mask(

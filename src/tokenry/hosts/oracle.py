@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokenry.hosts.host import Host
 from tokenry.hosts.trace import ItemTrace
 from tokenry.tokens import Positions
-from tokenry.upstream import cache_given, named_arguments
+from tokenry.upstream import cache_given, named_arguments, take_between_layers, whole_sequences
 
 
 @contextmanager
@@ -70,6 +70,7 @@ class _Oracle:
         self.shift: dict[int, Int[Tensor, " b"]] = {}
         self.ids: Tensor = torch.zeros(0)
         self.prefill = True
+        self.deep: dict[int, Tensor] = {}
 
     def _columns(self) -> list[list[int]]:
         """The columns of each item: the visual columns of its row, dealt out in order."""
@@ -89,7 +90,7 @@ class _Oracle:
         return keep
 
     def before_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        kwargs = named_arguments(module, args, kwargs)
+        kwargs = whole_sequences(module, named_arguments(module, args, kwargs))
         hidden = kwargs.get("inputs_embeds")
         if hidden is None:
             hidden = self.host.model.get_input_embeddings()(kwargs["input_ids"])
@@ -104,21 +105,21 @@ class _Oracle:
                 0 if cache is None else cache.get_seq_length()
             )
         ids = ids[None] if ids.ndim == 2 else ids
-        if self.host.rope_axes == 3:
-            ids = ids.expand(3, -1, -1) if len(ids) == 1 else ids[-3:]
+        axes = self.host.rope_axes
+        if axes > 1:
+            ids = ids.expand(axes, -1, -1) if len(ids) == 1 else ids[-axes:]
         self.ids = ids.expand(-1, b, -1)
         if self.prefill:
             self._count(copies)
             hidden = self._merge(0, hidden)
-            deep, where = kwargs.get("deepstack_visual_embeds"), kwargs.get("visual_pos_masks")
-            if deep is not None and where is not None:
-                full = [torch.zeros_like(hidden).masked_scatter(where[..., None], d.to(hidden)) for d in deep]
-                kwargs = kwargs | {"deepstack_visual_embeds": [self._merge(0, f)[where] for f in full]}
+            self.deep = {i: self._merge(0, f) for i, f in take_between_layers(kwargs, hidden).items()}
         first = self._ids_at(0)
         return (), kwargs | {"inputs_embeds": hidden, "position_ids": first[0] if len(first) == 1 else first}
 
     def before_layer(self, i: int, args: Any, kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
+        if self.prefill and i in self.deep:
+            hidden = hidden + self.deep[i]
         if self.prefill and i in self.cuts and i > 0:
             hidden = self._merge(i, hidden)
         new = dict(kwargs)
@@ -127,7 +128,7 @@ class _Oracle:
             new["attention_mask"] = self._mask(kwargs.get("attention_mask"), self.keep[done[-1]], hidden)
             if (
                 any(c > 0 and self.rules[c] is Positions.COMPACT for c in done)
-                and "position_embeddings" in kwargs
+                and kwargs.get("position_embeddings") is not None  # some layers do not rotate
             ):
                 new["position_embeddings"] = self.host.rotate(i, hidden, self._ids_at(i))
         if args:
@@ -136,7 +137,7 @@ class _Oracle:
 
     def _mask(self, mask: Tensor | None, keep: Bool[Tensor, "b t"], hidden: Tensor) -> Tensor:
         """The model's own mask with the dropped columns taken out."""
-        b, q, _ = hidden.shape
+        b, q = hidden.shape[-3:-1]
         keep = keep.repeat_interleave(b // len(keep), 0)
         total = keep.shape[1] if self.prefill else self._seen
         keep = torch.nn.functional.pad(keep, (0, total - keep.shape[1]), value=True)

@@ -21,7 +21,7 @@ from tokenry.hosts.host import Host, blocks_of
 from tokenry.hosts.patches import put
 from tokenry.hosts.probes import cls_rows
 from tokenry.tokens import InputError, UnsupportedError
-from tokenry.upstream import watch_attention
+from tokenry.upstream import picture_features, watch_attention
 
 _PACK = "pack_image_features"
 _PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
@@ -191,7 +191,7 @@ def _pictures(
     host: Host, output: Any, call: Mapping[str, Any], cls: dict[int, Tensor], packed: list[_Packed] | None
 ) -> Pictures:
     """What one call of the encoder delivered."""
-    pooled = output.pooler_output if hasattr(output, "pooler_output") else output
+    pooled = picture_features(output)
     lengths = [len(item) for item in pooled]
     pixels = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
     if isinstance(pixels, Tensor) and pixels.ndim == 5 and len(lengths) == len(pixels) * pixels.shape[1]:
