@@ -17,7 +17,20 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from tests.hosts.families import BOS, CLOSE, FAMILIES, IMAGE, OPEN, PAD, VIDEO, Family, Inputs, pixels, prompts, text
+from tests.hosts.families import (
+    BOS,
+    CLOSE,
+    FAMILIES,
+    IMAGE,
+    OPEN,
+    PAD,
+    VIDEO,
+    Family,
+    Inputs,
+    pixels,
+    prompts,
+    text,
+)
 
 VOCAB = 160
 WIDTH, HEADS, HEAD, LAYERS, BLOCKS = 32, 4, 16, 4, 3
@@ -121,7 +134,9 @@ def _tokens(config: Any, given: Mapping[str, Any]) -> dict[str, int]:
     for name, value in vars(config).items():
         if name in given or isinstance(value, bool) or not isinstance(value, int):
             continue
-        if not name.endswith(("_token_id", "_token_index", "_start_id", "_end_id", "_newline_id", "_patch_id")):
+        if not name.endswith(
+            ("_token_id", "_token_index", "_start_id", "_end_id", "_newline_id", "_patch_id")
+        ):
             continue
         known = {"image": IMAGE, "video": VIDEO, "pad": PAD, "bos": BOS, "eos": 2}
         kind = next((k for k in known if name in (f"{k}_token_id", f"{k}_token_index")), None)
@@ -169,7 +184,9 @@ def pixels_for(model: Any, n: int) -> Inputs:
     if "image_grid_thw" in names:
         grids = torch.tensor([[1, 8, 8], [1, 8, 4]])[:n]
         patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
-        temporal = getattr(vision, "temporal_patch_size", None) or getattr(vision, "patch_temporal", None) or 1
+        temporal = (
+            getattr(vision, "temporal_patch_size", None) or getattr(vision, "patch_temporal", None) or 1
+        )
         width = getattr(vision, "in_channels", getattr(vision, "num_channels", 3)) * temporal * patch * patch
         return {"pixel_values": pixels(int(grids.prod(1).sum()), width), "image_grid_thw": grids}
     size = getattr(vision, "image_size", 64)
@@ -277,8 +294,6 @@ class StandIn(hf.PreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.blocks(torch.cat([first, tokens], 1)))
 
 
-
-
 class StandInGemma3n(StandIn):
     """The same, configured by Gemma3n's class."""
 
@@ -379,7 +394,10 @@ def _local(size: int, local: int) -> Callable[[Any, int], Inputs]:
     """A whole picture, and two crops of it in another tensor."""
 
     def made(model: Any, n: int) -> Inputs:
-        inputs = {"pixel_values": pixels(n, 3, size, size), "pixel_values_local": pixels(2 * n, 3, local, local)}
+        inputs = {
+            "pixel_values": pixels(n, 3, size, size),
+            "pixel_values_local": pixels(2 * n, 3, local, local),
+        }
         return inputs | {"num_local_patches": [2] * n}
 
     return made
@@ -440,7 +458,9 @@ ZOO: dict[str, Entry] = {
                 "layer_types": ["sliding_attention", "full_attention"] * 2,
                 "head_dim": 8,
                 "rope_parameters": {
-                    "sliding_attention": dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2]),
+                    "sliding_attention": dict(
+                        rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2]
+                    ),
                     "full_attention": dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2]),
                 },
             },
@@ -498,7 +518,11 @@ ZOO: dict[str, Entry] = {
         {
             "vision_config": StandInGemma3nConfig(hidden_size=WIDTH),
             "vision_soft_tokens_per_image": 16,
-            "text_config": {"num_kv_shared_layers": 2, "layer_types": _MIXED, "activation_sparsity_pattern": [0.0] * 4},
+            "text_config": {
+                "num_kv_shared_layers": 2,
+                "layer_types": _MIXED,
+                "activation_sparsity_pattern": [0.0] * 4,
+            },
         },
         _squares(64),
     ),
@@ -537,7 +561,16 @@ ZOO: dict[str, Entry] = {
         },
     ),
     "inkling2": Entry({}, _inkling),
-    "inkling2_loop": Entry({"text_config": {"loop_layer_index_start": 1, "loop_layer_index_end": 3, "n_layers_per_attn_res_block": 1}}, _inkling),
+    "inkling2_loop": Entry(
+        {
+            "text_config": {
+                "loop_layer_index_start": 1,
+                "loop_layer_index_end": 3,
+                "n_layers_per_attn_res_block": 1,
+            }
+        },
+        _inkling,
+    ),
     "inkling_mm_model": Entry({}, lambda model, n: {"pixel_values": pixels(n * 12, 2, 40, 40, 3)}),
     "glm_ocr": Entry(_GLM),
     "glmga": Entry(_GLM),
@@ -557,8 +590,10 @@ ZOO: dict[str, Entry] = {
     ),
     "internvl": Entry({"vision_config": {"image_size": [64, 64], "patch_size": [8, 8]}}, _tiles(64)),
     "kosmos-2.5": Entry(pixels=no_pictures),
-    "kimi_k25": Entry({"text_config": {"head_dim": 8, "num_key_value_heads": 4}}, lambda model, n: _grids(3)(model, n) | {
-        "pixel_values": pixels(96 if n == 2 else 64, 3, 14, 14)}),
+    "kimi_k25": Entry(
+        {"text_config": {"head_dim": 8, "num_key_value_heads": 4}},
+        lambda model, n: _grids(3)(model, n) | {"pixel_values": pixels(96 if n == 2 else 64, 3, 14, 14)},
+    ),
     "lfm2_vl": Entry({}, _siglip2(768)),
     "lighton_ocr": Entry(
         {"vision_config": {"head_dim": 8, "patch_size": 8, "image_size": 96}},
@@ -582,19 +617,30 @@ ZOO: dict[str, Entry] = {
     "minicpmv4_7": Entry(_MINICPM, _minicpm),
     "mistral4": Entry({"head_dim": 8, "num_key_value_heads": 4}),
     "llava_next_video": Entry(
-        {"vision_config": {"image_size": 48, "patch_size": 8}, "image_grid_pinpoints": [[48, 96], [96, 48], [96, 96]]},
+        {
+            "vision_config": {"image_size": 48, "patch_size": 8},
+            "image_grid_pinpoints": [[48, 96], [96, 48], [96, 96]],
+        },
         lambda model, n: {
             "pixel_values": pixels(n, 3, 3, 48, 48),
             "image_sizes": torch.tensor([[40, 90], [90, 40]])[:n],
         },
     ),
     "mistral_large4": Entry(
-        {"text_config": {"num_key_value_heads": 4}, "vision_config": {"head_dim": 8, "patch_size": 8, "image_size": 96}},
+        {
+            "text_config": {"num_key_value_heads": 4},
+            "vision_config": {"head_dim": 8, "patch_size": 8, "image_size": 96},
+        },
         _squares(64, image_sizes=lambda n: torch.tensor([[64, 64]] * n)),
     ),
     "molmo2": Entry(
         {
-            "vision_config": {"image_size": [64, 64], "patch_size": 8, "head_dim": 8, "num_key_value_heads": 4},
+            "vision_config": {
+                "image_size": [64, 64],
+                "patch_size": 8,
+                "head_dim": 8,
+                "num_key_value_heads": 4,
+            },
             "adapter_config": {"vision_feature_layer": [2, 1], "head_dim": 8, "num_key_value_heads": 4},
             "image_patch_id": IMAGE,
             "text_config": {"additional_vocab_size": 0},
@@ -604,7 +650,12 @@ ZOO: dict[str, Entry] = {
     "muse_glimmer": Entry({"out_hidden_size": 128}),
     "muse_spark": Entry({"audio_config": {"num_hidden_layers": 4}, "out_hidden_size": 128}),
     "nemotron_h_omni": Entry(
-        {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_config": {"video_temporal_patch_size": 2}, "text_config": {"n_groups": 2}},
+        {
+            "image_token_id": IMAGE,
+            "video_token_id": VIDEO,
+            "vision_config": {"video_temporal_patch_size": 2},
+            "text_config": {"n_groups": 2},
+        },
         lambda model, n: {
             "pixel_values": pixels(96 if n == 2 else 64, model.config.vision_config.patch_size**2 * 3),
             "image_grid_hw": torch.tensor([[8, 8], [8, 4]])[:n],
@@ -633,7 +684,9 @@ ZOO: dict[str, Entry] = {
             }
         }
     ),
-    "qwen2_5_omni_thinker": Entry({"text_config": _rope(1, 1, 2)} | {"vision_start_token_id": OPEN, "vision_end_token_id": CLOSE}),
+    "qwen2_5_omni_thinker": Entry(
+        {"text_config": _rope(1, 1, 2)} | {"vision_start_token_id": OPEN, "vision_end_token_id": CLOSE}
+    ),
     "qwen3_omni_moe_thinker": Entry(
         _QWEN
         | {
@@ -647,14 +700,20 @@ ZOO: dict[str, Entry] = {
     "step3p7": Entry({"text_config": {"sliding_window": 12, "layer_types": _MIXED}}, _local(64, 64)),
     "t5gemma2": Entry({"encoder": {"mm_tokens_per_image": 16}}),
     "unlimited_ocr": Entry(
-        {"vision_config": {"sam_config": {"downsample_channels": [32, 32], "output_channels": 32, "image_size": 64}}},
-        lambda model, n: _local(64, 64)(model, n) | {"patches_grid": [[2, 1]] * n}),
+        {
+            "vision_config": {
+                "sam_config": {"downsample_channels": [32, 32], "output_channels": 32, "image_size": 64}
+            }
+        },
+        lambda model, n: _local(64, 64)(model, n) | {"patches_grid": [[2, 1]] * n},
+    ),
     "video_llama_3": Entry(
         {},
         lambda model, n: pixels_for(model, n) | {"image_merge_sizes": torch.tensor([2] * n)},
     ),
     "vipllava": Entry(
-        {"vision_config": {"image_size": 48, "patch_size": 8}, "vision_feature_layers": [-1, -2]}, _squares(48)
+        {"vision_config": {"image_size": 48, "patch_size": 8}, "vision_feature_layers": [-1, -2]},
+        _squares(48),
     ),
 }
 """By model type of the mapping; what is not here needs nothing."""

@@ -14,7 +14,15 @@ from tokenry.hosts import layout
 from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
 from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
-from tokenry.upstream import Cache, StaticCache, attention_kernel, is_flash, keeps_keys, key_columns, keys_seen
+from tokenry.upstream import (
+    Cache,
+    StaticCache,
+    attention_kernel,
+    is_flash,
+    keeps_keys,
+    key_columns,
+    keys_seen,
+)
 
 _MEMORY = "tokenry_memory"
 """Attribute of a cache that holds its `Memory`: it is copied, and forgotten, together with the cache."""

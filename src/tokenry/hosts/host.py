@@ -97,7 +97,7 @@ class Host:
     @property
     def text_config(self) -> Any:
         """The decoder's configuration."""
-        return self.decoder.config
+        return self.decoder.config.get_text_config()  # type: ignore[operator,union-attr]
 
     @cached_property
     def token_ids(self) -> dict[str, int]:

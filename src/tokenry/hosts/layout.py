@@ -57,7 +57,8 @@ def compact(
     With ordinary RoPE (a = 1): 0, 1, 2, ... over each row's real tokens. With multi-axis RoPE a picture's tokens keep
     their places relative to each other, since the grid is what their ids say, and text goes on after the largest id
     in use, as it does when the model numbers a shorter picture itself - but never further off than it was: Qwen2.5-VL
-    lets the time ids of a video run past the text that follows.
+    lets the time ids of a video run past the text that follows. Ids that the model itself leaves free between a picture
+    and its text (MiniCPM-V 4.7 does) stay free: nothing dropped is nothing moved.
 
     Args:
         full: position ids of the whole sequence, per RoPE axis.
@@ -69,13 +70,17 @@ def compact(
         return (real.cumsum(1) - 1).clamp(min=0)[None]
     ids = take(full, columns, 2)
     out = ids.clone()
+    highest = full.amax(0).cummax(1).values
     for b in range(ids.shape[1]):  # over rows and their runs of text and of pictures, not over tokens
         tokens = real[b].nonzero()[:, 0]
         kinds, runs = visual[b, tokens].unique_consecutive(return_counts=True)
         shift, top = 0, -1
         for is_visual, run in zip(kinds.tolist(), tokens.split(runs.tolist()), strict=True):
             if not is_visual:
-                shift = max(shift, int(full[0, b, columns[b, run[0]]]) - (top + 1))
+                column = int(columns[b, run[0]])
+                own = int(full[0, b, column])
+                free = max(0, own - int(highest[b, column - 1]) - 1) if column else 0
+                shift = max(shift, own - free - (top + 1))
             out[:, b, run] = ids[:, b, run] - shift
             top = int(out[:, b, run].max())
     return out

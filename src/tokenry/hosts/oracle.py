@@ -38,7 +38,31 @@ def masked(
         rules: per cut (decoder layer), whether position ids were kept or renumbered.
         padding: which columns of the prompt are tokens.
     """
-    oracle = _Oracle(host, trace, visual, rules, padding)
+    with _hooked(_Oracle(host, trace, visual, rules, padding)):
+        yield
+
+
+@contextmanager
+def cut_by_hand(
+    host: Host,
+    trace: Sequence[ItemTrace],
+    visual: Bool[Tensor, "b t"],
+    rules: dict[int, Positions],
+    padding: Bool[Tensor, "b t"] | None = None,
+) -> Iterator[None]:
+    """While open, the decoder is given sequences without the tokens that `trace` dropped, with the positions of those
+    that stayed: the truth where layers read their tokens into a state, which no mask can undo.
+
+    Args:
+        host, trace, visual, rules, padding: as for `masked`; tokens have left on the way in only.
+    """
+    with _hooked(_ByHand(host, trace, visual, rules, padding)):
+        yield
+
+
+@contextmanager
+def _hooked(oracle: _Oracle) -> Iterator[None]:
+    host = oracle.host
     with ExitStack() as stack:
         hook = host.decoder.register_forward_pre_hook(oracle.before_decoder, with_kwargs=True)
         stack.callback(hook.remove)
@@ -176,13 +200,17 @@ class _Oracle:
         if len(self.ids) == 1:
             return (keep.cumsum(1) - 1).clamp(min=0)[None]
         out = self.ids.clone()
-        visual = self.visual.repeat_interleave(len(keep) // len(self.visual), 0)
+        copies = len(keep) // len(self.visual)
+        visual, real = (m.repeat_interleave(copies, 0) for m in (self.visual, self.padding))
         for b in range(len(keep)):  # token by token, as a person would count
             shift, top, was_text = 0, -1, False
             for c in keep[b].nonzero()[:, 0].tolist():
                 is_text = not bool(visual[b, c])
                 if is_text and not was_text:
-                    shift = max(shift, int(self.ids[0, b, c]) - top - 1)
+                    # What the model itself leaves free after a picture stays free.
+                    seen = self.ids[:, b, :c][:, real[b, :c]]
+                    free = max(0, int(self.ids[0, b, c]) - int(seen.max()) - 1) if seen.numel() else 0
+                    shift = max(shift, int(self.ids[0, b, c]) - free - top - 1)
                 was_text = is_text
                 out[:, b, c] = self.ids[:, b, c] - shift
                 top = int(out[:, b, c].max()) if is_text else max(top, int(out[:, b, c].max()))
@@ -214,3 +242,48 @@ class _Oracle:
                     merged = weights @ hidden[row, alive]
                     hidden[row, [alive[a] for a in step.anchor[0].tolist()]] = merged.to(hidden)
         return hidden
+
+
+class _ByHand(_Oracle):
+    """Sequences without the dropped tokens, padded on the left; their masks and caches are the model's own."""
+
+    def before_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        _, kwargs = super().before_decoder(module, args, kwargs)
+        hidden = kwargs["inputs_embeds"]
+        b, t, _ = hidden.shape
+        if not self.prefill:
+            # A model counts from its cache, which is short here: go on after the last id of the full prompt.
+            after = self._prompt.amax((0, 2)) + 1 - (self.shift[0] if self.cuts else 0)
+            ids = (after[:, None] + self._decoded - t + torch.arange(t, device=hidden.device)).expand(
+                len(self.ids), b, t
+            )
+            self.held = torch.cat([self.held, torch.ones_like(ids[0])], 1)
+            return (), kwargs | {
+                "position_ids": ids[0] if len(ids) == 1 else ids,
+                "attention_mask": self.held,
+            }
+        keep = (self.keep[0] if self.cuts else torch.ones_like(self.padding)) & self.padding
+        rows = [row.nonzero()[:, 0] for row in keep.repeat_interleave(b // len(keep), 0)]
+        width = max(map(len, rows))
+        left = [torch.nn.functional.pad(row, (width - len(row), 0), value=-1) for row in rows]
+        index = torch.stack(left)
+        self.held = (index >= 0).long()
+
+        def cut(x: Tensor) -> Tensor:
+            return torch.stack([part[i.clamp(min=0)] for part, i in zip(x, index, strict=True)])
+
+        ids = torch.stack([cut(axis) for axis in self._ids_at(0)])
+        short = {
+            name: cut(value) if isinstance(value, Tensor) and tuple(value.shape[:2]) == (b, t) else value
+            for name, value in kwargs.items()
+        }
+        self.deep = {i: cut(features) for i, features in self.deep.items()}
+        short["inputs_embeds"] = cut(hidden).masked_fill(index[..., None] < 0, 0)
+        short["position_ids"] = ids[0] if len(ids) == 1 else ids
+        return (), short | {"attention_mask": self.held}
+
+    def before_layer(self, i: int, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not self.prefill or i not in self.deep:
+            return None
+        hidden = (args[0] if args else kwargs["hidden_states"]) + self.deep[i]
+        return ((hidden, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": hidden})

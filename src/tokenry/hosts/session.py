@@ -23,7 +23,14 @@ from tokenry.hosts.items import Items
 from tokenry.hosts.plan import plan_methods, require_kernel
 from tokenry.hosts.probes import ProbedAttention
 from tokenry.hosts.trace import ItemTrace
-from tokenry.hosts.vision import Encoded, Pictures, Recorder, brings_pictures, watch_vision
+from tokenry.hosts.vision import (
+    Encoded,
+    Pictures,
+    Recorder,
+    brings_pictures,
+    visual_kinds,
+    watch_vision,
+)
 from tokenry.reduce import Reducer
 from tokenry.tokens import (
     AttentionView,
@@ -337,7 +344,9 @@ class Session:
         if given is not None:
             new["position_embeddings"] = chunk.rotary(stage, i, given, hidden)
         if "position_ids" in kwargs:  # flash kernels read gaps in these as borders between packed sequences
-            new["position_ids"] = torch.arange(held - stage.columns.shape[1], held, device=hidden.device)[None]
+            new["position_ids"] = torch.arange(held - stage.columns.shape[1], held, device=hidden.device)[
+                None
+            ]
         if args:
             del new["hidden_states"]
             return (hidden,), new
@@ -564,8 +573,7 @@ class Session:
                     "which tokens are visual."
                 )
             return {}
-        kinds = {modality: ids == token for modality, token in self.host.token_ids.items()}
-        kinds = {modality: mask for modality, mask in kinds.items() if bool(mask.any())}
+        kinds = visual_kinds(self.host, ids, kwargs)
         if not kinds and brings_pictures(kwargs):
             raise InputError(
                 f"Pictures come with this call, but none of its {ids.shape[1]} tokens is a placeholder "

@@ -67,6 +67,42 @@ def brings_pictures(inputs: Mapping[str, Any]) -> bool:
     return any(inputs.get(name) is not None for name in _PIXELS) or bool(inputs.get("mm_encoder_outputs"))
 
 
+def visual_kinds(host: Host, ids: Int[Tensor, "b t"], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Which tokens of a call are placeholders, by modality; modalities without any are left out.
+
+    Where pictures and videos share a placeholder (Molmo2), the processor's token types tell them apart.
+
+    Raises:
+        UnsupportedError: pictures and videos share a placeholder and nothing tells them apart.
+    """
+    kinds = {modality: ids == token for modality, token in host.token_ids.items()}
+    if len(set(host.token_ids.values())) < len(kinds):
+        types = inputs.get("mm_token_type_ids")
+        brought = [m for m in kinds if _brings(m, inputs)]
+        if len(brought) == 1:
+            kinds = {brought[0]: kinds[brought[0]]}
+        elif isinstance(types, Tensor) and types.shape == ids.shape:
+            kinds = {m: mask & (types == _TYPES[m]) for m, mask in kinds.items()}
+        elif brought:
+            raise UnsupportedError(
+                f"{host.name} marks pictures and videos with the same token; pass the `mm_token_type_ids` that its "
+                "processor makes, which tell them apart."
+            )
+        else:
+            kinds = dict(list(kinds.items())[:1])
+    return {modality: mask for modality, mask in kinds.items() if bool(mask.any())}
+
+
+_TYPES = {"image": 1, "video": 2}
+"""What processors write into `mm_token_type_ids`."""
+
+
+def _brings(modality: str, inputs: Mapping[str, Any]) -> bool:
+    encoded = (inputs.get("mm_encoder_outputs") or {}).get(modality) is not None
+    pixels = (name for name in _PIXELS if name.endswith("videos") == (modality == "video"))
+    return encoded or any(inputs.get(name) is not None for name in pixels)
+
+
 def no_cls(host: Host) -> str:
     """What to tell a user whose encoder has no [CLS] token."""
     return (
