@@ -202,7 +202,7 @@ class _Bench:
 
 
 def _judged(stage: str, name: str, gap: Callable[[], float], tolerance: Callable[[], float]) -> Law:
-    """A law that holds where a gap is small enough; whatever goes wrong on the way is told, and breaks this law only."""
+    """A law that holds where a gap is small enough; what goes wrong on the way is told, and breaks this law only."""
     try:
         found = gap()
         return Law(stage, name, found <= tolerance(), f"{found:.1e}")

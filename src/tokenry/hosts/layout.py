@@ -32,7 +32,7 @@ def take(x: Tensor, index: Int[Tensor, "b m"], dim: int = 1) -> Tensor:
 def take_each(
     arguments: Mapping[str, Any], shape: tuple[int, ...], index: Int[Tensor, "b m"]
 ) -> dict[str, Any]:
-    """Arguments in which every tensor with a value per token ([b t ...] for `shape` = (b, t)) holds those of `index`."""
+    """Arguments in which tensors with a value per token ([b t ...] for `shape` = (b, t)) hold those of `index`."""
     return {
         name: take(value, index) if isinstance(value, Tensor) and tuple(value.shape[:2]) == shape else value
         for name, value in arguments.items()

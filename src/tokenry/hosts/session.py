@@ -285,8 +285,9 @@ class Session:
         chunk = self._call.chunk
         if chunk is None or chunk.stages:
             raise UnsupportedError(
-                f"The language model of {self.host.name} was called on its own (`generate` does so for some models), past "
-                "the module that is given `input_ids`, so which of its tokens are visual is unknown. Call the whole model."
+                f"The language model of {self.host.name} was called on its own (as some models' `generate` does), past "
+                "the module that is given `input_ids`, so which of its tokens are visual is unknown. Call the whole "
+                "model."
             )
         kwargs = named_arguments(module, args, kwargs)
         hidden = kwargs.get("inputs_embeds")
