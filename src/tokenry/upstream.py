@@ -15,8 +15,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from threading import RLock
 from typing import Any, Final, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -344,6 +347,55 @@ def picture_features(output: Any) -> Any:
     if pooled is None and getattr(output, "deepstack_features", None):
         pooled = output.deepstack_features[0][1]
     return getattr(output, "last_hidden_state", None) if pooled is None else pooled
+
+
+class Tiling(StrEnum):
+    """How the processor of a model writes a picture that it cut into tiles."""
+
+    BETWEEN = "between"
+    """One mark or none between two tiles, more between two pictures (InternVL, Aya, Cohere2, Ovis2, LFM2)."""
+    AROUND = "around"
+    """A mark before each tile, and after the last (Idefics3, SmolVLM)."""
+    SLICES = "slices"
+    """Marks around each tile; the whole picture has others than its slices and comes first (MiniCPM-V)."""
+
+
+_TILING_SETTINGS: Final = {
+    "slice_mode": Tiling.SLICES,
+    "crop_to_patches": Tiling.BETWEEN,
+    "do_image_splitting": Tiling.BETWEEN,
+}
+"""Settings of image processors that say whether pictures are cut."""
+
+
+@functools.cache
+def tiling_of(model_type: str) -> Tiling | None:
+    """How the image processor that belongs to a type of model cuts pictures into tiles; None if it does not.
+
+    Read from the processor's own source, since its class may not be importable where only the model is run.
+    """
+    known = import_module("transformers.models.auto.image_processing_auto").IMAGE_PROCESSOR_MAPPING_NAMES
+    names = known.get(model_type) or ()
+    names = (
+        list(names.values()) if isinstance(names, Mapping) else [names] if isinstance(names, str) else names
+    )
+    for name in filter(None, names):
+        module = getattr(transformers, "_class_to_module", {}).get(name)
+        spec = None if module is None else find_spec(f"transformers.{module}")
+        if spec is None or spec.origin is None:
+            continue
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        found = next((t for setting, t in _TILING_SETTINGS.items() if setting in source), None)
+        if found is not None:
+            return found
+    return None
+
+
+def whole_comes_first(config: Any) -> bool:
+    """Whether the whole picture is the first of its tiles, not the last: so in Ovis2, whose configuration has tokens
+    for the grid that follows, and where pictures are sliced."""
+    sliced = tiling_of(str(config.model_type)) is Tiling.SLICES
+    return sliced or hasattr(config, "visual_indicator_token_ids")
 
 
 def rotary_axes(rotary: Any, config: Any) -> int:

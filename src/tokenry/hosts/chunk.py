@@ -136,6 +136,7 @@ class Chunk:
         self.drawn = own and not self.begins
         self.padding_mask = self._padding(mask)
         self.kinds: dict[str, Bool[Tensor, "b t"]] = {}
+        self.tokens: Int[Tensor, "b t"] | None = None
         self.items: Items | None = None
         self.stages: list[Stage] = []
         self.outer: dict[str, Tensor] = {}

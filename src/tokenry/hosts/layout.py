@@ -54,7 +54,8 @@ def compact(
 ) -> Int[Tensor, "a b m"]:
     """Renumber positions as if the dropped tokens had never been there.
 
-    With ordinary RoPE (a = 1): 0, 1, 2, ... over each row's real tokens. With multi-axis RoPE a picture's tokens keep
+    With ordinary RoPE (a = 1), and in rows in which all axes say the same (a marked span of text): 0, 1, 2, ... over
+    the row's real tokens. With multi-axis RoPE a picture's tokens keep
     their places relative to each other, since the grid is what their ids say, and text goes on after the largest id
     in use, as it does when the model numbers a shorter picture itself - but never further off than it was: Qwen2.5-VL
     lets the time ids of a video run past the text that follows. Ids that the model itself leaves free between a picture
@@ -66,12 +67,15 @@ def compact(
         real: which of them are tokens, not padding.
         visual: which of them are visual.
     """
-    if full.shape[0] == 1:
-        return (real.cumsum(1) - 1).clamp(min=0)[None]
+    plain = (real.cumsum(1) - 1).clamp(min=0).expand(full.shape[0], -1, -1)
     ids = take(full, columns, 2)
     out = ids.clone()
+    one_axis = (full == full[:1]).all(0).all(1)
+    out[:, one_axis] = plain[:, one_axis]
     highest = full.amax(0).cummax(1).values
-    for b in range(ids.shape[1]):  # over rows and their runs of text and of pictures, not over tokens
+    for b in (
+        (~one_axis).nonzero()[:, 0].tolist()
+    ):  # over rows and their runs of text and of pictures, not over tokens
         tokens = real[b].nonzero()[:, 0]
         kinds, runs = visual[b, tokens].unique_consecutive(return_counts=True)
         shift, top = 0, -1

@@ -203,6 +203,9 @@ class _Oracle:
         copies = len(keep) // len(self.visual)
         visual, real = (m.repeat_interleave(copies, 0) for m in (self.visual, self.padding))
         for b in range(len(keep)):  # token by token, as a person would count
+            if bool((self.ids[:, b] == self.ids[0, b]).all()):  # all axes say the same: plain positions
+                out[:, b] = (keep[b].cumsum(0) - 1).clamp(min=0)
+                continue
             shift, top, was_text = 0, -1, False
             for c in keep[b].nonzero()[:, 0].tolist():
                 is_text = not bool(visual[b, c])

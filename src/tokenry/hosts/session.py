@@ -74,6 +74,7 @@ class Session:
         *,
         encoded: Encoded | None = None,
         tokens: slice | Tensor | Callable[[Tensor], Tensor] | None = None,
+        crops: Sequence[int] | None = None,
     ) -> None:
         """Check that the methods fit the model; nothing is touched yet.
 
@@ -83,6 +84,7 @@ class Session:
             encoded: pictures encoded beforehand with `tokenry.hosts.encode`.
             tokens: for a text model: which columns of a prompt count as visual - a slice, a mask (batch x tokens), or
                 a function from `input_ids` to such a mask.
+            crops: how many tiles each picture has, in order of appearance, where the prompt does not tell.
 
         Raises:
             UnsupportedError: a method cannot run on this model; the message says what can.
@@ -93,6 +95,7 @@ class Session:
         self.methods = tuple(methods)
         self.encoded = encoded
         self.tokens = tokens
+        self.crops = None if crops is None else tuple(crops)
         self._plan = plan_methods(self.host, self.methods, tokens is not None)
         self._call = Call()
         self._latest: Chunk | None = None
@@ -264,6 +267,7 @@ class Session:
                 "DynamicCache, or a method that acts before the language model (stage input)."
             )
         chunk = Chunk(self.host, cache, kwargs.get("attention_mask"), (like.shape[0], like.shape[1]))
+        chunk.tokens = ids
         chunk.kinds = self._visual_columns(ids, kwargs, chunk)
         self._call.chunk = chunk
         if not chunk.begins:
@@ -309,7 +313,7 @@ class Session:
                     "A picture that arrives in a later turn cannot be judged by decoder attention: the turns before "
                     "are in the cache only. Use a method of stage input, or put all pictures into the first call."
                 )
-            chunk.items = Items.find(chunk.kinds, self._pictures())
+            chunk.items = Items.find(chunk.kinds, self._pictures(), chunk.tokens, self.crops)
             whole = torch.arange(chunk.shape[1], device=hidden.device).expand(chunk.shape)
             hidden, keep, rule = self._apply(0, chunk, whole, hidden, keep)
         stage = chunk.begin(ids, keep, rule)

@@ -10,18 +10,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenry.hosts.crops import tile_numbers
 from tokenry.hosts.host import Host, blocks_of
 from tokenry.hosts.patches import put
 from tokenry.hosts.probes import cls_rows
 from tokenry.tokens import InputError, UnsupportedError
-from tokenry.upstream import picture_features, watch_attention
+from tokenry.upstream import (
+    Tiling,
+    encoder_of,
+    parameters,
+    picture_features,
+    tiling_of,
+    watch_attention,
+    whole_comes_first,
+)
 
 _PACK = "pack_image_features"
 _PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
@@ -39,6 +49,9 @@ class Pictures:
             of no tile. None where the encoder's tokens cannot be told apart any more (folded or interpolated).
         first: row of the encoder's batch that holds each item's first tile.
         cls: [CLS] attention per encoder block.
+        tiling: how the prompt tells which items make one picture, if they are tiles; None = each is a picture.
+        whole_first: whether the whole picture is the first of its tiles, not the last.
+        number: per item, its tokens' tiles as methods are shown them: the whole picture is 0. None = as `tile`.
     """
 
     lengths: list[int]
@@ -48,6 +61,45 @@ class Pictures:
     cell: list[Tensor] | None
     first: list[int]
     cls: dict[int, Float[Tensor, "tiles heads n"]] = field(default_factory=dict)
+    tiling: Tiling | None = None
+    whole_first: bool = False
+    number: list[Tensor] | None = None
+
+    def numbers(self, item: int) -> Int[Tensor, " n"]:
+        """The tile of each token of an item, the only picture or the whole of it being 0."""
+        tiles = self.number if self.number is not None else self.tile
+        return torch.zeros(self.lengths[item], dtype=torch.long) if tiles is None else tiles[item]
+
+    def joined(self, counts: Sequence[int]) -> Pictures:
+        """The same tokens, with so many neighbouring items taken for one picture with its crops each."""
+        if max(counts, default=1) == 1:
+            return replace(self, tiling=None)
+        ends = list(accumulate(counts, initial=0))
+        parts = [range(*pair) for pair in pairwise(ends)]
+        lengths = [sum(self.lengths[i] for i in part) for part in parts]
+        place = [torch.cat([torch.full((self.lengths[i],), k) for k, i in enumerate(part)]) for part in parts]
+        tile = None
+        if self.tile is not None:
+            gone = [torch.cat([self.tile[i] for i in part]) < 0 for part in parts]
+            place = [p.to(g.device).masked_fill(g, -1) for p, g in zip(place, gone, strict=True)]
+            tile = place
+        keys = [sum((2 * k + 1) * self.key[i] for k, i in enumerate(part)) for part in parts]
+        grids = [self.grid[part.start : part.stop].unique(dim=0) for part in parts]
+        grid = [
+            [len(part), *g[0, 1:].tolist()] if len(g) == 1 and int(g[0, 0]) == 1 else [1, 1, n]
+            for part, g, n in zip(parts, grids, lengths, strict=True)
+        ]
+        return replace(
+            self,
+            lengths=lengths,
+            grid=torch.tensor(grid).view(-1, 3),
+            key=torch.stack([torch.as_tensor(key) for key in keys]),
+            tile=tile,
+            cell=None if self.cell is None else [torch.cat([self.cell[i] for i in p]) for p in parts],
+            first=[self.first[part.start] for part in parts] if self.first else [],
+            tiling=None,
+            number=[tile_numbers(p, whole_first=self.whole_first) for p in place],
+        )
 
     def attention(self, item: int, layer: int) -> Float[Tensor, "heads n"]:
         """[CLS] attention to the tokens of one item; 0 for tokens of no tile."""
@@ -230,24 +282,44 @@ def _pictures(
     pooled = picture_features(output)
     lengths = [len(item) for item in pooled]
     pixels = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
-    if isinstance(pixels, Tensor) and pixels.ndim == 5 and len(lengths) == len(pixels) * pixels.shape[1]:
+    rows = isinstance(pixels, Tensor) and pixels.ndim == 5
+    tiling = _tiling(host, call, rows) if packed is None else None
+    if rows and tiling is None and len(lengths) == len(pixels) * pixels.shape[1]:
         # Frames delivered one by one make one video.
         lengths = [sum(part) for part in torch.tensor(lengths).view(len(pixels), -1).tolist()]
     grids = next((g for name, g in call.items() if name.endswith("grid_thw") and g is not None), None)
     sizes = None if packed is not None else call.get("image_sizes")
     encoded = getattr(output, "last_hidden_state", None)
     per_tile = _per_tile(lengths, encoded) if packed is None and grids is None and sizes is None else None
+    if rows and tiling is not None and len(lengths) == len(pixels) and per_tile is not None:
+        # Tiles of a sequence's pictures, all together.
+        lengths = [per_tile] * (sum(lengths) // per_tile)
     places = _places(lengths, cls, packed, per_tile)
     device = pooled[0].device if lengths else None
     return Pictures(
         lengths=lengths,
         grid=torch.tensor([_grid(n, i, grids, sizes, per_tile) for i, n in enumerate(lengths)]).view(-1, 3),
-        key=_fingerprints(pixels, grids, sizes, len(lengths)),
+        key=_fingerprints(pixels, grids, sizes, len(lengths), tiled=rows and tiling is not None),
         tile=[t.to(device) for t in places[0]] if places else None,
         cell=[t.to(device) for t in places[1]] if places else None,
         first=places[2] if places else [],
         cls=cls,
+        tiling=tiling,
+        whole_first=whole_comes_first(host.model.config),
     )
+
+
+_COUNTED = {"image_sizes", "image_grids", "num_local_patches"}
+"""Arguments of encoders that say which tiles make one picture: what such an encoder delivers are pictures."""
+
+
+def _tiling(host: Host, call: Mapping[str, Any], rows: bool) -> Tiling | None:
+    """How the prompt tells which of the delivered things make one picture; None where each is one."""
+    encode = encoder_of(host.base, "image")
+    if encode is None or "pixel_values" not in call or _COUNTED & parameters(encode).keys():
+        return None
+    tiling = tiling_of(str(host.model.config.model_type))
+    return Tiling.AROUND if rows and tiling is not None else tiling
 
 
 def _per_tile(lengths: list[int], encoded: Tensor | None) -> int | None:
@@ -297,7 +369,7 @@ def _grid(
 
 
 def _fingerprints(
-    pixels: Any, grids: Tensor | None, sizes: Tensor | None, items: int
+    pixels: Any, grids: Tensor | None, sizes: Tensor | None, items: int, *, tiled: bool
 ) -> Int[Tensor, " items"]:
     """A 64-bit number per item that depends on its own pixels only; 0 where pixels cannot be told apart by item."""
     if not isinstance(pixels, Tensor):
@@ -305,7 +377,10 @@ def _fingerprints(
     if grids is not None:
         parts = list(pixels.split(grids.prod(-1).tolist()))
     else:
-        flat = pixels if len(pixels) == items else pixels.flatten(0, 1) if pixels.ndim > 4 else pixels
+        flat = pixels if len(pixels) == items or pixels.ndim <= 4 else pixels.flatten(0, 1)
+        if tiled:  # sequences with fewer tiles are filled up with black ones
+            flat = pixels.flatten(0, 1)
+            flat = flat[flat.flatten(1).ne(0).any(1)] if len(flat) != items else flat
         parts = list(flat) if len(flat) == items else []
     if len(parts) != items:
         return torch.zeros(items, dtype=torch.long)
