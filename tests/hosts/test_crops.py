@@ -218,13 +218,9 @@ def test_each_picture_can_have_its_own_budget(method: str) -> None:
     model, inputs = built("internvl"), inputs_of("internvl", [[3, 1], [2, 2]])
     with torch.no_grad(), tk.reduced(model, method, budget=[0.25, 8]) as run:
         model(**inputs)
-    assert [max(item.counts[0], item.counts[-1]) >= item.counts[-1] for item in run.trace] == [True] * 4
-    last = [item.counts[-1] for item in run.trace]
-    assert (
-        last == [12, 8, 8, 8]
-        if method != "aim"
-        else all(n <= k for n, k in zip(last, [12, 8, 8, 8], strict=True))
-    )
+    first, last = ([item.counts[at] for item in run.trace] for at in (0, -1))
+    # AIM's budget is what merging leaves; its pruning goes on from there.
+    assert (first if method == "aim" else last) == [12, 8, 8, 8]
 
 
 def test_beams_share_their_pictures() -> None:

@@ -276,6 +276,7 @@ class StandIn(hf.PreTrainedModel):
     """What transformers' wrapper around a tower of timm gives: a [CLS] token before the patches, or a grid of them."""
 
     config_class: Any = StandInConfig
+    _supports_sdpa = True  # as far as anybody asks
 
     def __init__(self, config: StandInConfig) -> None:
         super().__init__(config)

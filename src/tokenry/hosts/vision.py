@@ -158,7 +158,7 @@ def _brings(modality: str, inputs: Mapping[str, Any]) -> bool:
 def no_cls(host: Host) -> str:
     """What to tell a user whose encoder has no [CLS] token."""
     return (
-        f"{host.name} has no vision encoder with a [CLS] token, which this method reads. Methods that do without it: "
+        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Methods that do without it: "
         "divprune, fastv, pyramiddrop, aim."
     )
 
