@@ -173,8 +173,6 @@ class Host:
     @cached_property
     def why_not(self) -> str | None:
         """Why tokens cannot be dropped on the way into this decoder either, or None if they can."""
-        if self.base is self.decoder and self.token_ids:
-            return f"its {type(self.decoder).__name__} encodes pictures and runs the layers, with no way in between"
         odd = set(self._layer_types) - _MASKED - _STATEFUL - _POINTWISE
         if odd:
             return f"its decoder has {', '.join(sorted(odd))} layers, which count their keys in ways unknown to tokenry"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tokenry.hosts.host import Host
 from tokenry.hosts.trace import ItemTrace
+from tokenry.hosts.vision import embedded
 from tokenry.tokens import Positions
 from tokenry.upstream import cache_given, named_arguments, take_between_layers, whole_sequences
 
@@ -115,10 +116,8 @@ class _Oracle:
 
     def before_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs = whole_sequences(module, named_arguments(module, args, kwargs))
-        hidden = kwargs.get("inputs_embeds")
-        if hidden is None:
-            hidden = self.host.model.get_input_embeddings()(kwargs["input_ids"])
-            kwargs = kwargs | {"input_ids": None}
+        hidden = embedded(self.host, kwargs)
+        kwargs = kwargs | {"input_ids": None}
         b, t, _ = hidden.shape
         self.prefill = t == self.visual.shape[1]
         copies = b // len(self.visual)

@@ -28,6 +28,7 @@ from tokenry.hosts.vision import (
     Pictures,
     Recorder,
     brings_pictures,
+    embedded,
     visual_kinds,
     watch_vision,
 )
@@ -294,16 +295,14 @@ class Session:
                 "model."
             )
         kwargs = named_arguments(module, args, kwargs)
-        hidden = kwargs.get("inputs_embeds")
-        if hidden is None:
-            hidden = self.host.model.get_input_embeddings()(kwargs["input_ids"])
+        kwargs = whole_sequences(module, kwargs)
+        hidden = embedded(self.host, kwargs)
         ids = self._full_ids(chunk, kwargs.get("position_ids"), hidden.device)
         mask = kwargs.get("attention_mask")
         if isinstance(mask, dict):
             chunk.outer = {name: m for name, m in mask.items() if isinstance(m, Tensor)}
         elif isinstance(mask, Tensor) and mask.ndim == 4:
             chunk.outer = {"": mask}
-        kwargs = whole_sequences(module, kwargs)
         chunk.deepstack = take_between_layers(kwargs, hidden)
         keep = torch.ones(chunk.shape, dtype=torch.bool, device=hidden.device)
         rule = Positions.KEEP

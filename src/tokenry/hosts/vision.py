@@ -145,6 +145,36 @@ def visual_kinds(host: Host, ids: Int[Tensor, "b t"], inputs: Mapping[str, Any])
     return {modality: mask for modality, mask in kinds.items() if bool(mask.any())}
 
 
+def embedded(host: Host, arguments: dict[str, Any]) -> Tensor:
+    """The embeddings that go into a decoder's first layer.
+
+    A base model that is itself the decoder (Chameleon) would write its pictures over the placeholders inside, where
+    nothing can come in between: that is done here, and the pictures are taken out of the arguments.
+
+    Args:
+        host: the model.
+        arguments: of a call to the decoder.
+    """
+    given: Tensor | None = arguments.get("inputs_embeds")
+    hidden: Tensor = (
+        given if given is not None else host.model.get_input_embeddings()(arguments["input_ids"])
+    )
+    if host.base is not host.decoder or given is not None or not brings_pictures(arguments):
+        return hidden
+    ids = arguments["input_ids"]
+    encoded = arguments.pop("mm_encoder_outputs", None) or {}
+    pixels = {name: arguments.pop(name) for name in _PIXELS if arguments.get(name) is not None}
+    for modality, token in host.token_ids.items():
+        output, encode = encoded.get(modality), encoder_of(host.base, modality)
+        if output is None and encode is not None:
+            wanted = {k: v for k, v in pixels.items() if k in parameters(encode)}
+            output = encode(**wanted, return_dict=True) if wanted else None
+        if output is not None:
+            features = torch.cat([part.flatten(0, -2) for part in picture_features(output)])
+            hidden = hidden.masked_scatter((ids == token)[..., None], features.to(hidden))
+    return hidden
+
+
 _TYPES = {"image": 1, "video": 2}
 """What processors write into `mm_token_type_ids`."""
 
