@@ -2,9 +2,9 @@
 
 Two sweeps. The families of the test suite are checked with eager and sdpa attention and with every batch shape their
 tests use; what is stored as ``docs/results/families.json`` is the worst of them. Then every class that the installed
-transformers calls "image, text -> text" is built as small as it goes (`tests.hosts.zoo`) and checked on two ragged rows;
-``docs/results/families-mapping.json``. Weights are random, so a family passes by its mechanics alone. Each class of the
-mapping runs in a process of its own with a time limit: one that crashes or hangs costs its own row.
+transformers calls "image, text -> text" is built as small as it goes (`tests.hosts.zoo`) and checked on two ragged
+rows; ``docs/results/families-mapping.json``. Weights are random, so a family passes by its mechanics alone. Each class
+of the mapping runs in a process of its own with a time limit: one that crashes or hangs costs its own row.
 """
 
 from __future__ import annotations
@@ -179,6 +179,16 @@ def _write(name: str, document: dict[str, Any], console: Console) -> None:
     console.print(f"Written to {target}")
 
 
+def _what(counts: dict[str, int]) -> str:
+    return (
+        f"Every class that transformers' image-text-to-text mapping names ({counts['classes']}, of which "
+        f"{counts['built']} build as tiny models with random weights), on two rows of different length with a picture "
+        f"each. At the input {counts['input_exact']} are exact, at a layer {counts['layer_exact']}; the others are "
+        "refused with the reason given. Exact: equal to the full sequence with the dropped tokens masked out or, with "
+        "recurrent layers, to a sequence cut by hand, over prefill and four decoding steps, in float32"
+    )
+
+
 def _survey(console: Console) -> bool:
     only = sys.argv[1:] or list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
     rows = [alone(model_type) for model_type in track(only, "mapping", console=console)]
@@ -192,12 +202,8 @@ def _survey(console: Console) -> bool:
     console.print(table)
     console.print(totals(rows))
     if not sys.argv[1:]:
-        what = (
-            "Every class that transformers' image-text-to-text mapping names, as a tiny model with random weights, on two "
-            "rows of different length with a picture each: exact = equal to the full sequence with the dropped tokens "
-            "masked out (or, with recurrent layers, cut out by hand), over prefill and four decoding steps, in float32"
-        )
-        document = {"what": what, "totals": totals(rows), "classes": rows}
+        told = [{k: v for k, v in row.items() if k != "built"} for row in rows]
+        document = {"what": _what(totals(rows)), "totals": totals(rows), "classes": told}
         _write("families-mapping.json", document, console)
     return any("broken" in (row["input"], row["layer"]) for row in rows)
 

@@ -324,7 +324,7 @@ def decoder_of(model: Any) -> nn.Module:
         if below is None:
             break
         found = below
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def is_encoder_decoder(config: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One item is one picture with its crops, in every family that cuts pictures into tiles, laid out as its processor does."""
+"""One item is one picture with its crops, in every family that cuts pictures into tiles, laid out as processors do."""
 
 from __future__ import annotations
 
@@ -177,7 +177,8 @@ def test_an_item_is_a_picture_with_its_crops(model_type: str, between: int) -> N
         assert seen.tolist() == [t for t in numbers for _ in range(per_tile)]
         assert view.source[item, : n * per_tile].tolist() == list(range(n * per_tile))
         t, h, w = view.grid[item].tolist()
-        assert t * h * w == n * per_tile and t in (n, 1)
+        assert t * h * w == n * per_tile
+        assert t in (n, 1)
 
 
 @pytest.mark.parametrize("model_type", LAYOUTS)
@@ -253,6 +254,6 @@ def test_crops_that_the_prompt_does_not_tell_can_be_said() -> None:
     with torch.no_grad(), tk.reduced(model, "random", budget=5, crops=[2]) as run:
         model(**inputs)
     assert [(item.n, int(item.kept.sum())) for item in run.trace] == [(32, 5)]
-    with pytest.raises(InputError, match=r"`crops` says \[3\].*delivered 2"):
-        with torch.no_grad(), tk.reduced(model, "random", budget=5, crops=[3]):
-            model(**inputs)
+    refused = pytest.raises(InputError, match=r"`crops` says \[3\].*delivered 2")
+    with refused, torch.no_grad(), tk.reduced(model, "random", budget=5, crops=[3]):
+        model(**inputs)

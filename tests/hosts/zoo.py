@@ -35,58 +35,58 @@ from tests.hosts.families import (
 VOCAB = 160
 WIDTH, HEADS, HEAD, LAYERS, BLOCKS = 32, 4, 16, 4, 3
 
-_SIZES: dict[str, int] = (
-    dict.fromkeys(
-        "hidden_size d_model out_hidden_size output_dim text_hidden_size projection_dim projector_hidden_size "
-        "embed_dim projection_hidden_dim projector_output_dim vision_hidden_size image_text_hidden_size "
-        "encoder_hidden_size word_embed_proj_dim moe_hidden_size d_kv mlp_dim patch_embed_hidden_size "
-        "projection_hidden_size decoder_hidden_size kv_lora_rank q_lora_rank embedding_size".split(),
+
+def _named(size: int, names: str) -> dict[str, int]:
+    return dict.fromkeys(names.split(), size)
+
+
+_SIZES = {
+    **_named(
         WIDTH,
-    )
-    | dict.fromkeys(
-        "num_attention_heads num_heads attention_heads encoder_attention_heads decoder_attention_heads "
-        "swa_num_attention_heads num_sliding_attention_heads index_n_heads linear_num_heads mamba_num_heads "
-        "linear_num_value_heads resampler_n_heads".split(),
+        """hidden_size d_model out_hidden_size output_dim text_hidden_size projection_dim projector_hidden_size
+        embed_dim projection_hidden_dim projector_output_dim vision_hidden_size image_text_hidden_size
+        encoder_hidden_size word_embed_proj_dim moe_hidden_size d_kv mlp_dim patch_embed_hidden_size
+        projection_hidden_size decoder_hidden_size kv_lora_rank q_lora_rank embedding_size""",
+    ),
+    **_named(
         HEADS,
-    )
-    | dict.fromkeys(
-        "num_key_value_heads swa_num_key_value_heads linear_num_key_heads num_experts_per_tok moe_topk moe_k "
-        "cross_attention_frequency".split(),
+        """num_attention_heads num_heads attention_heads encoder_attention_heads decoder_attention_heads
+        swa_num_attention_heads num_sliding_attention_heads index_n_heads linear_num_heads mamba_num_heads
+        linear_num_value_heads resampler_n_heads""",
+    ),
+    **_named(
         2,
-    )
-    | dict.fromkeys(
-        "head_dim swa_head_dim index_head_dim linear_head_dim linear_key_head_dim linear_value_head_dim "
-        "mamba_head_dim v_head_dim qk_nope_head_dim resampler_head_dim ssm_state_size".split(),
+        """num_key_value_heads swa_num_key_value_heads linear_num_key_heads num_experts_per_tok moe_topk moe_k
+        cross_attention_frequency""",
+    ),
+    **_named(
         HEAD,
-    )
-    | dict.fromkeys(
-        "intermediate_size ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim moe_intermediate_size "
-        "shared_expert_intermediate_size shared_experts_intermediate_size shared_intermediate_size "
-        "dense_intermediate_size moe_shared_expert_intermediate_size share_expert_dim intermediate_size_mlp "
-        "alignment_intermediate_size projection_intermediate_size merged_hidden_size".split(),
+        """head_dim swa_head_dim index_head_dim linear_head_dim linear_key_head_dim linear_value_head_dim mamba_head_dim
+        v_head_dim qk_nope_head_dim resampler_head_dim ssm_state_size""",
+    ),
+    **_named(
         48,
-    )
-    | dict.fromkeys(
-        "num_experts num_local_experts n_routed_experts moe_num_experts hc_lowrank num_query_tokens "
-        "d_rel laurel_rank loop_gate_rank".split(),
+        """intermediate_size ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim moe_intermediate_size
+        shared_expert_intermediate_size shared_experts_intermediate_size shared_intermediate_size
+        dense_intermediate_size moe_shared_expert_intermediate_size share_expert_dim intermediate_size_mlp
+        alignment_intermediate_size projection_intermediate_size merged_hidden_size""",
+    ),
+    **_named(
         4,
-    )
-    | dict.fromkeys("n_group topk_group first_k_dense_replace".split(), 1)
-    | dict(
-        qk_rope_head_dim=8,
-        vocab_size=VOCAB,
-        vocab_size_per_layer_input=VOCAB,
-        max_position_embeddings=512,
-        image_size=64,
-        hidden_size_per_layer_input=8,
-        sliding_window=12,
-        sliding_window_size=12,
-        attention_chunk_size=16,
-        resampler_n_latents=4,
-    )
+        """num_experts num_local_experts n_routed_experts moe_num_experts hc_lowrank num_query_tokens d_rel laurel_rank
+        loop_gate_rank resampler_n_latents""",
+    ),
+    **_named(1, "n_group topk_group first_k_dense_replace"),
+    **_named(8, "qk_rope_head_dim hidden_size_per_layer_input"),
+    **_named(VOCAB, "vocab_size vocab_size_per_layer_input"),
+    **_named(12, "sliding_window sliding_window_size"),
+    "max_position_embeddings": 512,
+    "image_size": 64,
+    "attention_chunk_size": 16,
+}
+_DEPTHS = frozenset(
+    _named(0, "num_hidden_layers depth layers n_layers encoder_layers decoder_layers num_layers")
 )
-_DEPTHS = "num_hidden_layers depth layers n_layers encoder_layers decoder_layers num_layers".split()
-_PER_LAYER = ("layer_types", "mlp_layer_types", "indexer_types", "layer_rope_theta", "no_rope_layers")
 
 
 def tiny_config(config: Any, over: Mapping[str, Any], *, text_part: bool = True) -> Any:
@@ -405,7 +405,7 @@ def _local(size: int, local: int) -> Callable[[Any, int], Inputs]:
 
 
 def _molmo(model: Any, n: int) -> Inputs:
-    """A small whole picture of 2 x 2 tokens and one crop of 4 x 4, each token pooled from 4 patches of an 8 x 8 crop."""
+    """A small whole picture of 2 x 2 tokens and a crop of 4 x 4, each token pooled from 4 patches of an 8 x 8 crop."""
     crop = torch.arange(64).view(4, 2, 4, 2).permute(0, 2, 1, 3).reshape(16, 4)
     small = torch.arange(64).view(8, 8)[::4, ::4].reshape(4, 1).expand(4, 4)
     pooling = torch.cat([torch.cat([small, crop + 64]) + 128 * i for i in range(n)])

@@ -168,7 +168,7 @@ class _Bench:
         name = "+".join(f"{method.slug} ({method.positions})" for method in chain)
         stage = max((method.stage for method in chain), key=list(Stage).index)
         truth = "sequence cut by hand" if self.host.why_no_layer_stage else "masked full sequence"
-        laws = []
+        laws: list[Law] = []
         for what, gap in (
             ("at 100% the model's own answer", self._identity),
             (f"equals the {truth}", self._equality),

@@ -2,10 +2,11 @@
 
 Many models cut a picture into tiles and encode these one by one; what they hand to the language model are tiles. How
 many of them make a picture is known to the processor, which says it in the prompt only: by the marks it writes around
-and between placeholders. So tiles are put together by these marks, in the ways in which processors write them (`Tiling`).
+and between placeholders. So tiles are put together by these marks, in the ways in which processors write them
+(`Tiling`).
 
 What no mark tells is not guessed: crops of Gemma3's pan-and-scan stand in the prompt as pictures of their own do, and
-pictures of Idefics2 as their quarters do. Say it with ``crops=[5, 1]``, tiles per picture, as the processor counts them.
+pictures of Idefics2 as their quarters do. Say it with ``crops=[5, 1]``: tiles per picture, as the processor counts.
 """
 
 from __future__ import annotations
@@ -94,11 +95,10 @@ def pictures_of(
             )
         return list(crops)
     counts: list[int] = []
-    head = before = None
+    head = before = Placed(0, 0)
     at = -1
     for row, tile in placed:
-        same = row == at and head is not None and before is not None
-        if tiling is not None and same and joins(tiling, rows[row], head, before, tile):  # type: ignore[arg-type]
+        if tiling is not None and row == at and joins(tiling, rows[row], head, before, tile):
             counts[-1] += 1
         else:
             counts.append(1)

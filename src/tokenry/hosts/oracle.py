@@ -249,6 +249,8 @@ class _Oracle:
 class _ByHand(_Oracle):
     """Sequences without the dropped tokens, padded on the left; their masks and caches are the model's own."""
 
+    held: Int[Tensor, "b k"]
+
     def before_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         _, kwargs = super().before_decoder(module, args, kwargs)
         hidden = kwargs["inputs_embeds"]

@@ -156,9 +156,7 @@ def embedded(host: Host, arguments: dict[str, Any]) -> Tensor:
         arguments: of a call to the decoder.
     """
     given: Tensor | None = arguments.get("inputs_embeds")
-    hidden: Tensor = (
-        given if given is not None else host.model.get_input_embeddings()(arguments["input_ids"])
-    )
+    hidden: Tensor = given if given is not None else host.model.get_input_embeddings()(arguments["input_ids"])
     if host.base is not host.decoder or given is not None or not brings_pictures(arguments):
         return hidden
     ids = arguments["input_ids"]
@@ -188,8 +186,8 @@ def _brings(modality: str, inputs: Mapping[str, Any]) -> bool:
 def no_cls(host: Host) -> str:
     """What to tell a user whose encoder has no [CLS] token."""
     return (
-        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Methods that do without it: "
-        "divprune, fastv, pyramiddrop, aim."
+        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Methods that do without "
+        "it: divprune, fastv, pyramiddrop, aim."
     )
 
 
@@ -311,7 +309,7 @@ def _pictures(
     """What one call of the encoder delivered."""
     pooled = picture_features(output)
     lengths = [len(item) for item in pooled]
-    pixels = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
+    pixels: Any = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
     rows = isinstance(pixels, Tensor) and pixels.ndim == 5
     tiling = _tiling(host, call, rows) if packed is None else None
     if rows and tiling is None and len(lengths) == len(pixels) * pixels.shape[1]:

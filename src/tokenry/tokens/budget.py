@@ -37,7 +37,8 @@ class Budget:
       [0, 1)), values are counts or shares of the tokens the method was first given. In text: ``"0.25:50%,0.5:25%"``.
     - ``Budget.between(8, 0.5)``: the method decides, per item, within these bounds.
     - ``Budget.total(256)``, ``"total:256"``: 256 tokens for all items of a prompt together, shared out in proportion to
-      their tokens: by largest remainders (equal ones: the earlier item), exactly 256 or all there are, at least one each.
+      their tokens: by largest remainders (equal ones: the earlier item), exactly 256 or all there are, each at least
+      one.
     - ``Budget.of([64, 0.25])``, ``"64,25%"``: a count or share for each item, in order of appearance in its prompt.
 
     The one rounding rule: a share s of n tokens is ``floor(s * n + 1/2)``, at least 1 and at most n. Some published
@@ -88,8 +89,8 @@ class Budget:
             case list() | tuple():
                 return cls._of_each(value)
         raise BudgetError(
-            f"A budget is an int (tokens per picture), a float in (0, 1] (a share), text such as '25%', a mapping layer "
-            f"-> budget, or a list with one for each picture; got {value!r} of type {type(value).__name__}."
+            f"A budget is an int (tokens per picture), a float in (0, 1] (a share), text such as '25%', a mapping "
+            f"layer -> budget, or a list with one for each picture; got {value!r} of type {type(value).__name__}."
         )
 
     @classmethod
