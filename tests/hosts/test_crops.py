@@ -243,6 +243,20 @@ def test_two_pictures_side_by_side_stay_two_where_nothing_is_cut() -> None:
     assert [int(item.kept.sum()) for item in run.trace] == [5, 5]
 
 
+def test_pictures_whose_marks_say_nothing_of_crops_stay_single() -> None:
+    """Idefics2 writes quarters as it writes pictures: nothing is guessed."""
+    model: Any = built("idefics2")
+    values = pixels(2, 2, 3, 64, 64)
+    values[1, 1] = 0
+    with torch.no_grad():
+        n = len(features_of(model)(values, return_dict=True).pooler_output[0])  # type: ignore[misc]
+    two, one = [FAKE, *tile(n), FAKE, *tile(n), FAKE], [FAKE, *tile(n), FAKE]
+    inputs = prompts([BOS, text(4, 1), two, text(5, 2)], [BOS, text(3, 1), one, text(5, 3)])
+    with torch.no_grad(), tk.reduced(model, "random", budget=2) as run:
+        model(**inputs, pixel_values=values)
+    assert [(item.row, int(item.kept.sum())) for item in run.trace] == [(0, 2), (0, 2), (1, 2)]
+
+
 def test_crops_that_the_prompt_does_not_tell_can_be_said() -> None:
     """Crops of Gemma3's pan-and-scan stand in the prompt as pictures of their own do."""
     family = FAMILIES["gemma3"]

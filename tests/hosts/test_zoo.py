@@ -53,6 +53,7 @@ EXACT = {
     "hunyuan_vl": "four rotary axes",
     "molmo2": "one placeholder for pictures and videos",
     "muse_glimmer": "layers without rotation",
+    "qwen3_omni_moe_thinker": "position ids in floating point",
     "qwen3_vl": "rotary axes that the configuration leaves out",
 }
 EXACT_AT_THE_INPUT = {

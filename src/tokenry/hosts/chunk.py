@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from tokenry.hosts import layout
@@ -40,9 +40,9 @@ class Memory:
     """
 
     seen: int = 0
-    next: Int[Tensor, " b"] | None = None
+    next: Real[Tensor, " b"] | None = None
     columns: dict[int, Int[Tensor, "b c"]] = field(default_factory=dict)
-    shift: dict[int, Int[Tensor, " b"]] = field(default_factory=dict)
+    shift: dict[int, Real[Tensor, " b"]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cache: Cache | None, batch: int) -> Memory:
@@ -100,14 +100,14 @@ class Stage:
         first: the decoder layer it begins with.
         columns: the call's columns that are left, padded on the left with -1.
         real: which of them are tokens, not padding of this table or of the batch.
-        ids: their position ids, per RoPE axis.
+        ids: their position ids, per RoPE axis; some models (Qwen3-Omni) count in floating point.
         own: whether those are the ids of the stage before, gathered, so that its rotary embeddings can be too.
     """
 
     first: int
     columns: Int[Tensor, "b m"]
     real: Bool[Tensor, "b m"]
-    ids: Int[Tensor, "a b m"]
+    ids: Real[Tensor, "a b m"]
     own: bool
 
 
@@ -141,7 +141,7 @@ class Chunk:
         self.stages: list[Stage] = []
         self.outer: dict[str, Tensor] = {}
         self.deepstack: dict[int, Float[Tensor, "b t d"]] = {}
-        self.full_ids: Int[Tensor, "a b t"] = torch.zeros(1, 1, 0, dtype=torch.long)
+        self.full_ids: Real[Tensor, "a b t"] = torch.zeros(1, 1, 0, dtype=torch.long)
         self.steps: list[tuple[int, Reduction | DenseReduction]] = []
         self.entries: dict[int, Int[Tensor, " items"]] = {}
         self.merges: dict[int, list[Callable[[Tensor], Tensor]]] = {}
@@ -169,7 +169,7 @@ class Chunk:
         mask = mask.bool()
         return None if bool(mask.all()) else mask
 
-    def expect(self, ids: Int[Tensor, "... t"] | None) -> None:
+    def expect(self, ids: Real[Tensor, "... t"] | None) -> None:
         """Notice a caller that sends again what the cache stands for, where no mask tells how much there is.
 
         Raises:
@@ -188,7 +188,7 @@ class Chunk:
 
     # --- stages --------------------------------------------------------------------------------------------------
 
-    def begin(self, ids: Int[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
+    def begin(self, ids: Real[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
         """The first stage: what goes into the decoder.
 
         Args:
@@ -236,7 +236,7 @@ class Chunk:
         self.memory.shift[stage.first] = torch.zeros_like(stage.columns[:, 0]) if shift is None else shift
         return self._remember(stage)
 
-    def _shift(self, layer: int) -> Int[Tensor, " b"]:
+    def _shift(self, layer: int) -> Real[Tensor, " b"]:
         zero = torch.zeros(self.shape[0], dtype=torch.long, device=self.full_ids.device)
         return self.memory.shift.get(layer, zero)
 

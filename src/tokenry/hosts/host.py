@@ -114,7 +114,8 @@ class Host:
         """Why nothing in a prompt of this model is a visual token of its language model."""
         if not _encodes(self.base):
             return "it has no get_image_features, so pictures, if it takes any, are no tokens of its language model"
-        return f"no {' or '.join(_TOKEN_IDS['image'])} in its configuration"
+        known = (names for kind, names in _TOKEN_IDS.items() if upstream.encoder_of(self.base, kind))
+        return f"no {' or '.join(name for names in known for name in names)} in its configuration"
 
     @cached_property
     def towers(self) -> dict[str, nn.Module]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 
@@ -47,11 +47,11 @@ def places(columns: Int[Tensor, "b m"], width: int) -> Int[Tensor, "b width"]:
 
 
 def compact(
-    full: Int[Tensor, "a b t"],
+    full: Real[Tensor, "a b t"],
     columns: Int[Tensor, "b m"],
     real: Bool[Tensor, "b m"],
     visual: Bool[Tensor, "b m"],
-) -> Int[Tensor, "a b m"]:
+) -> Real[Tensor, "a b m"]:
     """Renumber positions as if the dropped tokens had never been there.
 
     With ordinary RoPE (a = 1), and in rows in which all axes say the same (a marked span of text): 0, 1, 2, ... over
@@ -71,7 +71,7 @@ def compact(
     ids = take(full, columns, 2)
     out = ids.clone()
     one_axis = (full == full[:1]).all(0).all(1)
-    out[:, one_axis] = plain[:, one_axis]
+    out[:, one_axis] = plain[:, one_axis].to(out)  # some models count in floating point
     highest = full.amax(0).cummax(1).values
     for b in (
         (~one_axis).nonzero()[:, 0].tolist()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Real
 from torch import Tensor, nn
 
 from tokenry.hosts.host import Host
@@ -92,7 +92,7 @@ class _Oracle:
         self.columns = self._columns()
         self.cuts = sorted({at for item in trace for at, _ in item.steps})
         self.keep = {cut: self._kept(cut) for cut in self.cuts}
-        self.shift: dict[int, Int[Tensor, " b"]] = {}
+        self.shift: dict[int, Real[Tensor, " b"]] = {}
         self.ids: Tensor = torch.zeros(0)
         self.prefill = True
         self.deep: dict[int, Tensor] = {}

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
 
 from tokenry.hosts import layout, moving
@@ -603,7 +603,7 @@ class Session:
     def _pictures(self) -> dict[str, Pictures]:
         return self.encoded.pictures if self.encoded is not None else self._vision.pictures
 
-    def _full_ids(self, chunk: Chunk, ids: Tensor | None, device: torch.device) -> Int[Tensor, "a b t"]:
+    def _full_ids(self, chunk: Chunk, ids: Tensor | None, device: torch.device) -> Real[Tensor, "a b t"]:
         """Position ids per RoPE axis and sequence."""
         b, t = chunk.shape
         if ids is None:
