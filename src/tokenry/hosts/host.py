@@ -115,7 +115,7 @@ class Host:
         if not _encodes(self.base):
             return "it has no get_image_features, so pictures, if it takes any, are no tokens of its language model"
         known = (names for kind, names in _TOKEN_IDS.items() if upstream.encoder_of(self.base, kind))
-        return f"no {' or '.join(name for names in known for name in names)} in its configuration"
+        return f"no {' or '.join(name for names in known for name in names)} set in its configuration"
 
     @cached_property
     def towers(self) -> dict[str, nn.Module]:
