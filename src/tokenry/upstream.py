@@ -59,6 +59,7 @@ __all__ = [
     "cache_field",
     "cache_given",
     "cache_of",
+    "counts_by_mask",
     "decoder_of",
     "encoder_of",
     "forget_watches",
@@ -409,6 +410,11 @@ def rotary_axes(rotary: Any, config: Any) -> int:
     if isinstance(sections, Mapping):  # by layer type
         sections = next(iter(sections.values()), None)
     return len(sections) if sections else 1
+
+
+def counts_by_mask(decoder: nn.Module) -> bool:
+    """Whether a decoder that is given no position ids counts the tokens of its padding mask (OPT), not the columns."""
+    return any(isinstance(m, nn.Embedding) and "attention_mask" in parameters(m) for m in decoder.children())
 
 
 def layer_kinds(config: Any) -> list[str] | None:

@@ -112,6 +112,32 @@ def test_what_cannot_run_is_refused_with_the_reason(model_type: str, method: str
         model.generate(**inputs, max_new_tokens=1, pad_token_id=0)
 
 
+@pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if "ragged" in f.shapes])
+def test_padded_rows_without_position_ids_are_numbered_as_the_model_does(name: str) -> None:
+    """`generate` makes position ids; a plain forward leaves them to the model, and OPT counts by its mask."""
+    family = FAMILIES[name]
+    model: Any = family.build("eager")
+    inputs = family.batch(model, "ragged")
+    with torch.no_grad():
+        full = model(**inputs).logits[:, -1]
+        with tk.reduced(model, RandomTokens(budget=1.0), tokens=family.tokens):
+            same = model(**inputs).logits[:, -1]
+    assert float((full - same).abs().max() / full.abs().max()) <= 1e-5
+
+
+def test_a_forward_of_a_model_whose_generate_goes_past_it_is_exact() -> None:
+    """BLIP-2 generates with its language model alone; its own forward is a host like any other."""
+    model, inputs = built("blip-2"), inputs_of("blip-2")
+    with torch.no_grad():
+        full = model(**inputs).logits[:, -1]
+        with tk.reduced(model, RandomTokens(budget=1.0, positions="compact")):
+            same = model(**inputs).logits[:, -1]
+        with tk.reduced(model, RandomTokens(budget=0.5)) as run:
+            model(**inputs)
+    assert float((full - same).abs().max() / full.abs().max()) <= 1e-5
+    assert [item.counts for item in run.trace] == [[2] * 4] * 2
+
+
 def test_guesses_leave_a_cache_whose_layers_share_their_keys() -> None:
     """Layers that keep no keys of their own have nothing in the cache to count by."""
     model, inputs = built("gemma4"), inputs_of("gemma4")

@@ -19,7 +19,13 @@ from tokenry.hosts.host import Host
 from tokenry.hosts.trace import ItemTrace
 from tokenry.hosts.vision import embedded
 from tokenry.tokens import Positions
-from tokenry.upstream import cache_given, named_arguments, take_between_layers, whole_sequences
+from tokenry.upstream import (
+    cache_given,
+    counts_by_mask,
+    named_arguments,
+    take_between_layers,
+    whole_sequences,
+)
 
 
 @contextmanager
@@ -122,6 +128,8 @@ class _Oracle:
         self.prefill = t == self.visual.shape[1]
         copies = b // len(self.visual)
         ids = kwargs.get("position_ids")
+        if ids is None and self.prefill and counts_by_mask(module):
+            ids = (self.padding.cumsum(1) - 1).clamp(min=0).repeat_interleave(copies, 0)
         if ids is None:
             cache = cache_given(kwargs)
             ids = torch.arange(t, device=hidden.device)[None] + (

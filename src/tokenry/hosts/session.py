@@ -44,6 +44,7 @@ from tokenry.upstream import (
     StaticCache,
     cache_given,
     cache_of,
+    counts_by_mask,
     named_arguments,
     parameters,
     take_between_layers,
@@ -606,6 +607,8 @@ class Session:
     def _full_ids(self, chunk: Chunk, ids: Tensor | None, device: torch.device) -> Real[Tensor, "a b t"]:
         """Position ids per RoPE axis and sequence."""
         b, t = chunk.shape
+        if ids is None and chunk.padding_mask is not None and counts_by_mask(self.host.decoder):
+            ids = (chunk.padding_mask.cumsum(1) - 1).clamp(min=0)[:, chunk.offset :]
         if ids is None:
             ids = torch.arange(chunk.offset, chunk.offset + t, device=device)[None]
         if ids.ndim == 2:
