@@ -54,6 +54,7 @@ from tokenry.upstream import (
     with_cache,
     without_cache,
 )
+from tokenry.wrappers import unwrap
 
 _KWARG = "tokenry_chunk"
 
@@ -333,7 +334,7 @@ class Session:
         chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._call.chunk or self._replayed()
         if chunk is None or not chunk.stages:
             return args, kwargs
-        kwargs = named_arguments(module, args, kwargs)
+        kwargs = named_arguments(unwrap(module), args, kwargs)
         hidden = kwargs["hidden_states"]
         if i in chunk.deepstack:
             before = chunk.stage_at(max(i - 1, 0))
