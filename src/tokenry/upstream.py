@@ -15,8 +15,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from threading import RLock
 from typing import Any, Final, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -25,6 +28,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor, nn
+from transformers import cache_utils
 from transformers.cache_utils import (
     Cache,
     DynamicCache,
@@ -55,28 +59,39 @@ __all__ = [
     "cache_field",
     "cache_given",
     "cache_of",
+    "counts_by_mask",
+    "decoder_of",
+    "encoder_of",
     "forget_watches",
+    "is_encoder_decoder",
     "is_flash",
     "is_recurrent",
+    "keeps_keys",
     "kernel_asked_for",
     "key_columns",
     "keys_seen",
     "lacks_cache",
+    "layer_kinds",
     "mask_width",
     "named_arguments",
     "parameters",
+    "picture_features",
     "plain_layers",
     "read_prompt",
     "release",
     "require_arguments",
     "require_generation",
     "require_release",
+    "reuses_keys",
+    "rotary_axes",
     "shortest_window",
     "special_search",
+    "take_between_layers",
     "takes_additive_masks",
     "takes_anything",
     "takes_cache",
     "watch_attention",
+    "whole_sequences",
     "with_cache",
     "without_cache",
     "without_windows",
@@ -295,6 +310,157 @@ def takes_cache(forward: _F) -> _F:
     return renamed  # type: ignore[return-value]
 
 
+# --- parts of a model, by what they are for --------------------------------------------------------------------------
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """The stack of a language model's layers: what `get_decoder` gives or, where that is a whole causal language model
+    (Llama4, BLIP-2), what lies within; the last thing found if nowhere there is a list of layers."""
+    found: Any = model.get_decoder()
+    while not isinstance(getattr(found, "layers", None), nn.ModuleList):
+        asked = found.get_decoder() if hasattr(found, "get_decoder") else None
+        parts = [m for m in found.children() if isinstance(getattr(m, "layers", None), nn.ModuleList)]
+        within = (asked, getattr(found, "base_model", None), getattr(found, "decoder", None), *parts[:1])
+        below = next((m for m in within if isinstance(m, nn.Module) and m is not found), None)
+        if below is None:
+            break
+        found = below
+    return found
+
+
+def is_encoder_decoder(config: Any) -> bool:
+    """Whether a model's text is written by a decoder that reads another stack by cross-attention."""
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def encoder_of(module: Any, modality: str) -> Callable[..., Any] | None:
+    """A module's encoder of "image" or "video" inputs, or None."""
+    return getattr(module, f"get_{modality}_features", None)
+
+
+def picture_features(output: Any) -> Any:
+    """The features in the output of an encoder of pictures: one tensor of tokens for each thing it encoded.
+
+    Most classes put them into `pooler_output`; Fuyu has its last states only, Granite4-Vision one list for each layer
+    that they are added before.
+    """
+    pooled = getattr(output, "pooler_output", output)
+    if pooled is None and getattr(output, "deepstack_features", None):
+        pooled = output.deepstack_features[0][1]
+    return getattr(output, "last_hidden_state", None) if pooled is None else pooled
+
+
+class Tiling(StrEnum):
+    """How the processor of a model writes a picture that it cut into tiles."""
+
+    BETWEEN = "between"
+    """One mark or none between two tiles, more between two pictures (InternVL, Aya, Cohere2, Ovis2, LFM2)."""
+    AROUND = "around"
+    """A mark before each tile, and after the last (Idefics3, SmolVLM)."""
+    SLICES = "slices"
+    """Marks around each tile; the whole picture has others than its slices and comes first (MiniCPM-V)."""
+
+
+_TILING_SETTINGS: Final = {
+    "slice_mode": Tiling.SLICES,
+    "crop_to_patches": Tiling.BETWEEN,
+    "do_image_splitting": Tiling.BETWEEN,
+}
+"""Settings of image processors that say whether pictures are cut."""
+
+
+@functools.cache
+def tiling_of(model_type: str) -> Tiling | None:
+    """How the image processor that belongs to a type of model cuts pictures into tiles; None if it does not.
+
+    Read from the processor's own source, since its class may not be importable where only the model is run.
+    """
+    known = import_module("transformers.models.auto.image_processing_auto").IMAGE_PROCESSOR_MAPPING_NAMES
+    names = known.get(model_type) or ()
+    names = (
+        list(names.values()) if isinstance(names, Mapping) else [names] if isinstance(names, str) else names
+    )
+    for name in filter(None, names):
+        module = getattr(transformers, "_class_to_module", {}).get(name)
+        spec = None if module is None else find_spec(f"transformers.{module}")
+        if spec is None or spec.origin is None:
+            continue
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        found = next((t for setting, t in _TILING_SETTINGS.items() if setting in source), None)
+        if found is not None:
+            return found
+    return None
+
+
+def whole_comes_first(config: Any) -> bool:
+    """Whether the whole picture is the first of its tiles, not the last: so in Ovis2, whose configuration has tokens
+    for the grid that follows, and where pictures are sliced."""
+    sliced = tiling_of(str(config.model_type)) is Tiling.SLICES
+    return sliced or hasattr(config, "visual_indicator_token_ids")
+
+
+def rotary_axes(rotary: Any, config: Any) -> int:
+    """Position ids that a rotary embedding reads per token; 3 or 4 for multi-axis RoPE.
+
+    The module says it best: configurations leave the sections out where their default holds.
+    """
+    sections = getattr(rotary, "mrope_section", None)
+    if not sections:
+        sections = (getattr(config, "rope_parameters", None) or {}).get("mrope_section")
+    if isinstance(sections, Mapping):  # by layer type
+        sections = next(iter(sections.values()), None)
+    return len(sections) if sections else 1
+
+
+def counts_by_mask(decoder: nn.Module) -> bool:
+    """Whether a decoder that is given no position ids counts the tokens of its padding mask (OPT), not the columns."""
+    return any(isinstance(m, nn.Embedding) and "attention_mask" in parameters(m) for m in decoder.children())
+
+
+def layer_kinds(config: Any) -> list[str] | None:
+    """What each layer of a decoder is, in its configuration's words; None if all are alike."""
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    return None if kinds is None else list(kinds)
+
+
+def reuses_keys(layer: nn.Module) -> bool:
+    """Whether a layer has no keys and values of its own and attends to those of an earlier one of its type."""
+    return any(getattr(module, "is_kv_shared_layer", False) for module in layer.modules())
+
+
+_BETWEEN: Final = (("deepstack_visual_embeds", "visual_pos_masks"), ("deepstack_features", "vision_mask"))
+"""Arguments of decoders that hold features to be added to visual tokens between layers, and where these tokens are."""
+
+
+def whole_sequences(decoder: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments without leave to drop tokens in the decoder: some (Gemma4) go on with the last position only
+    from the layers on that keep no keys of their own."""
+    taken = {"logits_to_keep": 0} if "logits_to_keep" in parameters(decoder) else {}
+    return dict(arguments) | taken
+
+
+def take_between_layers(arguments: dict[str, Any], like: Tensor) -> dict[int, Tensor]:
+    """Take the features that a decoder adds to its visual tokens between layers (deepstack) out of a call's arguments.
+
+    Args:
+        arguments: of a call to the decoder; loses what is taken.
+        like: embeddings of the call [b t d].
+
+    Returns:
+        By layer, what is added to the whole sequences before it; zero where there is no visual token.
+    """
+    found: dict[int, Tensor] = {}
+    for name, where in _BETWEEN:
+        features, mask = arguments.pop(name, None), arguments.pop(where, None)
+        if features is None or mask is None:
+            continue
+        mask = mask if mask.ndim == like.ndim else mask[..., None]
+        by_layer = features if isinstance(features, Mapping) else dict(enumerate(features, start=1))
+        for layer, part in by_layer.items():
+            found[layer] = torch.zeros_like(like).masked_scatter(mask, part.to(like))
+    return found
+
+
 # --- generation ----------------------------------------------------------------------------------------------------
 
 _GENERATION: Final = {
@@ -477,13 +643,18 @@ def _watched(base: str) -> str:
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
 
         def attention(
-            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            attention_mask: Tensor | None = None,
+            **kwargs: Any,
         ) -> Any:
             scale = kwargs.get("scaling")
             for listening in _LISTENERS.get(module, ()):
                 if (listener := listening()) is not None:
-                    listener(query, key, mask, query.shape[-1] ** -0.5 if scale is None else scale)
-            return _attention_function(base, module)(module, query, key, value, mask, **kwargs)
+                    listener(query, key, attention_mask, query.shape[-1] ** -0.5 if scale is None else scale)
+            return _attention_function(base, module)(module, query, key, value, attention_mask, **kwargs)
 
         # Layers may be compiled: what listeners note is no part of a graph.
         AttentionInterface.register(name, torch.compiler.disable(attention))
@@ -501,6 +672,13 @@ def _attention_function(base: str, module: nn.Module) -> Callable[..., Any]:
 def is_recurrent(model: Any) -> bool:
     """Whether a model keeps states that hold all of the text at once, not keys and values of single tokens."""
     return bool(getattr(model, "_is_stateful", False))
+
+
+def keeps_keys(cache: Cache, layer: int) -> bool:
+    """Whether a cache holds keys of its own for a layer that has run; layers that reuse another's keys have none."""
+    layers = list(getattr(cache, "layers", ()))
+    placeholder = getattr(cache_utils, "DummyLayer", ())
+    return layer < len(layers) and not isinstance(layers[layer], placeholder)
 
 
 def keys_seen(cache: Cache | None, layer: int) -> int:

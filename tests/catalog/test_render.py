@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "docs/results").mkdir(parents=True)
     (tmp_path / "README.md").write_text("above\n<!-- methods:begin -->\nold\n<!-- methods:end -->\nbelow\n")
-    (tmp_path / "docs/hosts.md").write_text("<!-- families:begin -->\n<!-- families:end -->\n")
+    tables = [f"<!-- {name}:{end} -->\n" for name in ("families", "classes") for end in ("begin", "end")]
+    (tmp_path / "docs/hosts.md").write_text("".join(tables))
     (tmp_path / "docs/releases.md").write_text("<!-- releases:begin -->\n<!-- releases:end -->\n")
     markers = [f"<!-- {name}:{end} -->\n" for name in ("reproductions", "speed") for end in ("begin", "end")]
     (tmp_path / "docs/results.md").write_text("".join(markers))

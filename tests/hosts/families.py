@@ -56,7 +56,8 @@ class Family:
         generator = torch.Generator().manual_seed(0)
         for parameter in model.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
-        for settings in (model.generation_config, model.config, model.config.get_text_config()):
+        generation = getattr(model, "generation_config", None)
+        for settings in filter(None, (generation, model.config, model.config.get_text_config())):
             settings.eos_token_id, settings.pad_token_id = None, PAD
         return model
 

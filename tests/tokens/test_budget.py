@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -149,8 +150,16 @@ def test_a_float_subclass_is_a_share() -> None:
         False,
         None,
         b"64",
-        [64],
-        (0.5,),
+        [],
+        [[64]],
+        [64, 1.5],
+        ["8..9"],
+        [Budget.total(8)],
+        {64},
+        "total:0",
+        "total:half",
+        "total:0.5",
+        "64,,32",
         {0.5},
         pytest.param(object(), id="an object"),  # its own name differs between test processes
         1j,
@@ -207,7 +216,7 @@ def test_what_means_nothing_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "named"),
-    [(0, "0 tokens"), (1.5, "1.5"), (math.nan, "nan"), ("many", "'many'"), ([64], "list"), ({-1: 0.5}, "-1")],
+    [(0, "0 tokens"), (1.5, "1.5"), (math.nan, "nan"), ("many", "'many'"), ({64}, "set"), ({-1: 0.5}, "-1")],
 )
 def test_a_refusal_names_the_value(value: Any, named: str) -> None:
     with pytest.raises(BudgetError, match=named):
@@ -363,3 +372,81 @@ def test_the_json_form(value: Any, json_value: Any) -> None:
 def test_json_that_is_no_budget_is_refused(value: Any) -> None:
     with pytest.raises(BudgetError):
         Budget.from_json(value)
+
+
+# --- all pictures of a prompt together, and one for each ------------------------------------------------------------
+
+_TOKENS = st.lists(st.integers(0, 3000), min_size=1, max_size=7)
+
+
+def test_a_total_is_shared_out_in_proportion() -> None:
+    total = Budget.total(256)
+    assert resolved(total, 576, 144) == [205, 51]
+    assert resolved(total, 576, 576) == [128, 128]
+    assert resolved(total, 100, 100) == [100, 100]
+    assert resolved(Budget.total(10), 1, 1, 1, 97) == [1, 1, 1, 7]
+    assert resolved(Budget.total(3), 5, 5) == [2, 1]  # equal remainders: the earlier
+    assert resolved(Budget.total(5), 8, 0, 8) == [3, 0, 2]
+
+
+def test_a_total_is_for_each_prompt() -> None:
+    n, row = torch.tensor([576, 144, 100, 300]), torch.tensor([0, 0, 1, 1])
+    assert Budget.total(40).resolve(n, row).tolist() == [32, 8, 10, 30]
+
+
+@laws
+@given(st.integers(1, 20_000), _TOKENS)
+@example(7, [1, 1, 1, 1, 1, 1, 1000])
+def test_a_total_is_kept_exactly_and_in_proportion(total: int, n: list[int]) -> None:
+    if total < sum(have > 0 for have in n):
+        with pytest.raises(BudgetError, match="less than one for each"):
+            resolved(Budget.total(total), *n)
+        return
+    kept = resolved(Budget.total(total), *n)
+    assert sum(kept) == min(total, sum(n))
+    assert all(min(1, have) <= k <= have for k, have in zip(kept, n, strict=True))
+    exact = [Fraction(min(total, sum(n)) * have, max(1, sum(n))) for have in n]
+    if all(math.floor(q) >= 1 for q, have in zip(exact, n, strict=True) if have):
+        assert all(math.floor(q) <= k <= math.ceil(q) for k, q in zip(kept, exact, strict=True))
+
+
+@laws
+@given(st.integers(7, 20_000), _TOKENS)
+def test_a_larger_picture_never_gets_less_of_a_total(total: int, n: list[int]) -> None:
+    kept = resolved(Budget.total(total), *n)
+    order = sorted(range(len(n)), key=lambda i: n[i])
+    assert all(kept[a] <= kept[b] for a, b in pairwise(order) if n[a] < n[b])
+
+
+def test_a_list_has_one_for_each_picture_of_a_prompt() -> None:
+    budget = Budget.of([64, 0.25])
+    assert resolved(budget, 576, 576) == [64, 144]
+    n, row = torch.tensor([576, 400, 30, 20]), torch.tensor([0, 0, 1, 1])
+    assert budget.resolve(n, row).tolist() == [64, 100, 30, 5]
+
+
+def test_a_list_for_all_pictures_of_a_batch_is_taken_as_such() -> None:
+    n, row = torch.tensor([100, 100, 100]), torch.tensor([0, 1, 1])
+    assert Budget.of([1, 2, 3]).resolve(n, row).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 0, 0], [0, 1, 1], [0, 0, 1]])
+def test_a_list_of_another_length_is_refused(rows: list[int]) -> None:
+    n = torch.full((len(rows),), 100)
+    with pytest.raises(BudgetError, match=r"for 2 pictures, the prompt has \d"):
+        Budget.of([64, 32]).resolve(n, torch.tensor(rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "budget", "json_value"),
+    [
+        ("total:256", Budget.total(256), {"total": 256}),
+        ("64,32", Budget.of([64, 32]), [64, 32]),
+        ("64,25%", Budget.of([64, 0.25]), [64, 0.25]),
+        ("64,", Budget.of([64]), [64]),
+    ],
+)
+def test_totals_and_lists_in_text_and_json(text: str, budget: Budget, json_value: Any) -> None:
+    assert Budget.of(text) == budget == Budget.from_json(json_value)
+    assert str(budget) == text
+    assert budget.to_json() == json_value

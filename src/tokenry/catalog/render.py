@@ -3,9 +3,9 @@
 `python -m tokenry.catalog.render` (or `make docs-generate`) writes, in a checkout:
 
 - `docs/methods/SLUG.md` for every system that is done or partly done, and `docs/methods/index.md` for all;
-- between their markers: the table of methods in README.md, that of model families in `docs/hosts.md` (from
-  `docs/results/families.json`), that of releases in `docs/releases.md` (from `docs/results/upstream.json`), and those
-  of reproductions and of speed in `docs/results.md` (from
+- between their markers: the table of methods in README.md, those of model families in `docs/hosts.md` (from
+  `docs/results/families.json` and `families-mapping.json`), that of releases in `docs/releases.md` (from
+  `docs/results/upstream.json`), and those of reproductions and of speed in `docs/results.md` (from
   `docs/results/*.json`).
 """
 
@@ -62,6 +62,7 @@ def generate(root: Path, catalogue: Sequence[Card] | None = None) -> dict[Path, 
     for path, name, table in (
         (Path("README.md"), "methods", _readme_table(catalogue)),
         (Path("docs/hosts.md"), "families", _recorded(root / _RESULTS / "families.json", "families")),
+        (Path("docs/hosts.md"), "classes", _recorded(root / _RESULTS / "families-mapping.json", "classes")),
         (Path("docs/releases.md"), "releases", _recorded(root / _RESULTS / "upstream.json", "releases")),
         (Path("docs/results.md"), "reproductions", _reproductions(catalogue, root)),
         (Path("docs/results.md"), "speed", _speed(sorted((root / _RESULTS).glob("bench-*.json")))),

@@ -26,7 +26,7 @@ def run_once(
         str, typer.Option("--method", "-m", help="A name from `tokenry list --room reduce`.")
     ] = "divprune",
     budget: Annotated[
-        str | None, typer.Option("--budget", "-b", help="64, 25%, 0.5:25% ...; default: 25%.")
+        str | None, typer.Option("--budget", "-b", help="64, 25%, 0.5:25%, total:256 ...; default: 25%.")
     ] = None,
     compare_full: Annotated[bool, typer.Option(help="Ask on all tokens too, and show both.")] = False,
     out: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ def reduced(
     *,
     encoded: Encoded | None = None,
     tokens: slice | Tensor | Callable[[Tensor], Tensor] | None = None,
+    crops: Sequence[int] | None = None,
     **settings: Any,
 ) -> Session:
     """Run a model on fewer visual tokens: ``with tk.reduced(model, "fastervlm", budget=64) as run: ...``.
@@ -66,6 +67,8 @@ def reduced(
         encoded: pictures encoded beforehand with `encode`.
         tokens: for a text model, which columns of the prompt may be dropped: a slice, a mask (batch x tokens), or a
             function from `input_ids` to a mask.
+        crops: for models that cut pictures into tiles: how many tiles each picture has, in order of appearance. Only
+            needed where the prompt does not tell (Gemma3's pan-and-scan, Idefics2's quarters).
         **settings: settings of methods given by name, such as `budget`.
 
     Returns:
@@ -76,7 +79,7 @@ def reduced(
         TokenryError: an unknown method or setting, methods in an order in which they cannot act, a model that already
             runs reduced.
     """
-    return Session(model, read_methods(method, **settings), encoded=encoded, tokens=tokens)
+    return Session(model, read_methods(method, **settings), encoded=encoded, tokens=tokens, crops=crops)
 
 
 def encode(

@@ -135,8 +135,8 @@ class Attachment:
                 self._around(stack, layer, self._layer(i, hooks.before_layer))
             self._around(stack, host.decoder, self._decoder(hooks), compiled=False)
             self._around(stack, host.base, self._entry(hooks.before_base, "language model"), compiled=False)
-            if host.model is not host.base:
-                self._around(stack, host.model, self._entry(hooks.before_model, "base model"), compiled=False)
+            # Where the model itself encodes pictures, it is its own base: both functions stand around it then.
+            self._around(stack, host.model, self._entry(hooks.before_model, "base model"), compiled=False)
             for outer in host.compiled:
                 stack.callback(put(outer, "forward", partial(uncompiled(outer.forward))))
             self._open = True

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.hosts.host import Host, evaluating
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.oracle import cut_by_hand, masked
 from tokenry.hosts.prompt import sample_inputs
 from tokenry.hosts.session import Session
-from tokenry.reduce import Reducer
+from tokenry.hosts.vision import visual_kinds
+from tokenry.reduce import Reducer, read_methods
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
-from tokenry.tokens import InputError, Positions, TokenryError, UnsupportedError
+from tokenry.tokens import InputError, Positions, Stage, TokenryError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ class CheckReport:
 
 _TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-9, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
+Method: TypeAlias = "str | Reducer | Sequence[str | Reducer]"
+"""A method or a chain of several: as `tokenry.reduced` takes them."""
+
 
 def check(
     model: nn.Module,
@@ -76,42 +81,58 @@ def check(
     steps: int = 6,
     budget: float = 0.4,
     tokens: slice | None = None,
-    methods: Sequence[Reducer] | None = None,
+    methods: Sequence[Method] | None = None,
 ) -> CheckReport:
     """Run the laws on a model with one batch of the user's inputs, through its unmodified `generate`.
 
     For each method: at 100 % the answer is the model's own; at `budget`, logits of the prompt's last token and of
-    every decoding step equal those of the full sequence with the dropped tokens masked out; afterwards the model is
-    what it was, bit for bit.
+    every decoding step equal those of the full sequence with the dropped tokens masked out (where layers read their
+    tokens into a state, which no mask can undo: those of a sequence cut by hand); afterwards the model is what it was,
+    bit for bit. A law that ends in an exception of whatever kind is broken, and says so; the other laws are still run.
 
     Args:
         model: the model; also one of peft or `torch.compile`.
         inputs: what the processor made: `input_ids`, pixels and so on. Several rows and pictures test more. By
             default two made-up pictures with a question each, by the processor that the model came with.
         steps: decoding steps to compare.
-        budget: share of visual tokens to keep.
+        budget: share of visual tokens to keep, for the default methods and those given by name.
         tokens: for a text model, the columns that may be dropped.
-        methods: methods to check; by default one for each mechanism at the stages input and layer.
+        methods: methods to check, each a name, a `Reducer` or a chain ("pool+fastv", or a list of its members); by
+            default one for each mechanism at the stages input and layer.
 
     Returns:
         A report that prints as a table; `report.ok`, `report.stages`.
 
     Raises:
-        InputError: inputs without a picture.
+        InputError: inputs without `input_ids`, or without a picture.
+        UnsupportedError: no decoder can be found in the model.
     """
     host = Host.of(model)
     inputs = sample_inputs(host.model) if inputs is None else inputs
     if "input_ids" not in inputs:
         raise InputError(f"check needs `input_ids` among the inputs, got {', '.join(inputs)}.")
+    if tokens is None and host.token_ids and not visual_kinds(host, inputs["input_ids"], inputs):
+        raise InputError(
+            f"There is no picture in these inputs: none of their tokens is a placeholder of {host.name}, so there is "
+            "nothing to drop and nothing to check."
+        )
+    chains = _read(methods, budget)
+    bench = _Bench(host, inputs, steps, tokens)
     with evaluating(host.model):
-        laws: list[Law] = []
-        before = _generate(host.model, inputs, steps)
-        for method in methods if methods is not None else _default_methods(budget):
-            laws += _check_method(host, inputs, method, steps, tokens, before)
-        after = _generate(host.model, inputs, steps)
-        same = all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
-        laws.append(Law("any", "afterwards the model is what it was, bit for bit", same, ""))
+        laws = [law for chain in chains for law in bench.laws_of(chain)]
+        if bench.ran:
+            laws.append(bench.removal())
     return CheckReport(host.name, tuple(laws))
+
+
+def _read(methods: Sequence[Method] | None, budget: float) -> list[tuple[Reducer, ...]]:
+    if methods is None:
+        return [(method,) for method in _default_methods(budget)]
+    given: Sequence[Method] = [methods] if isinstance(methods, str) else methods
+    return [
+        read_methods(method) if isinstance(method, Reducer) else read_methods(method, budget=budget)
+        for method in given
+    ]
 
 
 def _default_methods(budget: float) -> list[Reducer]:
@@ -125,28 +146,72 @@ def _default_methods(budget: float) -> list[Reducer]:
     ]
 
 
-def _check_method(
-    host: Host, inputs: Mapping[str, Any], method: Reducer, steps: int, tokens: slice | None, before: Any
-) -> list[Law]:
-    name = f"{method.slug} ({method.positions})"
-    laws: list[Law] = []
+class _Bench:
+    """The laws of one model on one batch of inputs; the model's own answer is asked for once, when it is needed."""
+
+    def __init__(self, host: Host, inputs: Mapping[str, Any], steps: int, tokens: slice | None) -> None:
+        self.host, self.inputs, self.steps, self.tokens = host, inputs, steps, tokens
+        self.ran = False
+
+    @cached_property
+    def before(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Tokens and logits of the model as it is."""
+        self.ran = True
+        return _generate(self.host.model, self.inputs, self.steps)
+
+    @property
+    def tolerance(self) -> float:
+        return _TOLERANCE.get(self.host.model.dtype, 2e-4) * _scale(self.before[1])
+
+    def laws_of(self, chain: tuple[Reducer, ...]) -> list[Law]:
+        """Identity and equality of a method or a chain; one law that does not apply where the model is refused."""
+        name = "+".join(f"{method.slug} ({method.positions})" for method in chain)
+        stage = max((method.stage for method in chain), key=list(Stage).index)
+        truth = "sequence cut by hand" if self.host.why_no_layer_stage else "masked full sequence"
+        laws: list[Law] = []
+        for what, gap in (
+            ("at 100% the model's own answer", self._identity),
+            (f"equals the {truth}", self._equality),
+        ):
+            law = _judged(stage, f"{name}: {what}", partial(gap, chain), lambda: self.tolerance)
+            if law.holds is None:
+                return [*laws, replace(law, name=name)]
+            laws.append(law)
+        return laws
+
+    def _identity(self, chain: tuple[Reducer, ...]) -> float:
+        session = Session(self.host.model, [replace(m, budget=1.0) for m in chain], tokens=self.tokens)
+        before = self.before  # after that: for a method that is refused the model need not run
+        with session:
+            whole = _generate(self.host.model, self.inputs, self.steps)
+        return _gap(whole[1], before[1])
+
+    def _equality(self, chain: tuple[Reducer, ...]) -> float:
+        return oracle_gap(self.host, self.inputs, chain, self.steps, self.tokens)
+
+    def removal(self) -> Law:
+        """Afterwards the model is what it was."""
+
+        def gap() -> float:
+            after = _generate(self.host.model, self.inputs, self.steps)
+            same = all(torch.equal(a, b) for a, b in zip(self.before[1], after[1], strict=True))
+            return 0.0 if same else float("inf")
+
+        law = _judged("any", "afterwards the model is what it was, bit for bit", gap, lambda: 0.0)
+        return replace(law, detail="" if law.holds else law.detail)
+
+
+def _judged(stage: str, name: str, gap: Callable[[], float], tolerance: Callable[[], float]) -> Law:
+    """A law that holds where a gap is small enough; what goes wrong on the way is told, and breaks this law only."""
     try:
-        with Session(host.model, [replace(method, budget=1.0)], tokens=tokens):
-            whole = _generate(host.model, inputs, steps)
-        gap = _gap(whole[1], before[1])
-        tolerance = _TOLERANCE.get(host.model.dtype, 2e-4) * _scale(before[1])
-        laws.append(
-            Law(method.stage, f"{name}: at 100% the model's own answer", gap <= tolerance, f"{gap:.1e}")
-        )
-        gap = oracle_gap(host, inputs, method, steps, tokens)
+        found = gap()
+        return Law(stage, name, found <= tolerance(), f"{found:.1e}")
     except UnsupportedError as error:
-        return [*laws, Law(method.stage, name, None, str(error))]
+        return Law(stage, name, None, str(error))
     except TokenryError as error:
-        return [Law(method.stage, name, False, str(error))]
-    return [
-        *laws,
-        Law(method.stage, f"{name}: equals the masked full sequence", gap <= tolerance, f"{gap:.1e}"),
-    ]
+        return Law(stage, name, False, str(error))
+    except Exception as error:
+        return Law(stage, name, False, f"{type(error).__name__}: {error}")
 
 
 def oracle_gap(
@@ -157,12 +222,10 @@ def oracle_gap(
     tokens: slice | None = None,
     **generation: Any,
 ) -> float:
-    """Largest logit difference between running reduced and the masked full sequence: prefill and `steps` tokens."""
-    if host.why_no_layer_stage:
-        raise UnsupportedError(
-            f"No masked full sequence to compare with, since {host.why_no_layer_stage}; only the identity at 100% is "
-            "checked."
-        )
+    """Largest logit difference between running reduced and the masked full sequence: prefill and `steps` tokens.
+
+    Where layers read their tokens into a state, which no mask can undo, the truth is the sequence cut by hand.
+    """
     methods = [method] if isinstance(method, Reducer) else list(method)
     with Session(host.model, methods, tokens=tokens) as run:
         mine = _generate(host.model, inputs, steps, **generation)
@@ -179,7 +242,8 @@ def oracle_gap(
     for token in host.token_ids.values():
         visual |= ids == token
     mask = inputs.get("attention_mask")
-    with masked(host, trace, visual, rules, None if mask is None else mask.bool()):
+    truthful = cut_by_hand if host.why_no_layer_stage else masked
+    with truthful(host, trace, visual, rules, None if mask is None else mask.bool()):
         truth = _generate(host.model, inputs, steps, **generation)
     if mine[0].shape != truth[0].shape or not torch.equal(mine[0], truth[0]):
         return float("inf")

@@ -7,14 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from tokenry.hosts import layout
 from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
 from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
-from tokenry.upstream import Cache, StaticCache, attention_kernel, is_flash, key_columns, keys_seen
+from tokenry.upstream import (
+    Cache,
+    StaticCache,
+    attention_kernel,
+    is_flash,
+    keeps_keys,
+    key_columns,
+    keys_seen,
+)
 
 _MEMORY = "tokenry_memory"
 """Attribute of a cache that holds its `Memory`: it is copied, and forgotten, together with the cache."""
@@ -32,9 +40,9 @@ class Memory:
     """
 
     seen: int = 0
-    next: Int[Tensor, " b"] | None = None
+    next: Real[Tensor, " b"] | None = None
     columns: dict[int, Int[Tensor, "b c"]] = field(default_factory=dict)
-    shift: dict[int, Int[Tensor, " b"]] = field(default_factory=dict)
+    shift: dict[int, Real[Tensor, " b"]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cache: Cache | None, batch: int) -> Memory:
@@ -51,21 +59,24 @@ class Memory:
                 "This cache was filled outside the session, so what it holds of the picture is unknown. Run the "
                 "prompt inside the `with` block too."
             )
+        taken = 0
         for stage, columns in memory.columns.items():
             if len(columns) != batch:
                 raise InputError(
                     f"The cache holds {len(columns)} sequence(s), this call has {batch}. Run the prompt for as many "
                     "rows as are to be continued."
                 )
-            held = keys_seen(cache, stage)
+            # Layers that reuse an earlier one's keys have none in the cache: what left it left everywhere.
+            held = keys_seen(cache, stage) if keeps_keys(cache, stage) else columns.shape[1] - taken
             if held > columns.shape[1]:
                 raise InputError(
                     f"The cache holds {held} tokens at layer {stage}, the session put {columns.shape[1]} there: it "
                     "was also used outside the session."
                 )
+            taken = columns.shape[1] - held
             if stage == 0:  # assisted decoding takes rejected tokens back, the same number everywhere
-                memory.seen -= columns.shape[1] - held
-                memory.next = None if memory.next is None else memory.next - (columns.shape[1] - held)
+                memory.seen -= taken
+                memory.next = None if memory.next is None else memory.next - taken
             memory.columns[stage] = columns[:, :held]
         return memory
 
@@ -89,14 +100,14 @@ class Stage:
         first: the decoder layer it begins with.
         columns: the call's columns that are left, padded on the left with -1.
         real: which of them are tokens, not padding of this table or of the batch.
-        ids: their position ids, per RoPE axis.
+        ids: their position ids, per RoPE axis; some models (Qwen3-Omni) count in floating point.
         own: whether those are the ids of the stage before, gathered, so that its rotary embeddings can be too.
     """
 
     first: int
     columns: Int[Tensor, "b m"]
     real: Bool[Tensor, "b m"]
-    ids: Int[Tensor, "a b m"]
+    ids: Real[Tensor, "a b m"]
     own: bool
 
 
@@ -125,16 +136,18 @@ class Chunk:
         self.drawn = own and not self.begins
         self.padding_mask = self._padding(mask)
         self.kinds: dict[str, Bool[Tensor, "b t"]] = {}
+        self.tokens: Int[Tensor, "b t"] | None = None
         self.items: Items | None = None
         self.stages: list[Stage] = []
         self.outer: dict[str, Tensor] = {}
-        self.deepstack: list[Float[Tensor, "b t d"]] = []
-        self.full_ids: Int[Tensor, "a b t"] = torch.zeros(1, 1, 0, dtype=torch.long)
+        self.deepstack: dict[int, Float[Tensor, "b t d"]] = {}
+        self.full_ids: Real[Tensor, "a b t"] = torch.zeros(1, 1, 0, dtype=torch.long)
         self.steps: list[tuple[int, Reduction | DenseReduction]] = []
         self.entries: dict[int, Int[Tensor, " items"]] = {}
         self.merges: dict[int, list[Callable[[Tensor], Tensor]]] = {}
         self.selection_s = 0.0
         self._masks: dict[tuple[int, str], Tensor | None] = {}
+        self._keys: dict[tuple[int, str], Int[Tensor, "b k"]] = {}
 
     def _padding(self, mask: Any) -> Bool[Tensor, "b t"] | None:
         """The 2-D padding mask over everything seen so far, or None for all ones or where the caller drew a 4-D one."""
@@ -156,7 +169,7 @@ class Chunk:
         mask = mask.bool()
         return None if bool(mask.all()) else mask
 
-    def expect(self, ids: Int[Tensor, "... t"] | None) -> None:
+    def expect(self, ids: Real[Tensor, "... t"] | None) -> None:
         """Notice a caller that sends again what the cache stands for, where no mask tells how much there is.
 
         Raises:
@@ -175,7 +188,7 @@ class Chunk:
 
     # --- stages --------------------------------------------------------------------------------------------------
 
-    def begin(self, ids: Int[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
+    def begin(self, ids: Real[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
         """The first stage: what goes into the decoder.
 
         Args:
@@ -223,7 +236,7 @@ class Chunk:
         self.memory.shift[stage.first] = torch.zeros_like(stage.columns[:, 0]) if shift is None else shift
         return self._remember(stage)
 
-    def _shift(self, layer: int) -> Int[Tensor, " b"]:
+    def _shift(self, layer: int) -> Real[Tensor, " b"]:
         zero = torch.zeros(self.shape[0], dtype=torch.long, device=self.full_ids.device)
         return self.memory.shift.get(layer, zero)
 
@@ -284,8 +297,10 @@ class Chunk:
         ):  # linear attention skips the padding of a prompt, and remembers the rest
             return stage.real.long() if self.begins and not bool(stage.real.all()) else None
         queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
-        keys = key_columns(self.cache, layer, queries.shape[1], self.memory.columns[stage.first])
+        keys = self._columns_of_keys(stage, layer)
         real = keys >= 0
+        if self.host.keys_of(layer) < stage.first:  # an earlier stage's keys: what has left since is hidden
+            real &= layout.among(keys, self.memory.columns[stage.first])
         if self.padding_mask is not None and not self.begins:  # rows of an earlier turn may have ended early
             real = real & layout.take(self.padding_mask, keys)
         config = self.host.text_config
@@ -301,6 +316,16 @@ class Chunk:
         if mask is None:
             mask = keys[:, None, None, :] <= queries[:, None, :, None]
         return layout.additive(mask, self.host.model.dtype) if "eager" in attention_kernel(config) else mask
+
+    def _columns_of_keys(self, stage: Stage, layer: int) -> Int[Tensor, "b k"]:
+        """The column of every key that a layer attends to."""
+        kind, source = self.host.layer_type(layer), self.host.keys_of(layer)
+        owner = self.stage_at(source).first
+        if (owner, kind) not in self._keys:
+            columns = self.memory.columns[owner]
+            width = self.stage_at(source).columns.shape[1]
+            self._keys[owner, kind] = key_columns(self.cache, source, width, columns)
+        return self._keys[owner, kind]
 
     def rotary(self, stage: Stage, layer: int, given: Any, like: Tensor) -> Any:
         """Rotary embeddings of a stage's tokens: those of the first stage gathered, or computed from its own ids."""

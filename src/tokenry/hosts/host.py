@@ -21,6 +21,8 @@ _TOKEN_IDS = {
 }
 
 _MASKED = {"full_attention", "sliding_attention"}
+_POINTWISE = {"moe", "mlp"}
+"""Layers that look at one token at a time."""
 _STATEFUL = {"linear_attention", "mamba", "conv"}
 """Layers that read their tokens in order into a state: a shorter sequence is all right, a change midway is not."""
 
@@ -52,12 +54,18 @@ class Host:
         compiled, model = compiled_around(model), unwrap(model)
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
-        base, decoder = unwrap(model.base_model), unwrap(model.get_decoder())
-        if not any(hasattr(base, f"get_{modality}_features") for modality in _TOKEN_IDS):
-            base = decoder  # some text models reach their decoder past their base model
+        if upstream.is_encoder_decoder(model.config):
+            raise UnsupportedError(
+                f"{type(model).__name__} is an encoder-decoder: its language model reads pictures by cross-attention, "
+                "or in an encoder; tokenry needs a decoder-only language model."
+            )
+        decoder = unwrap(upstream.decoder_of(model))
+        # Some models encode pictures beside their base model; some text models reach their decoder past it.
+        encoders = (m for m in (unwrap(model.base_model), model) if _encodes(m))
+        base = next(encoders, decoder)
         if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
             raise UnsupportedError(
-                f"{type(model).__name__} has no decoder with a list of layers (get_decoder() gives "
+                f"{type(model).__name__} has no decoder with a list of layers (get_decoder() leads to "
                 f"{type(decoder).__name__}); tokenry needs a decoder-only language model."
             )
         return cls(model, base, decoder, compiled)
@@ -89,7 +97,7 @@ class Host:
     @property
     def text_config(self) -> Any:
         """The decoder's configuration."""
-        return self.decoder.config
+        return self.decoder.config.get_text_config()  # type: ignore[operator,union-attr]
 
     @cached_property
     def token_ids(self) -> dict[str, int]:
@@ -97,9 +105,17 @@ class Host:
         found = {}
         for modality, names in _TOKEN_IDS.items():
             values = [v for n in names if isinstance(v := getattr(self.model.config, n, None), int)]
-            if values and hasattr(self.base, f"get_{modality}_features"):
+            if values and upstream.encoder_of(self.base, modality):
                 found[modality] = values[0]
         return found
+
+    @property
+    def why_no_pictures(self) -> str:
+        """Why nothing in a prompt of this model is a visual token of its language model."""
+        if not _encodes(self.base):
+            return "it has no get_image_features, so pictures, if it takes any, are no tokens of its language model"
+        known = (names for kind, names in _TOKEN_IDS.items() if upstream.encoder_of(self.base, kind))
+        return f"no {' or '.join(name for names in known for name in names)} set in its configuration"
 
     @cached_property
     def towers(self) -> dict[str, nn.Module]:
@@ -108,7 +124,7 @@ class Host:
         for modality in ("image", "video"):
             names = (f"{modality}_tower", "vision_tower", "visual", "vision_model")
             modules = [m for n in names if isinstance(m := getattr(self.base, n, None), nn.Module)]
-            if modules and hasattr(self.base, f"get_{modality}_features"):
+            if modules and upstream.encoder_of(self.base, modality):
                 found[modality] = modules[0]
         return found
 
@@ -124,8 +140,8 @@ class Host:
 
     @cached_property
     def has_cls(self) -> bool:
-        """Whether the vision encoder prepends a [CLS] token."""
-        if self.tower is None:
+        """Whether the vision encoder prepends a [CLS] token, in blocks whose attention can be read."""
+        if self.tower is None or not self.blocks:
             return False
         return any(
             n.rsplit(".", 1)[-1] in ("class_embedding", "cls_token") for n, _ in self.tower.named_parameters()
@@ -142,9 +158,9 @@ class Host:
 
     @cached_property
     def _layer_types(self) -> list[str]:
-        types = getattr(self.text_config, "layer_types", None)
+        types = upstream.layer_kinds(self.text_config)
         plain = "full_attention" if self._window is None else "sliding_attention"
-        return list(types) if types else [plain] * len(self.layers)
+        return types or [plain] * len(self.layers)
 
     def window(self, layer: int) -> int | None:
         """How far back a layer looks, or None for all the way."""
@@ -158,7 +174,7 @@ class Host:
     @cached_property
     def why_not(self) -> str | None:
         """Why tokens cannot be dropped on the way into this decoder either, or None if they can."""
-        odd = set(self._layer_types) - _MASKED - _STATEFUL
+        odd = set(self._layer_types) - _MASKED - _STATEFUL - _POINTWISE
         if odd:
             return f"its decoder has {', '.join(sorted(odd))} layers, which count their keys in ways unknown to tokenry"
         return None
@@ -166,7 +182,7 @@ class Host:
     @cached_property
     def why_no_layer_stage(self) -> str | None:
         """Why tokens cannot be dropped at a layer of this decoder, or None if they can."""
-        odd = set(self._layer_types) - _MASKED
+        odd = set(self._layer_types) - _MASKED - _POINTWISE
         if odd:
             return f"its decoder has {', '.join(sorted(odd))} layers, whose state mixes all tokens"
         return None
@@ -177,9 +193,19 @@ class Host:
 
     @cached_property
     def rope_axes(self) -> int:
-        """Position ids per token: 3 for multi-axis RoPE (time, height, width), else 1."""
-        rope = getattr(self.text_config, "rope_parameters", None) or {}
-        return 3 if "mrope_section" in rope else 1
+        """Position ids per token: 3 or 4 for multi-axis RoPE (time, height, width, picture), else 1."""
+        return upstream.rotary_axes(getattr(self.decoder, "rotary_emb", None), self.text_config)
+
+    def keys_of(self, layer: int) -> int:
+        """The layer whose keys and values a layer attends to: itself, or an earlier one of its type."""
+        own = layer
+        while own > 0 and (self._reuse[own] or self.layer_type(own) != self.layer_type(layer)):
+            own -= 1
+        return own
+
+    @cached_property
+    def _reuse(self) -> list[bool]:
+        return [upstream.reuses_keys(layer) for layer in self.layers]
 
     @cached_property
     def rotary_takes_layer_type(self) -> bool:
@@ -208,6 +234,10 @@ class Host:
         return {
             m: i for i in indices for n, m in layers[i].named_modules() if "attn" in n or "attention" in n
         }
+
+
+def _encodes(module: nn.Module) -> bool:
+    return any(upstream.encoder_of(module, modality) for modality in _TOKEN_IDS)
 
 
 def blocks_of(tower: nn.Module) -> list[nn.Module]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokenry.hosts.crops import Placed, pictures_of
 from tokenry.hosts.vision import Pictures
 from tokenry.tokens import (
     AttentionView,
@@ -47,18 +48,27 @@ class Items:
     pictures: tuple[tuple[Pictures, int] | None, ...]
 
     @classmethod
-    def find(cls, kinds: Mapping[str, Bool[Tensor, "b t"]], pictures: Mapping[str, Pictures]) -> Items:
+    def find(
+        cls,
+        kinds: Mapping[str, Bool[Tensor, "b t"]],
+        pictures: Mapping[str, Pictures],
+        ids: Int[Tensor, "b t"] | None = None,
+        crops: Sequence[int] | None = None,
+    ) -> Items:
         """Cut the visual columns of a batch into items.
 
         Args:
             kinds: visual columns by modality.
             pictures: what the encoders delivered, by modality. A modality without a record (pictures encoded outside,
                 marked spans of a text model) is cut into runs of neighbouring columns.
+            ids: the tokens, whose marks tell which tiles make one picture.
+            crops: how many tiles each picture has, where the user says so.
         """
         found: list[tuple[int, Tensor, tuple[Pictures, int] | None]] = []
         for modality, visual in kinds.items():
             if modality in pictures:
-                found += _by_record(visual, pictures[modality])
+                told = crops if modality == "image" else None
+                found += _by_record(visual, pictures[modality], ids, told)
             else:
                 found += [(row, columns, None) for row, columns in _runs(visual)]
         found.sort(key=lambda f: (f[0], int(f[1][0])))
@@ -68,7 +78,7 @@ class Items:
         pad = torch.nn.functional.pad
         columns = [pad(c, (0, n - len(c)), value=-1) for _, c, _ in found]
         tiles = [
-            p.tile[i].to(device) if p is not None and p.tile is not None else torch.zeros_like(c)
+            p.numbers(i).to(device) if p is not None else torch.zeros_like(c)
             for _, c, picture in found
             for p, i in [picture or (None, 0)]
         ]
@@ -166,9 +176,30 @@ def _runs(visual: Bool[Tensor, "b t"]) -> list[tuple[int, Int[Tensor, " n"]]]:
 
 
 def _by_record(
+    visual: Bool[Tensor, "b t"],
+    record: Pictures,
+    ids: Int[Tensor, "b t"] | None = None,
+    crops: Sequence[int] | None = None,
+) -> list[tuple[int, Int[Tensor, " n"], tuple[Pictures, int]]]:
+    """Deal the delivered items out to the rows, in order, and take tiles together that make one picture; rows expanded
+    for beams or samples share theirs."""
+    dealt = _dealt(visual, record)
+    if not all(record.lengths) or (crops is None and (record.tiling is None or ids is None)):
+        return dealt
+    numbers = list(dict.fromkeys(i for _, _, (_, i) in dealt))
+    once = {i: (row, columns) for row, columns, (_, i) in reversed(dealt)}
+    placed = [
+        (row, Placed(int(columns[0]), int(columns[-1]) + 1)) for row, columns in (once[i] for i in numbers)
+    ]
+    rows = [[] for _ in visual] if ids is None else ids.tolist()
+    counts = pictures_of(None if ids is None else record.tiling, rows, placed, crops)
+    return _dealt(visual, record.joined(counts))
+
+
+def _dealt(
     visual: Bool[Tensor, "b t"], record: Pictures
 ) -> list[tuple[int, Int[Tensor, " n"], tuple[Pictures, int]]]:
-    """Deal the delivered items out to the rows, in order; rows expanded for beams or samples share theirs."""
+    """The delivered items dealt out to the rows, in order."""
     counts = visual.sum(1).tolist()
     total = sum(record.lengths)
     copies = sum(counts) // total if total else 0

@@ -6,8 +6,11 @@ one stage of the decoder. Pure functions on tensors; nothing here knows a model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 
@@ -26,6 +29,16 @@ def take(x: Tensor, index: Int[Tensor, "b m"], dim: int = 1) -> Tensor:
     return x[(slice(None),) * (dim - 1) + (rows, index.clamp(min=0))]
 
 
+def take_each(
+    arguments: Mapping[str, Any], shape: tuple[int, ...], index: Int[Tensor, "b m"]
+) -> dict[str, Any]:
+    """Arguments in which tensors with a value per token ([b t ...] for `shape` = (b, t)) hold those of `index`."""
+    return {
+        name: take(value, index) if isinstance(value, Tensor) and tuple(value.shape[:2]) == shape else value
+        for name, value in arguments.items()
+    }
+
+
 def places(columns: Int[Tensor, "b m"], width: int) -> Int[Tensor, "b width"]:
     """Where each of `width` columns stands in a layout: the inverse of `columns`; 0 for columns that are gone."""
     slots = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
@@ -34,17 +47,19 @@ def places(columns: Int[Tensor, "b m"], width: int) -> Int[Tensor, "b width"]:
 
 
 def compact(
-    full: Int[Tensor, "a b t"],
+    full: Real[Tensor, "a b t"],
     columns: Int[Tensor, "b m"],
     real: Bool[Tensor, "b m"],
     visual: Bool[Tensor, "b m"],
-) -> Int[Tensor, "a b m"]:
+) -> Real[Tensor, "a b m"]:
     """Renumber positions as if the dropped tokens had never been there.
 
-    With ordinary RoPE (a = 1): 0, 1, 2, ... over each row's real tokens. With multi-axis RoPE a picture's tokens keep
+    With ordinary RoPE (a = 1), and in rows in which all axes say the same (a marked span of text): 0, 1, 2, ... over
+    the row's real tokens. With multi-axis RoPE a picture's tokens keep
     their places relative to each other, since the grid is what their ids say, and text goes on after the largest id
     in use, as it does when the model numbers a shorter picture itself - but never further off than it was: Qwen2.5-VL
-    lets the time ids of a video run past the text that follows.
+    lets the time ids of a video run past the text that follows. Ids that the model itself leaves free between a picture
+    and its text (MiniCPM-V 4.7 does) stay free: nothing dropped is nothing moved.
 
     Args:
         full: position ids of the whole sequence, per RoPE axis.
@@ -52,20 +67,35 @@ def compact(
         real: which of them are tokens, not padding.
         visual: which of them are visual.
     """
-    if full.shape[0] == 1:
-        return (real.cumsum(1) - 1).clamp(min=0)[None]
+    plain = (real.cumsum(1) - 1).clamp(min=0).expand(full.shape[0], -1, -1)
     ids = take(full, columns, 2)
     out = ids.clone()
-    for b in range(ids.shape[1]):  # over rows and their runs of text and of pictures, not over tokens
+    one_axis = (full == full[:1]).all(0).all(1)
+    out[:, one_axis] = plain[:, one_axis].to(out)  # some models count in floating point
+    highest = full.amax(0).cummax(1).values
+    for b in (
+        (~one_axis).nonzero()[:, 0].tolist()
+    ):  # over rows and their runs of text and of pictures, not over tokens
         tokens = real[b].nonzero()[:, 0]
         kinds, runs = visual[b, tokens].unique_consecutive(return_counts=True)
         shift, top = 0, -1
         for is_visual, run in zip(kinds.tolist(), tokens.split(runs.tolist()), strict=True):
             if not is_visual:
-                shift = max(shift, int(full[0, b, columns[b, run[0]]]) - (top + 1))
+                column = int(columns[b, run[0]])
+                own = int(full[0, b, column])
+                free = max(0, own - int(highest[b, column - 1]) - 1) if column else 0
+                shift = max(shift, own - free - (top + 1))
             out[:, b, run] = ids[:, b, run] - shift
             top = int(out[:, b, run].max())
     return out
+
+
+def among(columns: Int[Tensor, "b k"], chosen: Int[Tensor, "b m"]) -> Bool[Tensor, "b k"]:
+    """Which columns of each row are among the row's chosen ones (-1 is never)."""
+    width = max(int(columns.max()), int(chosen.max())) + 1
+    marks = torch.zeros(len(columns), width + 1, dtype=torch.bool, device=columns.device)
+    marks.scatter_(1, chosen.masked_fill(chosen < 0, width), True)
+    return marks[:, :width].gather(1, columns.clamp(min=0)) & (columns >= 0)
 
 
 def attention_mask(

@@ -12,13 +12,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Real
 from torch import Tensor, nn
 
 from tokenry.hosts.host import Host
 from tokenry.hosts.trace import ItemTrace
+from tokenry.hosts.vision import embedded
 from tokenry.tokens import Positions
-from tokenry.upstream import cache_given, named_arguments
+from tokenry.upstream import (
+    cache_given,
+    counts_by_mask,
+    named_arguments,
+    take_between_layers,
+    whole_sequences,
+)
 
 
 @contextmanager
@@ -38,7 +45,31 @@ def masked(
         rules: per cut (decoder layer), whether position ids were kept or renumbered.
         padding: which columns of the prompt are tokens.
     """
-    oracle = _Oracle(host, trace, visual, rules, padding)
+    with _hooked(_Oracle(host, trace, visual, rules, padding)):
+        yield
+
+
+@contextmanager
+def cut_by_hand(
+    host: Host,
+    trace: Sequence[ItemTrace],
+    visual: Bool[Tensor, "b t"],
+    rules: dict[int, Positions],
+    padding: Bool[Tensor, "b t"] | None = None,
+) -> Iterator[None]:
+    """While open, the decoder is given sequences without the tokens that `trace` dropped, with the positions of those
+    that stayed: the truth where layers read their tokens into a state, which no mask can undo.
+
+    Args:
+        host, trace, visual, rules, padding: as for `masked`; tokens have left on the way in only.
+    """
+    with _hooked(_ByHand(host, trace, visual, rules, padding)):
+        yield
+
+
+@contextmanager
+def _hooked(oracle: _Oracle) -> Iterator[None]:
+    host = oracle.host
     with ExitStack() as stack:
         hook = host.decoder.register_forward_pre_hook(oracle.before_decoder, with_kwargs=True)
         stack.callback(hook.remove)
@@ -67,9 +98,10 @@ class _Oracle:
         self.columns = self._columns()
         self.cuts = sorted({at for item in trace for at, _ in item.steps})
         self.keep = {cut: self._kept(cut) for cut in self.cuts}
-        self.shift: dict[int, Int[Tensor, " b"]] = {}
+        self.shift: dict[int, Real[Tensor, " b"]] = {}
         self.ids: Tensor = torch.zeros(0)
         self.prefill = True
+        self.deep: dict[int, Tensor] = {}
 
     def _columns(self) -> list[list[int]]:
         """The columns of each item: the visual columns of its row, dealt out in order."""
@@ -89,36 +121,36 @@ class _Oracle:
         return keep
 
     def before_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        kwargs = named_arguments(module, args, kwargs)
-        hidden = kwargs.get("inputs_embeds")
-        if hidden is None:
-            hidden = self.host.model.get_input_embeddings()(kwargs["input_ids"])
-            kwargs = kwargs | {"input_ids": None}
+        kwargs = whole_sequences(module, named_arguments(module, args, kwargs))
+        hidden = embedded(self.host, kwargs)
+        kwargs = kwargs | {"input_ids": None}
         b, t, _ = hidden.shape
         self.prefill = t == self.visual.shape[1]
         copies = b // len(self.visual)
         ids = kwargs.get("position_ids")
+        if ids is None and self.prefill and counts_by_mask(module):
+            ids = (self.padding.cumsum(1) - 1).clamp(min=0).repeat_interleave(copies, 0)
         if ids is None:
             cache = cache_given(kwargs)
             ids = torch.arange(t, device=hidden.device)[None] + (
                 0 if cache is None else cache.get_seq_length()
             )
         ids = ids[None] if ids.ndim == 2 else ids
-        if self.host.rope_axes == 3:
-            ids = ids.expand(3, -1, -1) if len(ids) == 1 else ids[-3:]
+        axes = self.host.rope_axes
+        if axes > 1:
+            ids = ids.expand(axes, -1, -1) if len(ids) == 1 else ids[-axes:]
         self.ids = ids.expand(-1, b, -1)
         if self.prefill:
             self._count(copies)
             hidden = self._merge(0, hidden)
-            deep, where = kwargs.get("deepstack_visual_embeds"), kwargs.get("visual_pos_masks")
-            if deep is not None and where is not None:
-                full = [torch.zeros_like(hidden).masked_scatter(where[..., None], d.to(hidden)) for d in deep]
-                kwargs = kwargs | {"deepstack_visual_embeds": [self._merge(0, f)[where] for f in full]}
+            self.deep = {i: self._merge(0, f) for i, f in take_between_layers(kwargs, hidden).items()}
         first = self._ids_at(0)
         return (), kwargs | {"inputs_embeds": hidden, "position_ids": first[0] if len(first) == 1 else first}
 
     def before_layer(self, i: int, args: Any, kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
+        if self.prefill and i in self.deep:
+            hidden = hidden + self.deep[i]
         if self.prefill and i in self.cuts and i > 0:
             hidden = self._merge(i, hidden)
         new = dict(kwargs)
@@ -127,7 +159,7 @@ class _Oracle:
             new["attention_mask"] = self._mask(kwargs.get("attention_mask"), self.keep[done[-1]], hidden)
             if (
                 any(c > 0 and self.rules[c] is Positions.COMPACT for c in done)
-                and "position_embeddings" in kwargs
+                and kwargs.get("position_embeddings") is not None  # some layers do not rotate
             ):
                 new["position_embeddings"] = self.host.rotate(i, hidden, self._ids_at(i))
         if args:
@@ -136,7 +168,7 @@ class _Oracle:
 
     def _mask(self, mask: Tensor | None, keep: Bool[Tensor, "b t"], hidden: Tensor) -> Tensor:
         """The model's own mask with the dropped columns taken out."""
-        b, q, _ = hidden.shape
+        b, q = hidden.shape[-3:-1]
         keep = keep.repeat_interleave(b // len(keep), 0)
         total = keep.shape[1] if self.prefill else self._seen
         keep = torch.nn.functional.pad(keep, (0, total - keep.shape[1]), value=True)
@@ -175,13 +207,20 @@ class _Oracle:
         if len(self.ids) == 1:
             return (keep.cumsum(1) - 1).clamp(min=0)[None]
         out = self.ids.clone()
-        visual = self.visual.repeat_interleave(len(keep) // len(self.visual), 0)
+        copies = len(keep) // len(self.visual)
+        visual, real = (m.repeat_interleave(copies, 0) for m in (self.visual, self.padding))
         for b in range(len(keep)):  # token by token, as a person would count
+            if bool((self.ids[:, b] == self.ids[0, b]).all()):  # all axes say the same: plain positions
+                out[:, b] = (keep[b].cumsum(0) - 1).clamp(min=0)
+                continue
             shift, top, was_text = 0, -1, False
             for c in keep[b].nonzero()[:, 0].tolist():
                 is_text = not bool(visual[b, c])
                 if is_text and not was_text:
-                    shift = max(shift, int(self.ids[0, b, c]) - top - 1)
+                    # What the model itself leaves free after a picture stays free.
+                    seen = self.ids[:, b, :c][:, real[b, :c]]
+                    free = max(0, int(self.ids[0, b, c]) - int(seen.max()) - 1) if seen.numel() else 0
+                    shift = max(shift, int(self.ids[0, b, c]) - free - top - 1)
                 was_text = is_text
                 out[:, b, c] = self.ids[:, b, c] - shift
                 top = int(out[:, b, c].max()) if is_text else max(top, int(out[:, b, c].max()))
@@ -213,3 +252,50 @@ class _Oracle:
                     merged = weights @ hidden[row, alive]
                     hidden[row, [alive[a] for a in step.anchor[0].tolist()]] = merged.to(hidden)
         return hidden
+
+
+class _ByHand(_Oracle):
+    """Sequences without the dropped tokens, padded on the left; their masks and caches are the model's own."""
+
+    held: Int[Tensor, "b k"]
+
+    def before_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        _, kwargs = super().before_decoder(module, args, kwargs)
+        hidden = kwargs["inputs_embeds"]
+        b, t, _ = hidden.shape
+        if not self.prefill:
+            # A model counts from its cache, which is short here: go on after the last id of the full prompt.
+            after = self._prompt.amax((0, 2)) + 1 - (self.shift[0] if self.cuts else 0)
+            ids = (after[:, None] + self._decoded - t + torch.arange(t, device=hidden.device)).expand(
+                len(self.ids), b, t
+            )
+            self.held = torch.cat([self.held, torch.ones_like(ids[0])], 1)
+            return (), kwargs | {
+                "position_ids": ids[0] if len(ids) == 1 else ids,
+                "attention_mask": self.held,
+            }
+        keep = (self.keep[0] if self.cuts else torch.ones_like(self.padding)) & self.padding
+        rows = [row.nonzero()[:, 0] for row in keep.repeat_interleave(b // len(keep), 0)]
+        width = max(map(len, rows))
+        left = [torch.nn.functional.pad(row, (width - len(row), 0), value=-1) for row in rows]
+        index = torch.stack(left)
+        self.held = (index >= 0).long()
+
+        def cut(x: Tensor) -> Tensor:
+            return torch.stack([part[i.clamp(min=0)] for part, i in zip(x, index, strict=True)])
+
+        ids = torch.stack([cut(axis) for axis in self._ids_at(0)])
+        short = {
+            name: cut(value) if isinstance(value, Tensor) and tuple(value.shape[:2]) == (b, t) else value
+            for name, value in kwargs.items()
+        }
+        self.deep = {i: cut(features) for i, features in self.deep.items()}
+        short["inputs_embeds"] = cut(hidden).masked_fill(index[..., None] < 0, 0)
+        short["position_ids"] = ids[0] if len(ids) == 1 else ids
+        return (), short | {"attention_mask": self.held}
+
+    def before_layer(self, i: int, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not self.prefill or i not in self.deep:
+            return None
+        hidden = (args[0] if args else kwargs["hidden_states"]) + self.deep[i]
+        return ((hidden, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": hidden})

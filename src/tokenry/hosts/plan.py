@@ -29,7 +29,7 @@ def plan_methods(
         raise TokenryError("No method given; name at least one, for example 'fastervlm'.")
     if not host.token_ids and not marked:
         raise UnsupportedError(
-            f"{host.name} has no visual tokens (no image_token_id in its configuration). For a text model, say which "
+            f"{host.name} has no visual tokens ({host.why_no_pictures}). For a text model, say which "
             "tokens may go: tk.reduced(model, method, tokens=slice(5, 69))."
         )
     require_kernel(host)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
 
 from tokenry.hosts import layout, moving
@@ -23,7 +23,15 @@ from tokenry.hosts.items import Items
 from tokenry.hosts.plan import plan_methods, require_kernel
 from tokenry.hosts.probes import ProbedAttention
 from tokenry.hosts.trace import ItemTrace
-from tokenry.hosts.vision import Encoded, Pictures, Recorder, brings_pictures, watch_vision
+from tokenry.hosts.vision import (
+    Encoded,
+    Pictures,
+    Recorder,
+    brings_pictures,
+    embedded,
+    visual_kinds,
+    watch_vision,
+)
 from tokenry.reduce import Reducer
 from tokenry.tokens import (
     AttentionView,
@@ -36,11 +44,17 @@ from tokenry.upstream import (
     StaticCache,
     cache_given,
     cache_of,
+    counts_by_mask,
     named_arguments,
+    parameters,
+    take_between_layers,
     takes_anything,
     watch_attention,
+    whole_sequences,
     with_cache,
+    without_cache,
 )
+from tokenry.wrappers import unwrap
 
 _KWARG = "tokenry_chunk"
 
@@ -63,6 +77,7 @@ class Session:
         *,
         encoded: Encoded | None = None,
         tokens: slice | Tensor | Callable[[Tensor], Tensor] | None = None,
+        crops: Sequence[int] | None = None,
     ) -> None:
         """Check that the methods fit the model; nothing is touched yet.
 
@@ -72,6 +87,7 @@ class Session:
             encoded: pictures encoded beforehand with `tokenry.hosts.encode`.
             tokens: for a text model: which columns of a prompt count as visual - a slice, a mask (batch x tokens), or
                 a function from `input_ids` to such a mask.
+            crops: how many tiles each picture has, in order of appearance, where the prompt does not tell.
 
         Raises:
             UnsupportedError: a method cannot run on this model; the message says what can.
@@ -82,6 +98,7 @@ class Session:
         self.methods = tuple(methods)
         self.encoded = encoded
         self.tokens = tokens
+        self.crops = None if crops is None else tuple(crops)
         self._plan = plan_methods(self.host, self.methods, tokens is not None)
         self._call = Call()
         self._latest: Chunk | None = None
@@ -253,6 +270,7 @@ class Session:
                 "DynamicCache, or a method that acts before the language model (stage input)."
             )
         chunk = Chunk(self.host, cache, kwargs.get("attention_mask"), (like.shape[0], like.shape[1]))
+        chunk.tokens = ids
         chunk.kinds = self._visual_columns(ids, kwargs, chunk)
         self._call.chunk = chunk
         if not chunk.begins:
@@ -274,25 +292,20 @@ class Session:
         chunk = self._call.chunk
         if chunk is None or chunk.stages:
             raise UnsupportedError(
-                f"The language model of {self.host.name} was called on its own, past the module that is given "
-                "`input_ids`, so which of its tokens are visual is unknown. Call the whole model."
+                f"The language model of {self.host.name} was called on its own (as some models' `generate` does), past "
+                "the module that is given `input_ids`, so which of its tokens are visual is unknown. Call the whole "
+                "model."
             )
         kwargs = named_arguments(module, args, kwargs)
-        hidden = kwargs.get("inputs_embeds")
-        if hidden is None:
-            hidden = self.host.model.get_input_embeddings()(kwargs["input_ids"])
+        kwargs = whole_sequences(module, kwargs)
+        hidden = embedded(self.host, kwargs)
         ids = self._full_ids(chunk, kwargs.get("position_ids"), hidden.device)
         mask = kwargs.get("attention_mask")
         if isinstance(mask, dict):
             chunk.outer = {name: m for name, m in mask.items() if isinstance(m, Tensor)}
         elif isinstance(mask, Tensor) and mask.ndim == 4:
             chunk.outer = {"": mask}
-        deepstack = kwargs.pop("deepstack_visual_embeds", None)
-        visual = kwargs.pop("visual_pos_masks", None)
-        if deepstack is not None and visual is not None:
-            chunk.deepstack = [
-                torch.zeros_like(hidden).masked_scatter(visual[..., None], d.to(hidden)) for d in deepstack
-            ]
+        chunk.deepstack = take_between_layers(kwargs, hidden)
         keep = torch.ones(chunk.shape, dtype=torch.bool, device=hidden.device)
         rule = Positions.KEEP
         if chunk.kinds:
@@ -301,12 +314,12 @@ class Session:
                     "A picture that arrives in a later turn cannot be judged by decoder attention: the turns before "
                     "are in the cache only. Use a method of stage input, or put all pictures into the first call."
                 )
-            chunk.items = Items.find(chunk.kinds, self._pictures())
+            chunk.items = Items.find(chunk.kinds, self._pictures(), chunk.tokens, self.crops)
             whole = torch.arange(chunk.shape[1], device=hidden.device).expand(chunk.shape)
             hidden, keep, rule = self._apply(0, chunk, whole, hidden, keep)
         stage = chunk.begin(ids, keep, rule)
         hidden = layout.take(hidden, stage.columns).masked_fill((stage.columns < 0)[..., None], 0)
-        out = kwargs | {
+        out = layout.take_each(kwargs, chunk.shape, stage.columns) | {
             "inputs_embeds": hidden,
             "input_ids": None,
             "position_ids": stage.ids[0] if len(stage.ids) == 1 else stage.ids,
@@ -321,26 +334,36 @@ class Session:
         chunk: Chunk | None = kwargs.pop(_KWARG, None) or self._call.chunk or self._replayed()
         if chunk is None or not chunk.stages:
             return args, kwargs
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if 0 < i <= len(chunk.deepstack):
-            before = chunk.stage_at(i - 1)
+        kwargs = named_arguments(unwrap(module), args, kwargs)
+        hidden = kwargs["hidden_states"]
+        if i in chunk.deepstack:
+            before = chunk.stage_at(max(i - 1, 0))
             hidden = (
-                hidden
-                + layout.take(chunk.deepstack[i - 1], before.columns) * (before.columns >= 0)[..., None]
+                hidden + layout.take(chunk.deepstack[i], before.columns) * (before.columns >= 0)[..., None]
             )
         given = kwargs.get("position_embeddings")
         if i > 0 and i in self._plan:
             hidden = self._cut(i, module, chunk, hidden, kwargs)
         stage = chunk.stage_at(i)
         held = chunk.memory.columns[stage.first].shape[1]
-        new = kwargs | {"attention_mask": chunk.mask(i)}
+        new = self._of_stage(chunk, stage, kwargs) | {"attention_mask": chunk.mask(i)}
         if given is not None:
             new["position_embeddings"] = chunk.rotary(stage, i, given, hidden)
         if "position_ids" in kwargs:  # flash kernels read gaps in these as borders between packed sequences
-            new["position_ids"] = torch.arange(held - hidden.shape[1], held, device=hidden.device)[None]
+            new["position_ids"] = torch.arange(held - stage.columns.shape[1], held, device=hidden.device)[
+                None
+            ]
         if args:
-            return (hidden, *args[1:]), new
-        return args, new | {"hidden_states": hidden}
+            del new["hidden_states"]
+            return (hidden,), new
+        return (), new | {"hidden_states": hidden}
+
+    def _of_stage(self, chunk: Chunk, stage: Stage, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the decoder hands to a layer besides hidden states, for the tokens of the layer's own stage."""
+        if stage.first == 0:
+            return kwargs
+        first = chunk.stages[0]
+        return layout.take_each(kwargs, tuple(first.columns.shape), chunk.places(first, stage.columns))
 
     def _replayed(self) -> Chunk | None:
         """The last prompt, where gradient checkpointing runs a layer again in a thread of autograd's own."""
@@ -357,10 +380,9 @@ class Session:
         if chunk.begins:
             self._call.prompt = self._latest = chunk
             chunk.outer = {}
-            if (
-                not torch.is_grad_enabled()
-            ):  # gradient checkpointing may run layers again, and add these again
-                chunk.deepstack = []
+            # Gradient checkpointing may run layers again, and add these again.
+            if not torch.is_grad_enabled():
+                chunk.deepstack = {}
             self._vision.pictures.clear()
         last = chunk.stages[-1]
         hidden = output[0]
@@ -392,6 +414,11 @@ class Session:
 
     def _cut(self, i: int, layer: nn.Module, chunk: Chunk, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """The tokens that go on from layer i, and the stage they form."""
+        if hidden.ndim != 3:
+            raise UnsupportedError(
+                f"{self.host.name}'s layers hand on several states per token ({hidden.ndim}-D), so tokens cannot leave "
+                "between them. Use a method of stage input."
+            )
         firsts = [stage.first for stage in chunk.stages]
         if i in firsts:  # gradient checkpointing runs the layer again: what was decided stands
             before = chunk.stages[firsts.index(i) - 1]
@@ -431,7 +458,9 @@ class Session:
             needs = method.needs(at, self.host.depth)
             attention = self._attention(needs.attention, at, chunk, hidden, layer, kwargs or {})
             slot = moving.of_items(items, layout.places(columns, chunk.shape[1]))
-            features = moving.take_items(hidden.detach(), items, slot)
+            # What is added to the tokens right before the first layer is part of what they are on the way in.
+            whole = hidden + chunk.deepstack[0] if at == 0 and 0 in chunk.deepstack else hidden
+            features = moving.take_items(whole.detach(), items, slot)
             view = items.view(
                 features,
                 slot,
@@ -454,10 +483,10 @@ class Session:
                 hidden = merge(hidden)
                 chunk.merges.setdefault(at, []).append(merge)
                 # Deepstack features are added to whole sequences, so they merge by column.
-                whole = partial(
+                deep = partial(
                     moving.merge, items=items, slot=items.columns, reduction=reduction, target=left.columns
                 )
-                chunk.deepstack = [whole(deep) for deep in chunk.deepstack]
+                chunk.deepstack = {i: deep(features) for i, features in chunk.deepstack.items()}
             keep = moving.mark(moving.mark(keep, items, False), left, True)
             chunk.items = left
             chunk.steps.append((at, reduction))
@@ -490,6 +519,11 @@ class Session:
             )
         query, key, scale = heard
         mask = chunk.mask(source)
+        owner = chunk.stage_at(self.host.keys_of(source))
+        if owner is not stage:  # keys of a layer before tokens left
+            there = chunk.places(owner, stage.columns)
+            key = layout.take(key.transpose(1, 2), there).transpose(1, 2)
+            mask = None if mask is None else layout.take(mask.movedim(-1, 1), there).movedim(1, -1)
         if mask is not None and mask.ndim == 2:
             mask = None  # a flash kernel's padding mask says no more than `real`
         elif mask is not None and mask.dtype != torch.bool:
@@ -515,12 +549,17 @@ class Session:
         self._call.heard[at] = _WANTED
         attention: Any = layer.self_attn
         norm: Any = layer.input_layernorm
+        known = parameters(attention)
+        others = {k: v for k, v in self._of_stage(chunk, stage, without_cache(kwargs)).items() if k in known}
         with torch.no_grad(), suppress(_Heard):
             attention(
-                hidden_states=norm(hidden),
-                position_embeddings=chunk.rotary(stage, at, given, hidden),
-                attention_mask=chunk.mask(at),
-                **with_cache(attention, None),
+                **others
+                | {
+                    "hidden_states": norm(hidden),
+                    "position_embeddings": chunk.rotary(stage, at, given, hidden),
+                    "attention_mask": chunk.mask(at),
+                }
+                | with_cache(attention, None)
             )
 
     # --- small questions -----------------------------------------------------------------------------------------
@@ -543,8 +582,7 @@ class Session:
                     "which tokens are visual."
                 )
             return {}
-        kinds = {modality: ids == token for modality, token in self.host.token_ids.items()}
-        kinds = {modality: mask for modality, mask in kinds.items() if bool(mask.any())}
+        kinds = visual_kinds(self.host, ids, kwargs)
         if not kinds and brings_pictures(kwargs):
             raise InputError(
                 f"Pictures come with this call, but none of its {ids.shape[1]} tokens is a placeholder "
@@ -570,9 +608,11 @@ class Session:
     def _pictures(self) -> dict[str, Pictures]:
         return self.encoded.pictures if self.encoded is not None else self._vision.pictures
 
-    def _full_ids(self, chunk: Chunk, ids: Tensor | None, device: torch.device) -> Int[Tensor, "a b t"]:
+    def _full_ids(self, chunk: Chunk, ids: Tensor | None, device: torch.device) -> Real[Tensor, "a b t"]:
         """Position ids per RoPE axis and sequence."""
         b, t = chunk.shape
+        if ids is None and chunk.padding_mask is not None and counts_by_mask(self.host.decoder):
+            ids = (chunk.padding_mask.cumsum(1) - 1).clamp(min=0)[:, chunk.offset :]
         if ids is None:
             ids = torch.arange(chunk.offset, chunk.offset + t, device=device)[None]
         if ids.ndim == 2:

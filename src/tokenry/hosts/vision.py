@@ -10,18 +10,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenry.hosts.crops import tile_numbers
 from tokenry.hosts.host import Host, blocks_of
 from tokenry.hosts.patches import put
 from tokenry.hosts.probes import cls_rows
 from tokenry.tokens import InputError, UnsupportedError
-from tokenry.upstream import watch_attention
+from tokenry.upstream import (
+    Tiling,
+    encoder_of,
+    parameters,
+    picture_features,
+    tiling_of,
+    watch_attention,
+    whole_comes_first,
+)
 
 _PACK = "pack_image_features"
 _PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
@@ -39,6 +49,9 @@ class Pictures:
             of no tile. None where the encoder's tokens cannot be told apart any more (folded or interpolated).
         first: row of the encoder's batch that holds each item's first tile.
         cls: [CLS] attention per encoder block.
+        tiling: how the prompt tells which items make one picture, if they are tiles; None = each is a picture.
+        whole_first: whether the whole picture is the first of its tiles, not the last.
+        number: per item, its tokens' tiles as methods are shown them: the whole picture is 0. None = as `tile`.
     """
 
     lengths: list[int]
@@ -48,6 +61,45 @@ class Pictures:
     cell: list[Tensor] | None
     first: list[int]
     cls: dict[int, Float[Tensor, "tiles heads n"]] = field(default_factory=dict)
+    tiling: Tiling | None = None
+    whole_first: bool = False
+    number: list[Tensor] | None = None
+
+    def numbers(self, item: int) -> Int[Tensor, " n"]:
+        """The tile of each token of an item, the only picture or the whole of it being 0."""
+        tiles = self.number if self.number is not None else self.tile
+        return torch.zeros(self.lengths[item], dtype=torch.long) if tiles is None else tiles[item]
+
+    def joined(self, counts: Sequence[int]) -> Pictures:
+        """The same tokens, with so many neighbouring items taken for one picture with its crops each."""
+        if max(counts, default=1) == 1:
+            return replace(self, tiling=None)
+        ends = list(accumulate(counts, initial=0))
+        parts = [range(*pair) for pair in pairwise(ends)]
+        lengths = [sum(self.lengths[i] for i in part) for part in parts]
+        place = [torch.cat([torch.full((self.lengths[i],), k) for k, i in enumerate(part)]) for part in parts]
+        tile = None
+        if self.tile is not None:
+            gone = [torch.cat([self.tile[i] for i in part]) < 0 for part in parts]
+            place = [p.to(g.device).masked_fill(g, -1) for p, g in zip(place, gone, strict=True)]
+            tile = place
+        keys = [sum((2 * k + 1) * self.key[i] for k, i in enumerate(part)) for part in parts]
+        grids = [self.grid[part.start : part.stop].unique(dim=0) for part in parts]
+        grid = [
+            [len(part), *g[0, 1:].tolist()] if len(g) == 1 and int(g[0, 0]) == 1 else [1, 1, n]
+            for part, g, n in zip(parts, grids, lengths, strict=True)
+        ]
+        return replace(
+            self,
+            lengths=lengths,
+            grid=torch.tensor(grid).view(-1, 3),
+            key=torch.stack([torch.as_tensor(key) for key in keys]),
+            tile=tile,
+            cell=None if self.cell is None else [torch.cat([self.cell[i] for i in p]) for p in parts],
+            first=[self.first[part.start] for part in parts] if self.first else [],
+            tiling=None,
+            number=[tile_numbers(p, whole_first=self.whole_first) for p in place],
+        )
 
     def attention(self, item: int, layer: int) -> Float[Tensor, "heads n"]:
         """[CLS] attention to the tokens of one item; 0 for tokens of no tile."""
@@ -67,11 +119,75 @@ def brings_pictures(inputs: Mapping[str, Any]) -> bool:
     return any(inputs.get(name) is not None for name in _PIXELS) or bool(inputs.get("mm_encoder_outputs"))
 
 
+def visual_kinds(host: Host, ids: Int[Tensor, "b t"], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Which tokens of a call are placeholders, by modality; modalities without any are left out.
+
+    Where pictures and videos share a placeholder (Molmo2), the processor's token types tell them apart.
+
+    Raises:
+        UnsupportedError: pictures and videos share a placeholder and nothing tells them apart.
+    """
+    kinds = {modality: ids == token for modality, token in host.token_ids.items()}
+    if len(set(host.token_ids.values())) < len(kinds):
+        types = inputs.get("mm_token_type_ids")
+        brought = [m for m in kinds if _brings(m, inputs)]
+        if len(brought) == 1:
+            kinds = {brought[0]: kinds[brought[0]]}
+        elif isinstance(types, Tensor) and types.shape == ids.shape:
+            kinds = {m: mask & (types == _TYPES[m]) for m, mask in kinds.items()}
+        elif brought:
+            raise UnsupportedError(
+                f"{host.name} marks pictures and videos with the same token; pass the `mm_token_type_ids` that its "
+                "processor makes, which tell them apart."
+            )
+        else:
+            kinds = dict(list(kinds.items())[:1])
+    return {modality: mask for modality, mask in kinds.items() if bool(mask.any())}
+
+
+def embedded(host: Host, arguments: dict[str, Any]) -> Tensor:
+    """The embeddings that go into a decoder's first layer.
+
+    A base model that is itself the decoder (Chameleon) would write its pictures over the placeholders inside, where
+    nothing can come in between: that is done here, and the pictures are taken out of the arguments.
+
+    Args:
+        host: the model.
+        arguments: of a call to the decoder.
+    """
+    given: Tensor | None = arguments.get("inputs_embeds")
+    hidden: Tensor = given if given is not None else host.model.get_input_embeddings()(arguments["input_ids"])
+    if host.base is not host.decoder or given is not None or not brings_pictures(arguments):
+        return hidden
+    ids = arguments["input_ids"]
+    encoded = arguments.pop("mm_encoder_outputs", None) or {}
+    pixels = {name: arguments.pop(name) for name in _PIXELS if arguments.get(name) is not None}
+    for modality, token in host.token_ids.items():
+        output, encode = encoded.get(modality), encoder_of(host.base, modality)
+        if output is None and encode is not None:
+            wanted = {k: v for k, v in pixels.items() if k in parameters(encode)}
+            output = encode(**wanted, return_dict=True) if wanted else None
+        if output is not None:
+            features = torch.cat([part.flatten(0, -2) for part in picture_features(output)])
+            hidden = hidden.masked_scatter((ids == token)[..., None], features.to(hidden))
+    return hidden
+
+
+_TYPES = {"image": 1, "video": 2}
+"""What processors write into `mm_token_type_ids`."""
+
+
+def _brings(modality: str, inputs: Mapping[str, Any]) -> bool:
+    encoded = (inputs.get("mm_encoder_outputs") or {}).get(modality) is not None
+    pixels = (name for name in _PIXELS if name.endswith("videos") == (modality == "video"))
+    return encoded or any(inputs.get(name) is not None for name in pixels)
+
+
 def no_cls(host: Host) -> str:
     """What to tell a user whose encoder has no [CLS] token."""
     return (
-        f"{host.name} has no vision encoder with a [CLS] token, which this method reads. Methods that do without it: "
-        "divprune, fastv, pyramiddrop, aim."
+        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Methods that do without "
+        "it: divprune, fastv, pyramiddrop, aim."
     )
 
 
@@ -191,27 +307,47 @@ def _pictures(
     host: Host, output: Any, call: Mapping[str, Any], cls: dict[int, Tensor], packed: list[_Packed] | None
 ) -> Pictures:
     """What one call of the encoder delivered."""
-    pooled = output.pooler_output if hasattr(output, "pooler_output") else output
+    pooled = picture_features(output)
     lengths = [len(item) for item in pooled]
-    pixels = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
-    if isinstance(pixels, Tensor) and pixels.ndim == 5 and len(lengths) == len(pixels) * pixels.shape[1]:
+    pixels: Any = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
+    rows = isinstance(pixels, Tensor) and pixels.ndim == 5
+    tiling = _tiling(host, call, rows) if packed is None else None
+    if rows and tiling is None and len(lengths) == len(pixels) * pixels.shape[1]:
         # Frames delivered one by one make one video.
         lengths = [sum(part) for part in torch.tensor(lengths).view(len(pixels), -1).tolist()]
     grids = next((g for name, g in call.items() if name.endswith("grid_thw") and g is not None), None)
     sizes = None if packed is not None else call.get("image_sizes")
     encoded = getattr(output, "last_hidden_state", None)
     per_tile = _per_tile(lengths, encoded) if packed is None and grids is None and sizes is None else None
+    if rows and tiling is not None and len(lengths) == len(pixels) and per_tile is not None:
+        # Tiles of a sequence's pictures, all together.
+        lengths = [per_tile] * (sum(lengths) // per_tile)
     places = _places(lengths, cls, packed, per_tile)
     device = pooled[0].device if lengths else None
     return Pictures(
         lengths=lengths,
         grid=torch.tensor([_grid(n, i, grids, sizes, per_tile) for i, n in enumerate(lengths)]).view(-1, 3),
-        key=_fingerprints(pixels, grids, sizes, len(lengths)),
+        key=_fingerprints(pixels, grids, sizes, len(lengths), tiled=rows and tiling is not None),
         tile=[t.to(device) for t in places[0]] if places else None,
         cell=[t.to(device) for t in places[1]] if places else None,
         first=places[2] if places else [],
         cls=cls,
+        tiling=tiling,
+        whole_first=whole_comes_first(host.model.config),
     )
+
+
+_COUNTED = {"image_sizes", "image_grids", "num_local_patches"}
+"""Arguments of encoders that say which tiles make one picture: what such an encoder delivers are pictures."""
+
+
+def _tiling(host: Host, call: Mapping[str, Any], rows: bool) -> Tiling | None:
+    """How the prompt tells which of the delivered things make one picture; None where each is one."""
+    encode = encoder_of(host.base, "image")
+    if encode is None or "pixel_values" not in call or _COUNTED & parameters(encode).keys():
+        return None
+    tiling = tiling_of(str(host.model.config.model_type))
+    return Tiling.AROUND if rows and tiling is not None else tiling
 
 
 def _per_tile(lengths: list[int], encoded: Tensor | None) -> int | None:
@@ -261,7 +397,7 @@ def _grid(
 
 
 def _fingerprints(
-    pixels: Any, grids: Tensor | None, sizes: Tensor | None, items: int
+    pixels: Any, grids: Tensor | None, sizes: Tensor | None, items: int, *, tiled: bool
 ) -> Int[Tensor, " items"]:
     """A 64-bit number per item that depends on its own pixels only; 0 where pixels cannot be told apart by item."""
     if not isinstance(pixels, Tensor):
@@ -269,7 +405,10 @@ def _fingerprints(
     if grids is not None:
         parts = list(pixels.split(grids.prod(-1).tolist()))
     else:
-        flat = pixels if len(pixels) == items else pixels.flatten(0, 1) if pixels.ndim > 4 else pixels
+        flat = pixels if len(pixels) == items or pixels.ndim <= 4 else pixels.flatten(0, 1)
+        if tiled:  # sequences with fewer tiles are filled up with black ones
+            flat = pixels.flatten(0, 1)
+            flat = flat[flat.flatten(1).ne(0).any(1)] if len(flat) != items else flat
         parts = list(flat) if len(flat) == items else []
     if len(parts) != items:
         return torch.zeros(items, dtype=torch.long)

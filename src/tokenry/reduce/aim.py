@@ -92,7 +92,7 @@ class AIM(Reducer):
 
     def keep(self, view: TokenView) -> Int[Tensor, " items"]:
         """The budget on the way in; later the schedule's share of what merging left, rounded down."""
-        merged = self.limit.resolve(view.entry)
+        merged = self.limit.resolve(view.entry, view.row)
         if view.layer == 0:
             return merged.minimum(view.length)
         left, steps = self.retention(view.layer - 1, view.depth)

@@ -73,7 +73,7 @@ class Reducer(ABC):
 
     def keep(self, view: TokenView) -> Int[Tensor, " items"]:
         """How many tokens each item keeps at this cut."""
-        return self.limit.resolve(view.length)
+        return self.limit.resolve(view.length, view.row)
 
     @abstractmethod
     def reduce(self, view: TokenView, keep: Int[Tensor, " items"]) -> Reduction:

@@ -69,9 +69,11 @@ class PyramidDrop(Scorer):
             raise TokenryError(f"pyramiddrop cuts before layers {cuts}, not before {view.layer}.")
         if self.limit.schedule is not None:
             return (
-                dict(self.limit.cuts(view.depth.decoder))[view.layer].resolve(view.entry).minimum(view.length)
+                dict(self.limit.cuts(view.depth.decoder))[view.layer]
+                .resolve(view.entry, view.row)
+                .minimum(view.length)
             )
-        last = self.limit.resolve(view.entry)
+        last = self.limit.resolve(view.entry, view.row)
         start = view.entry.double()
         rate = (
             last / start.clamp(min=1)

@@ -85,7 +85,7 @@ class RecoverableCompression(Reducer):
 
     def reduce(self, view: TokenView, keep: Int[Tensor, " items"]) -> Reduction:
         """Filter, recover, merge."""
-        low = self.limit.minimum(view.length) if self.limit.adaptive else keep
+        low = self.limit.minimum(view.length, view.row) if self.limit.adaptive else keep
         salient, score = self.salient(view)
         asked, relevance = self.recovered(view, salient)
 
