@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 import tokenry as tk
 from tests.hosts.families import BOS, FAMILIES, IMAGE, Inputs, pixels, prompts, text
-from tests.hosts.zoo import features_of, specimen
+from tests.hosts.zoo import features_of, known, specimen
 from tokenry.hosts.check import oracle_gap
 from tokenry.hosts.host import Host
 from tokenry.reduce import Reducer
@@ -164,7 +164,7 @@ def shown(model_type: str, **options: Any) -> TokenView:
 
 
 @pytest.mark.parametrize("between", [0, 1, 7])
-@pytest.mark.parametrize("model_type", LAYOUTS)
+@pytest.mark.parametrize("model_type", known(*LAYOUTS))
 def test_an_item_is_a_picture_with_its_crops(model_type: str, between: int) -> None:
     view = shown(model_type, between=between)
     tiles = [n for row in ROWS for n in row]
@@ -181,7 +181,7 @@ def test_an_item_is_a_picture_with_its_crops(model_type: str, between: int) -> N
         assert t in (n, 1)
 
 
-@pytest.mark.parametrize("model_type", LAYOUTS)
+@pytest.mark.parametrize("model_type", known(*LAYOUTS))
 def test_a_budget_is_for_a_picture_with_its_crops(model_type: str) -> None:
     model, inputs = built(model_type), inputs_of(model_type)
     with torch.no_grad(), tk.reduced(model, "random", budget=5) as run:

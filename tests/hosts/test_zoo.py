@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 import tokenry as tk
 from tests.hosts.families import FAMILIES, prompts
-from tests.hosts.zoo import specimen
+from tests.hosts.zoo import known, specimen
 from tokenry.hosts.check import oracle_gap
 from tokenry.hosts.host import Host
 from tokenry.reduce import Reducer
@@ -71,19 +71,19 @@ def relative_gap(model_type: str, methods: list[Reducer]) -> float:
     return oracle_gap(Host.of(model), inputs, methods, 4) / scale
 
 
-@pytest.mark.parametrize("model_type", EXACT)
+@pytest.mark.parametrize("model_type", known(*EXACT))
 def test_reduced_equals_the_masked_full_sequence(model_type: str) -> None:
     for methods in INPUT + LAYER:
         assert relative_gap(model_type, methods) <= 1e-5, methods
 
 
-@pytest.mark.parametrize("model_type", EXACT_AT_THE_INPUT)
+@pytest.mark.parametrize("model_type", known(*EXACT_AT_THE_INPUT))
 def test_reduced_at_the_input_is_exact(model_type: str) -> None:
     for methods in INPUT:
         assert relative_gap(model_type, methods) <= 1e-5, methods
 
 
-@pytest.mark.parametrize("model_type", [*EXACT, *EXACT_AT_THE_INPUT])
+@pytest.mark.parametrize("model_type", known(*EXACT, *EXACT_AT_THE_INPUT))
 def test_all_tokens_are_the_models_own_answer(model_type: str) -> None:
     """Also renumbered: where nothing is dropped, nothing moves."""
     model, inputs = built(model_type), inputs_of(model_type)

@@ -226,6 +226,8 @@ def inputs_for(model: Any, entry: Entry) -> Inputs:
         return prompts([BOS, text(20, 1)], [BOS, text(15, 2)])
     values = (entry.pixels or pixels_for)(model, 2)
     wanted = {k: v for k, v in values.items() if k in inspect.signature(encode).parameters}
+    if not wanted:  # a name of its own
+        wanted = {"pixel_values": next(iter(values.values()))}
     with torch.no_grad():
         lengths = lengths_of(encode(**wanted, return_dict=True), 2)
     blocks = (entry.blocks or plain_blocks)(model, lengths)
@@ -427,6 +429,18 @@ def _inkling(model: Any, n: int) -> Inputs:
     return {"pixel_values": pixels(int(grids.prod(1).sum()), 40, 40, 3), "image_grid_thw": grids}
 
 
+def _fuyu_argument(model: Any) -> str:
+    """What the release calls its patches."""
+    return next(
+        n for n in ("pixel_values", "image_patches") if n in inspect.signature(model.forward).parameters
+    )
+
+
+def known(*model_types: str) -> list[str]:
+    """Those of the types that the installed release has."""
+    return [m for m in model_types if m in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES]
+
+
 _MOE_TEXT = {"text_config": {"num_key_value_heads": 4}}
 
 ZOO: dict[str, Entry] = {
@@ -513,7 +527,7 @@ ZOO: dict[str, Entry] = {
     "fast_vlm": Entry({"vision_config": StandInConfig(grid=True)}, _squares(64)),
     "fuyu": Entry(
         {"patch_size": 8, "num_channels": 3, "image_token_id": IMAGE},
-        lambda model, n: {"pixel_values": pixels(n, 16, 192)},
+        lambda model, n: {_fuyu_argument(model): pixels(n, 16, 192)},
     ),
     "gemma3n": Entry(
         {
@@ -578,7 +592,9 @@ ZOO: dict[str, Entry] = {
     "got_ocr2": Entry({"vision_config": {"image_size": 64, "patch_size": 4}}, _tiles(64)),
     "pp_chart2table": Entry({"vision_config": {"image_size": 64, "patch_size": 4}}, _tiles(64)),
     "hunyuan_vl": Entry(
-        {"text_config": {"head_dim": 16} | _rope(2, 2, 2, 2, rope_type="dynamic", alpha=1000.0, factor=1.0)}
+        {"text_config": {"head_dim": 16} | _rope(2, 2, 2, 2, rope_type="dynamic", alpha=1000.0, factor=1.0)},
+        # Rows of tokens with a separator each, and marks around them, all written over placeholders.
+        blocks=lambda model, lengths: [[OPEN, *[IMAGE] * n, CLOSE] for n in (22, 14)],
     ),
     "hy_v4_vl": Entry({"text_config": {"qk_rope_head_dim": 8} | _rope(1, 1, 2)}),
     "idefics2": Entry(

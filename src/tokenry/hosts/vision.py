@@ -34,7 +34,7 @@ from tokenry.upstream import (
 )
 
 _PACK = "pack_image_features"
-_PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
+_PIXELS = ("pixel_values", "pixel_values_images", "image_patches", "pixel_values_videos")
 
 
 @dataclass(eq=False)
@@ -233,7 +233,11 @@ class Recorder(threading.local):
             call |= call.pop("kwargs", {})
             cls = {layer: torch.cat(parts) for layer, parts in self.rows.items()}
             packed = self.packed[-1] if self.packed else None
-            self.pictures[modality] = _pictures(host, output, call, cls, packed)
+            delivered = _pictures(host, output, call, cls, packed)
+            if delivered is None:
+                self.pictures.pop(modality, None)
+            else:
+                self.pictures[modality] = delivered
             return output
 
         return record
@@ -305,8 +309,8 @@ def _trace_packing(
 
 def _pictures(
     host: Host, output: Any, call: Mapping[str, Any], cls: dict[int, Tensor], packed: list[_Packed] | None
-) -> Pictures:
-    """What one call of the encoder delivered."""
+) -> Pictures | None:
+    """What one call of the encoder delivered; None where it is not said which of it belongs to which picture."""
     pooled = picture_features(output)
     lengths = [len(item) for item in pooled]
     pixels: Any = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
@@ -316,6 +320,8 @@ def _pictures(
         # Frames delivered one by one make one video.
         lengths = [sum(part) for part in torch.tensor(lengths).view(len(pixels), -1).tolist()]
     grids = next((g for name, g in call.items() if name.endswith("grid_thw") and g is not None), None)
+    if grids is not None and len(grids) != len(lengths):
+        return None  # all pictures in one piece (HunYuan in 5.20): runs of placeholders tell them apart
     sizes = None if packed is not None else call.get("image_sizes")
     encoded = getattr(output, "last_hidden_state", None)
     per_tile = _per_tile(lengths, encoded) if packed is None and grids is None and sizes is None else None
