@@ -23,7 +23,7 @@ from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
-from tokenry.tokens import UnsupportedError
+from tokenry.tokens import Depth, Stage, UnsupportedError
 
 
 @functools.cache
@@ -138,17 +138,27 @@ def test_a_forward_of_a_model_whose_generate_goes_past_it_is_exact() -> None:
     assert [item.counts for item in run.trace] == [[2] * 4] * 2
 
 
+class Late(RandomTokens):
+    """Tokens drawn by the picture's own seed leave before the last layer, whatever the last token of the call is."""
+
+    stage = Stage.LAYER
+
+    def cuts(self, depth: Depth) -> tuple[int, ...]:
+        return (3,)
+
+
 def test_guesses_leave_a_cache_whose_layers_share_their_keys() -> None:
     """Layers that keep no keys of their own have nothing in the cache to count by."""
     model, inputs = built("gemma4"), inputs_of("gemma4")
     one = {k: v[:1] for k, v in inputs.items()}
     one["input_ids"][0, -4:] = one["input_ids"][0, -8:-4]  # something to look up
-    with FastV(budget=0.4, layer=3)(model):
+    with Late(budget=0.4)(model) as run:
         plain = model.generate(**one, max_new_tokens=8, do_sample=False, pad_token_id=0)
         fast = model.generate(
             **one, max_new_tokens=8, do_sample=False, pad_token_id=0, prompt_lookup_num_tokens=3
         )
     assert torch.equal(plain, fast)
+    assert min(run.trace[0].counts) < run.trace[0].n
 
 
 def test_features_added_before_the_first_layer_are_part_of_what_methods_see() -> None:

@@ -543,7 +543,16 @@ ZOO: dict[str, Entry] = {
     ),
     "gemma4": Entry(
         {
-            "vision_config": {"position_embedding_size": 64},
+            # Not there by default, so nothing takes its sizes down.
+            "vision_config": {
+                "hidden_size": WIDTH,
+                "intermediate_size": 48,
+                "num_hidden_layers": BLOCKS,
+                "num_attention_heads": HEADS,
+                "num_key_value_heads": HEADS,
+                "head_dim": 8,
+                "position_embedding_size": 64,
+            },
             "text_config": {"num_kv_shared_layers": 2, "layer_types": _MIXED, "sliding_window": 12},
         },
         _patches(768),
