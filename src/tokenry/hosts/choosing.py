@@ -100,10 +100,12 @@ class Choosing:
             rule = _stricter(rule, method)
         return hidden, keep, rule
 
-    def cut(
-        self, i: int, layer: nn.Module, chunk: Chunk, hidden: Float[Tensor, "b m d"], kwargs: dict[str, Any]
-    ) -> Float[Tensor, "b k d"]:
-        """The hidden states that go on from layer i; the stage that they form is the chunk's last."""
+    def cut(self, i: int, layer: nn.Module, chunk: Chunk, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """The hidden states that go on from layer i; the stage that they form is the chunk's last.
+
+        Raises:
+            UnsupportedError: layers that hand on several states per token.
+        """
         if any(stage.first == i for stage in chunk.stages):
             # Gradient checkpointing runs the layer again: what was decided stands.
             for move in chunk.moves.get(i, ()):
