@@ -28,10 +28,30 @@ def test_every_method_at_every_budget() -> None:
     assert arms[-1].methods[0].limit == Budget.of(0.1)
 
 
-def test_a_chain_is_one_arm() -> None:
+def test_a_chain_is_one_arm_and_says_what_each_member_leaves() -> None:
+    """Half of a half is a quarter: "50%" would be no true name for it."""
     arm = plan_arms(["divprune+pyramiddrop"], ["50%"], seeds=1)[-1]
-    assert arm.method == "divprune+pyramiddrop"
+    assert (arm.method, arm.budget) == ("divprune+pyramiddrop", "50%+50%")
     assert [m.slug for m in arm.methods] == ["divprune", "pyramiddrop"]
+    assert [m.limit for m in arm.methods] == [Budget.of(0.5)] * 2
+
+
+def test_what_members_of_a_chain_bring_along_stays() -> None:
+    chain = ["divprune", method("fastv", layer=3, budget=7), '{"method": "pyramiddrop", "budget": 0.1}']
+    arms = [a for a in plan_arms([chain], ["50%", "25%"], seeds=1) if "divprune" in a.method]
+    assert [(a.method, a.budget) for a in arms] == [
+        ("divprune+fastv(layer=3)+pyramiddrop", "50%+7+10%"),
+        ("divprune+fastv(layer=3)+pyramiddrop", "25%+7+10%"),
+    ]
+    assert [str(m.limit) for m in arms[1].methods] == ["25%", "7", "10%"]
+
+
+def test_a_json_configuration_runs_at_its_own_budget_beside_baselines_at_the_same() -> None:
+    spec = '{"method": "fastv", "layer": 3, "budget": 9}'
+    arms = plan_arms([spec, "pool"], ["50%", "25%"], seeds=1)
+    assert [a.budget for a in arms if a.method == "fastv(layer=3)"] == ["9"]
+    for baseline in ("random", "pool"):
+        assert sorted(a.budget for a in arms if a.method == baseline) == ["25%", "50%", "9"]
 
 
 def test_a_configured_method_keeps_its_settings_and_tells_them() -> None:
@@ -40,9 +60,9 @@ def test_a_configured_method_keeps_its_settings_and_tells_them() -> None:
     assert arm.config[0]["layer"] == 3
 
 
-def test_a_json_configuration_is_read() -> None:
-    spec = '{"method": "fastv", "layer": 3, "budget": 0.5}'
-    assert plan_arms([spec], ["25%"], seeds=1)[-1].method == "fastv(layer=3)"
+def test_a_json_configuration_without_a_budget_runs_at_those_given() -> None:
+    arms = plan_arms(['{"method": "fastv", "layer": 3}'], ["25%", 64], seeds=1)
+    assert [(a.method, a.budget) for a in arms[-2:]] == [("fastv(layer=3)", "25%"), ("fastv(layer=3)", "64")]
 
 
 @pytest.mark.parametrize("spec", ['{"method": ', "{}"])

@@ -19,7 +19,6 @@ from tokenry.hosts.host import Host
 from tokenry.hosts.oracle import masked
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastervlm import FasterVLM
-from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
@@ -368,13 +367,3 @@ def test_a_bare_decoder_and_a_bare_base_model() -> None:
         assert hidden.shape[1] == inputs["input_ids"].shape[1]
         assert torch.equal(hidden, again)
         assert int((hidden[0].abs().sum(-1) == 0).sum()) == run.trace[0].n - int(run.trace[0].kept.sum())
-
-
-def test_hidden_states_and_attentions_can_be_asked_for() -> None:
-    model: Any = FAMILIES["llava"].build("eager")
-    inputs = FAMILIES["llava"].batch(model, "one")
-    with FastV(budget=0.25, layer=2)(model) as run, torch.no_grad():
-        out = model(**inputs, output_hidden_states=True, output_attentions=True)
-    lengths = run.lengths[0].tolist()
-    assert [a.shape[-1] for a in out.attentions] == lengths
-    assert out.hidden_states[0].shape[1] == lengths[0]

@@ -38,13 +38,30 @@ def _middles(picture: Image.Image) -> list[bool]:
 def test_steps_add_up() -> None:
     trace = _trace((0, _select(0, 2, 3, of=4)), (2, _select(1, of=3)))
     assert trace.counts == [3, 3, 1, 1]
-    assert trace.kept.tolist() == [True, False, True, True]
+    assert trace.cuts == [0, 2]
+    assert trace.kept_at(0).tolist() == trace.kept_at(1).tolist() == [True, False, True, True]
     assert trace.kept_at(2).tolist() == [False, False, True, False]
+
+
+def test_what_is_kept_is_what_the_last_cut_left() -> None:
+    """A method that acts inside the decoder keeps everything at the way in; nobody asks for that."""
+    trace = _trace((2, _select(0, 3, of=4)), (3, _select(1, of=2)))
+    assert trace.kept.tolist() == [False, False, False, True]
+    assert _middles(trace.draw(_white())) == [False, False, False, True]
+    assert trace.kept_at(1).all()
+    assert _trace().kept.all()
+
+
+def test_layers_that_are_not_there_are_not_drawn() -> None:
+    for layer in (-1, 4):
+        with pytest.raises(InputError, match=f"Layer {layer} does not exist; .* layers 0 to 3"):
+            _trace().draw(_white(), layer=layer)
 
 
 def test_dropped_tokens_are_dimmed_layer_by_layer() -> None:
     trace = _trace((0, _select(0, 2, 3, of=4)), (2, _select(1, of=3)))
-    assert _middles(trace.draw(_white())) == [True, False, True, True]
+    assert _middles(trace.draw(_white(), layer=0)) == [True, False, True, True]
+    assert _middles(trace.draw(_white(), layer=1)) == [True, False, True, True]
     assert _middles(trace.draw(_white(), layer=3)) == [False, False, True, False]
 
 

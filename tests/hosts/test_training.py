@@ -16,7 +16,7 @@ from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
-from tokenry.tokens import Positions
+from tokenry.tokens import Positions, UnsupportedError
 
 METHODS: list[Reducer] = [
     RandomTokens(budget=0.4),
@@ -55,8 +55,16 @@ def test_loss_and_gradients_equal_the_oracles(name: str, method: Reducer, checkp
     if checkpointing != "off":
         model.gradient_checkpointing_enable({"use_reentrant": checkpointing == "reentrant"})
         model.enable_input_require_grads()
+    refusal = None
     with method(model) as run:
-        loss, logits, gradients = step(model, inputs, labels)
+        try:
+            loss, logits, gradients = step(model, inputs, labels)
+        except UnsupportedError as error:
+            refusal = str(error)
+    if refusal is not None:  # older releases put the checkpoint around what a session does before a layer
+        assert (name, checkpointing) == ("qwen3-vl", "reentrant")
+        assert '{"use_reentrant": False}' in refusal
+        return
     assert torch.equal(labels, given)
     assert logits.shape == (*ids.shape, 128)
     kept = torch.ones_like(mask)

@@ -121,6 +121,25 @@ def test_settings_for_a_method_that_is_already_configured_are_refused() -> None:
         read_methods(DivPrune(), budget=3)
 
 
+def test_settings_never_replace_what_a_member_of_a_chain_says_itself() -> None:
+    said = '{"method": "divprune", "budget": 9}'
+    chain = read_methods([said, FasterVLM(budget=3), "fastv", '{"method": "pool"}'], budget=0.25)
+    assert [str(m.limit) for m in chain] == ["9", "3", "25%", "25%"]
+    with pytest.raises(TokenryError, match="divprune is already configured; budget would be ignored"):
+        read_methods(said, budget=0.25)
+    with pytest.raises(TokenryError, match="already configured; budget would be ignored"):
+        read_methods([said, FasterVLM()], budget=0.25)
+
+
+def test_a_setting_goes_to_the_members_of_a_chain_that_have_it() -> None:
+    divprune, fastv = read_methods("divprune+fastv", budget=9, layer=3)
+    assert (str(divprune.limit), str(fastv.limit), fastv.layer) == ("9", "9", 3)  # type: ignore[attr-defined]
+    with pytest.raises(
+        TokenryError, match=r"divprune\+fastv takes no setting tau\. Settings: budget, layer, positions"
+    ):
+        read_methods("divprune+fastv", tau=0.1)
+
+
 @pytest.mark.parametrize("text", ["{", '{"budget": 3}', '{"method": "divprune",}'])
 def test_a_configuration_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(TokenryError, match="A configuration is JSON such as"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from tokenry.reduce import Reducer
-from tokenry.reduce.registry import read_methods
+from tokenry.reduce.registry import fill_in
 from tokenry.tokens import Budget, BudgetLike, InputError, Positions
+
+Spec: TypeAlias = str | Reducer | Sequence[str | Reducer]
+"""A method by name, a chain ("divprune+pyramiddrop"), JSON, a configured method, or a list of these as a chain."""
 
 FULL = "none"
 """Label of the model as it is, on all of its tokens."""
@@ -22,7 +25,7 @@ class Arm:
 
     Attributes:
         method: label: the methods' names, and settings that differ from the paper's.
-        budget: the budget as text; empty for `none`.
+        budget: the budget as text, of a chain each member's ("25%+25%"); empty for `none`.
         seed: which repetition of a method that draws lots.
         methods: the configured methods, in order; none for `none`.
     """
@@ -42,7 +45,7 @@ class Arm:
 
 
 def plan_arms(
-    methods: Sequence[str | Reducer] = (),
+    methods: Sequence[Spec] = (),
     budgets: Sequence[BudgetLike] = BUDGETS,
     *,
     seeds: int = 3,
@@ -50,9 +53,11 @@ def plan_arms(
 ) -> tuple[Arm, ...]:
     """Every method at every budget; `none`, `random` (with `seeds` repetitions) and `pool` always among them.
 
-    A name may chain methods ("divprune+pyramiddrop"): each of them gets the budget. A configured `Reducer` is run at
-    the given budgets in place of its own. With `positions`, all methods follow that one rule for the ids of
-    the tokens that stay, in place of their papers'.
+    A name may chain methods ("divprune+pyramiddrop"): each of them gets the budget, and the arm says so. A chain may
+    also be a list of names and configured methods; there, as in JSON, a budget that a member brings along stays. A
+    `Reducer` alone is run at the given budgets in place of its own, which may be no more than its default. Where an
+    arm has a budget of its own, the baselines are run at that one too. With `positions`, all methods follow that one
+    rule for the ids of the tokens that stay, in place of their papers'.
 
     Raises:
         InputError: no budgets, or fewer than one seed.
@@ -64,25 +69,27 @@ def plan_arms(
     if seeds < 1:
         raise InputError(f"At least one seed is needed, got {seeds}.")
     limits = [Budget.of(b) for b in budgets]
-    wanted: list[str | Reducer] = [m for m in methods if m != FULL]
-    missing = [b for b in BASELINES if b not in wanted]
+    wanted = [m for m in methods if m != FULL]
+    chains = [chain for spec in wanted for limit in limits for chain in [_read(spec, limit)]]
+    alone = [chain[0].limit for chain in chains if len(chain) == 1]
+    matched = list(dict.fromkeys([*limits, *(b for b in alone if b.schedule is None and b.bounds is None)]))
+    baselines = [_read(b, limit) for b in BASELINES if b not in wanted for limit in matched]
+    baselines += [
+        _read(b, limit) for b in BASELINES if b in wanted for limit in matched if limit not in limits
+    ]
     arms = {(FULL, "", 0): Arm(FULL, "", 0, ())}
-    for spec in (*missing, *wanted):
-        for limit in limits:
-            chain = tuple(replace(m, budget=limit) for m in _read(spec, limit))
-            label = "+".join(_label(m) for m in chain)
-            if positions is not None:
-                chain = tuple(replace(m, positions=positions) for m in chain)
-            for seed in range(seeds if any(_draws(m) for m in chain) else 1):
-                seeded = tuple(replace(m, seed=seed) if _draws(m) else m for m in chain)  # type: ignore[call-arg]
-                arms[label, str(limit), seed] = Arm(label, str(limit), seed, seeded)
+    for chain in (*baselines, *chains):
+        label, budget = "+".join(map(_label, chain)), "+".join(str(m.limit) for m in chain)
+        if positions is not None:
+            chain = tuple(replace(m, positions=positions) for m in chain)
+        for seed in range(seeds if any(_draws(m) for m in chain) else 1):
+            seeded = tuple(replace(m, seed=seed) if _draws(m) else m for m in chain)  # type: ignore[call-arg]
+            arms[label, budget, seed] = Arm(label, budget, seed, seeded)
     return tuple(arms.values())
 
 
-def _read(spec: str | Reducer, limit: Budget) -> tuple[Reducer, ...]:
-    if isinstance(spec, str) and not spec.lstrip().startswith("{"):
-        return read_methods(spec, budget=limit)
-    return read_methods(spec)
+def _read(spec: Spec, limit: Budget) -> tuple[Reducer, ...]:
+    return (replace(spec, budget=limit),) if isinstance(spec, Reducer) else fill_in(spec, budget=limit)
 
 
 def _draws(method: Reducer) -> bool:

@@ -18,14 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment, measure
-from tokenry.bench.arms import BUDGETS, Arm, plan_arms
+from tokenry.bench.arms import BUDGETS, Arm, Spec, plan_arms
 from tokenry.bench.measure import Prompt, Scorer
 from tokenry.bench.overlay import encode_picture
 from tokenry.bench.results import Picture, Refusal, Results, ResultsWriter, Run, digest, read_results
 from tokenry.bench.summary import Row, nothing_ran, summarise
 from tokenry.data.examples import Example, exact_match
 from tokenry.hosts import Encoded
-from tokenry.reduce import Reducer
 from tokenry.tokens import BudgetLike, InputError, Positions, TokenryError
 
 FILE_NAME = "results.jsonl"
@@ -71,7 +70,7 @@ def compare(
     model: PreTrainedModel,
     processor: Any,
     data: Sequence[Example],
-    methods: Sequence[str | Reducer] = (),
+    methods: Sequence[Spec] = (),
     budgets: Sequence[BudgetLike] = BUDGETS,
     *,
     seeds: int = 3,
@@ -101,7 +100,8 @@ def compare(
         model: a vision-language model, on the device it is to be measured on.
         processor: its processor.
         data: questions about pictures; a scene, a folder (`bench.load_data`), or your own `Example`s.
-        methods: names, chains ("divprune+pyramiddrop") or configured `Reducer`s.
+        methods: names, chains ("divprune+pyramiddrop", or a list), JSON, or configured `Reducer`s; which of them run at
+            `budgets` is told in `plan_arms`.
         budgets: anything `Budget.of` reads.
         seeds: repetitions of methods that draw lots.
         limit: only the first so many examples.

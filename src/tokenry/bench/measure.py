@@ -249,7 +249,7 @@ def trace_of(found: Answer) -> Trace | None:
     if len(found.traces) != 1:
         return None
     (item,) = found.traces
-    cuts = sorted({0, *(at for at, _ in item.steps)})
+    cuts = sorted({0, *item.cuts})
     ends = [*cuts[1:], item.layers]
     # Between two cuts nothing changes, so one look per cut is enough.
     life = sum(

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from tokenry.bench.arms import BASELINES, plan_arms
+from tokenry.bench.arms import BASELINES, Spec, plan_arms
 from tokenry.bench.choose import Choice, choose, cost_column
 from tokenry.bench.compare import Comparison, compare
 from tokenry.bench.summary import Row, nothing_ran
@@ -64,7 +64,7 @@ def tune(
     target: float = 0.99,
     *,
     max_drop: float | None = None,
-    methods: Sequence[str | Reducer] | None = None,
+    methods: Sequence[Spec] | None = None,
     budgets: Sequence[BudgetLike] = BUDGETS,
     by: str = "prefill_flops",
     **options: Any,
@@ -81,7 +81,7 @@ def tune(
         data: questions with reference answers.
         target: share of the full model's score to keep.
         max_drop: score that may be lost instead, as a share (0.01 = one point).
-        methods: names or configured `Reducer`s; every registered method by default.
+        methods: as in `compare`; every registered method by default.
         budgets: anything `Budget.of` reads.
         by: the cost to minimise: one of `tokenry.bench.columns.COSTS`.
         **options: of `compare`.

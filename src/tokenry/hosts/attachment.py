@@ -37,7 +37,6 @@ class Call(threading.local):
     Attributes:
         chunk: the call of the decoder that is under way, or was the last.
         prompt: the last call that was a prompt.
-        heard: query, key and scale of the decoder layers that are listened to.
         labels: a copy of the call's labels, in which those of dropped tokens will be ignored.
         tail: how many of the last positions the model looks at; 0 = all.
         layers: decoder layers that this call has reached.
@@ -47,16 +46,16 @@ class Call(threading.local):
     def __init__(self) -> None:
         self.chunk: Chunk | None = None
         self.prompt: Chunk | None = None
-        self.heard: dict[int, tuple[Tensor, Tensor, float]] = {}
         self.labels: Tensor | None = None
         self.tail = 0
         self.layers: set[int] = set()
         self.plain = 0
 
     def forget(self) -> None:
-        """Drop what was for the call alone."""
+        """Drop what was for the call alone; a cache that it was at work on is nobody's again."""
+        if self.chunk is not None:
+            self.chunk.memory.in_call = False
         self.chunk, self.labels, self.tail = None, None, 0
-        self.heard.clear()
         self.layers.clear()
 
 

@@ -16,12 +16,13 @@ from tokenry.hosts.oracle import cut_by_hand, masked
 from tokenry.hosts.prompt import sample_inputs
 from tokenry.hosts.session import Session
 from tokenry.hosts.vision import visual_kinds
-from tokenry.reduce import Reducer, read_methods
+from tokenry.reduce import Reducer
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
+from tokenry.reduce.registry import fill_in
 from tokenry.tokens import InputError, Positions, Stage, TokenryError, UnsupportedError
 
 
@@ -129,10 +130,7 @@ def _read(methods: Sequence[Method] | None, budget: float) -> list[tuple[Reducer
     if methods is None:
         return [(method,) for method in _default_methods(budget)]
     given: Sequence[Method] = [methods] if isinstance(methods, str) else methods
-    return [
-        read_methods(method) if isinstance(method, Reducer) else read_methods(method, budget=budget)
-        for method in given
-    ]
+    return [fill_in(method, budget=budget) for method in given]
 
 
 def _default_methods(budget: float) -> list[Reducer]:

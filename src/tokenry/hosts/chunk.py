@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,83 +13,9 @@ from torch import Tensor
 from tokenry.hosts import layout
 from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
+from tokenry.hosts.memory import Memory
 from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
-from tokenry.upstream import (
-    Cache,
-    StaticCache,
-    attention_kernel,
-    is_flash,
-    keeps_keys,
-    key_columns,
-    keys_seen,
-)
-
-_MEMORY = "tokenry_memory"
-"""Attribute of a cache that holds its `Memory`: it is copied, and forgotten, together with the cache."""
-
-
-@dataclass
-class Memory:
-    """What a key-value cache holds, stage by stage. A stage is named by the decoder layer it begins with.
-
-    Attributes:
-        seen: columns of the full sequence so far.
-        columns: column of every cached token; -1 = padding.
-        shift: what a new token's own position id is lowered by.
-        next: the position id of the next token of every sequence, as the model would count without any dropping.
-    """
-
-    seen: int = 0
-    next: Real[Tensor, " b"] | None = None
-    columns: dict[int, Int[Tensor, "b c"]] = field(default_factory=dict)
-    shift: dict[int, Real[Tensor, " b"]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, cache: Cache | None, batch: int) -> Memory:
-        """The memory of a cache, cut to what the cache still holds; a new one if the cache is empty.
-
-        Raises:
-            InputError: the cache was filled without this session, or for another batch.
-        """
-        if cache is None or keys_seen(cache, 0) == 0:
-            return cls()
-        memory = getattr(cache, _MEMORY, None)
-        if memory is None:
-            raise InputError(
-                "This cache was filled outside the session, so what it holds of the picture is unknown. Run the "
-                "prompt inside the `with` block too."
-            )
-        taken = 0
-        for stage, columns in memory.columns.items():
-            if len(columns) != batch:
-                raise InputError(
-                    f"The cache holds {len(columns)} sequence(s), this call has {batch}. Run the prompt for as many "
-                    "rows as are to be continued."
-                )
-            # Layers that reuse an earlier one's keys have none in the cache: what left it left everywhere.
-            held = keys_seen(cache, stage) if keeps_keys(cache, stage) else columns.shape[1] - taken
-            if held > columns.shape[1]:
-                raise InputError(
-                    f"The cache holds {held} tokens at layer {stage}, the session put {columns.shape[1]} there: it "
-                    "was also used outside the session."
-                )
-            taken = columns.shape[1] - held
-            if stage == 0:  # assisted decoding takes rejected tokens back, the same number everywhere
-                memory.seen -= taken
-                memory.next = None if memory.next is None else memory.next - taken
-            memory.columns[stage] = columns[:, :held]
-        return memory
-
-    def keep_in(self, cache: Any) -> None:
-        """Hand this memory to the cache it describes."""
-        if isinstance(cache, Cache):
-            setattr(cache, _MEMORY, self)
-
-
-def columns_seen(cache: Cache) -> int:
-    """Tokens of the full sequence that a cache stands for: masks of a call that goes on cover them and its own."""
-    memory = getattr(cache, _MEMORY, None)
-    return keys_seen(cache, 0) if memory is None else memory.seen
+from tokenry.upstream import Cache, StaticCache, attention_kernel, is_flash, key_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,16 +46,54 @@ class Chunk:
     A call that goes on may bring a 4-D mask of its own (`drawn`), as draft trees do: like a 2-D one it covers the full,
     unshortened sequence, and each layer is given the columns that it holds. The cache may be cut to fewer tokens
     between two calls, by the same number in every layer; what is left counts as that many columns.
+
+    Attributes:
+        host, cache, shape: the model, the cache it was given, sequences and tokens of the call.
+        memory: what the cache holds.
+        begins: whether nothing came before this call.
+        offset: columns that came before it.
+        kinds: visual columns by modality.
+        items: the pictures, as they are now; None where the call has none.
+        met: the pictures as the encoder delivered them.
+        ends: the last column of each of them, as the encoder delivered it.
+        tail: columns at the end of the call that are no part of the prompt: drafts of an answer, or an answer so far.
+        again: whether the same prompt was run before in the same generation, and only its decisions are wanted.
+        prompt: ids of the call without its tail, where `generate` makes the call.
+        stages: what is left of the call, cut by cut.
+        steps, decisions: what the methods decided, in order, and by (layer, number of the method).
+        moves: what was done to hidden states at a layer's cut.
+        heard: query, key and scale of decoder layers that are listened to.
+        selection_s: seconds spent choosing tokens.
     """
 
-    def __init__(self, host: Host, cache: Cache | None, mask: Any, shape: tuple[int, int]) -> None:
-        """Begin a call of `shape` = (sequences, tokens).
+    def __init__(
+        self,
+        host: Host,
+        cache: Cache | None,
+        mask: Any,
+        shape: tuple[int, int],
+        *,
+        cuts: Iterable[int] = (),
+        prefix: torch.device | None = None,
+    ) -> None:
+        """Begin a call.
+
+        Args:
+            host: the model.
+            cache: the cache it was given, if any.
+            mask: the attention mask it was given, if any.
+            shape: sequences and tokens of the call.
+            cuts: decoder layers before which methods act.
+            prefix: see `Memory.of`.
 
         Raises:
             InputError, UnsupportedError: a cache or an attention mask that cannot be accounted for.
         """
         self.host, self.cache, self.shape = host, cache, shape
-        self.memory = Memory.of(cache, shape[0])
+        self.memory = Memory.of(cache, shape[0], prefix=prefix)
+        for cut in cuts:  # a cache may come from a session with other methods
+            self.memory.split(cut)
+        self._held = dict(self.memory.columns)
         self.begins = self.memory.seen == 0
         self.offset = self.memory.seen
         own = isinstance(mask, Tensor) and mask.ndim == 4 and not isinstance(cache, StaticCache)
@@ -143,8 +107,14 @@ class Chunk:
         self.deepstack: dict[int, Float[Tensor, "b t d"]] = {}
         self.full_ids: Real[Tensor, "a b t"] = torch.zeros(1, 1, 0, dtype=torch.long)
         self.steps: list[tuple[int, Reduction | DenseReduction]] = []
+        self.met: Items | None = None
+        self.prompt: Int[Tensor, "b t"] | None = None
+        self.tail, self.again = 0, False
         self.entries: dict[int, Int[Tensor, " items"]] = {}
-        self.merges: dict[int, list[Callable[[Tensor], Tensor]]] = {}
+        self.ends: Int[Tensor, " items"] = torch.zeros(0, dtype=torch.long)
+        self.decisions: dict[tuple[int, int], Reduction | DenseReduction] = {}
+        self.moves: dict[int, list[Callable[[Tensor], Tensor]]] = {}
+        self.heard: dict[int, Any] = {}
         self.selection_s = 0.0
         self._masks: dict[tuple[int, str], Tensor | None] = {}
         self._keys: dict[tuple[int, str], Int[Tensor, "b k"]] = {}
@@ -186,6 +156,11 @@ class Chunk:
                 "shortened cache."
             )
 
+    def meet(self, items: Items) -> None:
+        """Take note of the call's pictures."""
+        self.items = self.met = items
+        self.ends = items.columns.amax(1)
+
     # --- stages --------------------------------------------------------------------------------------------------
 
     def begin(self, ids: Real[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
@@ -203,6 +178,8 @@ class Chunk:
             self.memory.next = self.memory.next + self.shape[1]
         else:
             self.memory.next = ids.amax((0, 2)) + 1
+        if self.padding_mask is not None:  # padding costs as much as tokens do
+            keep = keep & self.padding_mask[:, self.offset :]
         columns = layout.pack(keep)
         first = Stage(0, columns, self._real(columns), layout.take(ids, columns, 2), own=True)
         return self._enter(first, rule, None)
@@ -241,11 +218,20 @@ class Chunk:
         return self.memory.shift.get(layer, zero)
 
     def _remember(self, stage: Stage) -> Stage:
+        if self.stages and self.stages[-1].first == stage.first:  # one method after another at the same layer
+            self.stages.pop()
+            self._masks = {name: mask for name, mask in self._masks.items() if name[0] != stage.first}
+            self._keys = {name: keys for name, keys in self._keys.items() if name[0] != stage.first}
         columns = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
-        before = self.memory.columns.get(stage.first)
+        before = self._held.get(stage.first)
         self.memory.columns[stage.first] = columns if before is None else torch.cat([before, columns], 1)
         self.stages.append(stage)
         return stage
+
+    @property
+    def cuts(self) -> set[int]:
+        """Decoder layers at which a stage of what came before begins."""
+        return set(self._held)
 
     def stage_at(self, layer: int) -> Stage:
         """The stage that a decoder layer runs in."""
@@ -263,8 +249,8 @@ class Chunk:
     @property
     def delivered(self) -> Int[Tensor, " items"]:
         """Tokens each picture had before anything was done to it."""
-        assert self.items is not None
-        return self.steps[0][1].length if self.steps else self.items.length
+        assert self.met is not None
+        return self.met.length
 
     def kinds_of(self, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
         """What columns are: 0 text before the row's first visual token, 1 visual, 2 text after it, -1 padding."""
@@ -297,7 +283,7 @@ class Chunk:
         ):  # linear attention skips the padding of a prompt, and remembers the rest
             return stage.real.long() if self.begins and not bool(stage.real.all()) else None
         queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
-        keys = self._columns_of_keys(stage, layer)
+        keys = self.columns_of_keys(stage, layer)
         real = keys >= 0
         if self.host.keys_of(layer) < stage.first:  # an earlier stage's keys: what has left since is hidden
             real &= layout.among(keys, self.memory.columns[stage.first])
@@ -317,7 +303,14 @@ class Chunk:
             mask = keys[:, None, None, :] <= queries[:, None, :, None]
         return layout.additive(mask, self.host.model.dtype) if "eager" in attention_kernel(config) else mask
 
-    def _columns_of_keys(self, stage: Stage, layer: int) -> Int[Tensor, "b k"]:
+    def of_stage(self, stage: Stage, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What the decoder hands to a layer besides hidden states, for the tokens of the layer's own stage."""
+        if stage.first == 0:
+            return arguments
+        first = self.stages[0]
+        return layout.take_each(arguments, tuple(first.columns.shape), self.places(first, stage.columns))
+
+    def columns_of_keys(self, stage: Stage, layer: int) -> Int[Tensor, "b k"]:
         """The column of every key that a layer attends to."""
         kind, source = self.host.layer_type(layer), self.host.keys_of(layer)
         owner = self.stage_at(source).first

@@ -46,6 +46,27 @@ def places(columns: Int[Tensor, "b m"], width: int) -> Int[Tensor, "b width"]:
     return place.scatter_(1, columns.masked_fill(columns < 0, width), slots)[:, :width]
 
 
+def marked(columns: Int[Tensor, "b m"], width: int) -> Bool[Tensor, "b width"]:
+    """Which of `width` columns stand in a layout."""
+    mask = torch.zeros(len(columns), width + 1, dtype=torch.bool, device=columns.device)
+    return mask.scatter_(1, columns.masked_fill(columns < 0, width), True)[:, :width]
+
+
+def spread(x: Tensor, columns: Int[Tensor, "b m"], width: int, dim: int = 1) -> Tensor:
+    """The inverse of `take`: each entry at its column of `width`, zeros elsewhere; -1 goes nowhere.
+
+    Args:
+        x: a tensor with the batch first and a layout's tokens at `dim`.
+        columns: where each of them stood.
+        width: columns of the full sequence.
+        dim: the dimension of the tokens.
+    """
+    slots = columns.masked_fill(columns < 0, width)
+    slots = slots.view(len(columns), *[1] * (dim - 1), -1, *[1] * (x.ndim - dim - 1)).expand_as(x)
+    full = x.new_zeros(*x.shape[:dim], width + 1, *x.shape[dim + 1 :])
+    return full.scatter(dim, slots, x).narrow(dim, 0, width)
+
+
 def compact(
     full: Real[Tensor, "a b t"],
     columns: Int[Tensor, "b m"],

@@ -9,6 +9,7 @@ from torch import Tensor
 from tokenry.hosts import layout
 from tokenry.hosts.chunk import Chunk, Stage
 from tokenry.hosts.items import Items
+from tokenry.hosts.precision import without_autocast
 from tokenry.tokens import DenseReduction, Reduction
 
 
@@ -39,7 +40,8 @@ def merge(
     target: Int[Tensor, "items k"],
 ) -> Float[Tensor, "b m d"]:
     """Write a reduction's outputs to the places of their anchors."""
-    outputs = reduction.apply(take_items(hidden, items, slot))
+    with without_autocast(hidden):
+        outputs = reduction.apply(take_items(hidden, items, slot))
     real = target >= 0
     places = _flat(items, target, hidden.shape[1])[real]
     return hidden.flatten(0, 1).index_copy(0, places, outputs[real]).view_as(hidden)
@@ -61,14 +63,18 @@ def gather(
 
 
 def text_after(
-    chunk: Chunk, items: Items, hidden: Float[Tensor, "b t d"]
+    chunk: Chunk, items: Items, hidden: Float[Tensor, "b m d"], columns: Int[Tensor, "b m"]
 ) -> tuple[Float[Tensor, "items l d"], Int[Tensor, " items"]]:
-    """Embeddings of the text that follows each item's picture in its sequence."""
-    last = items.columns.amax(1)
-    columns = torch.arange(chunk.shape[1], device=hidden.device)
-    text = ~chunk.visual
-    if chunk.padding_mask is not None:
-        text = text & chunk.padding_mask[:, chunk.offset :]
-    after = text[items.row] & (columns > last[:, None])
+    """The text that follows each item's picture in its sequence: token embeddings, or what a layer has made of them.
+
+    Args:
+        chunk: the call.
+        items: its items, also those that have lost their tokens.
+        hidden: the sequences as they are now.
+        columns: the columns that are left in them.
+    """
+    kinds = chunk.kinds_of(columns)
+    text = (kinds == 0) | (kinds == 2)
+    after = text[items.row] & (columns[items.row] > chunk.ends[:, None])
     chosen = Reduction.from_mask(after)
     return chosen.apply(hidden[items.row]), chosen.count

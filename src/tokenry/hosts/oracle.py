@@ -240,17 +240,14 @@ class _Oracle:
         hidden = hidden.clone()
         copies = len(hidden) // len(self.visual)
         for item, columns in zip(self.trace, self.columns, strict=True):
+            alive = columns
             for at, step in item.steps:
-                if at != cut:
-                    continue
-                before = [s for s in item.steps if s[0] < cut]
-                alive = columns
-                for _, earlier in before:
-                    alive = [alive[a] for a in earlier.anchor[0].tolist()]
-                weights = step.to_dense()[0].to(hidden)
-                for row in range(item.row * copies, (item.row + 1) * copies):
-                    merged = weights @ hidden[row, alive]
-                    hidden[row, [alive[a] for a in step.anchor[0].tolist()]] = merged.to(hidden)
+                places = [alive[a] for a in step.anchor[0].tolist()]
+                if at == cut:
+                    weights = step.to_dense()[0].to(hidden)
+                    for row in range(item.row * copies, (item.row + 1) * copies):
+                        hidden[row, places] = (weights @ hidden[row, alive]).to(hidden)
+                alive = places
         return hidden
 
 

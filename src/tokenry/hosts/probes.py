@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokenry.hosts.precision import without_autocast
 from tokenry.tokens import AttentionView
 
 _CHUNK_ELEMENTS = 1 << 24
@@ -88,7 +89,51 @@ class ProbedAttention(AttentionView):
         return logits.masked_fill(~allowed[:, None], torch.finfo(torch.float32).min).softmax(-1)
 
 
+@dataclass(frozen=True, eq=False)
+class AttentionOfSome(AttentionView):
+    """The attention of a layer as it was executed, shown over those of its tokens that are left.
+
+    Attributes:
+        executed: over all tokens that the layer ran on.
+        index: where each token that is left stood among them; -1 = padding.
+        width: how many tokens the layer ran on.
+    """
+
+    executed: AttentionView
+    index: Int[Tensor, "rows m"]
+    width: int
+
+    def row(self, query: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows heads m"]:
+        """Attention probabilities of one query per row, by default the last real token."""
+        if query is not None:
+            query = self.index.gather(1, query[:, None])[:, 0]
+        return self._of_left(self.executed.row(query))
+
+    def mass(self, group: Bool[Tensor, "rows m"]) -> Float[Tensor, "rows heads m"]:
+        """Probability mass that each query puts on a group of columns."""
+        whole = self._among_all(group[:, None].float())[:, 0] > 0
+        return self._of_left(self.executed.mass(whole))
+
+    def propagate(
+        self, p: Float[Tensor, "rows heads m"], temperature: float = 1.0
+    ) -> Float[Tensor, "rows heads m"]:
+        """One step of ``p <- p @ softmax(logits / temperature)``; what goes to tokens that left is lost."""
+        return self._of_left(self.executed.propagate(self._among_all(p), temperature))
+
+    def _of_left(self, values: Float[Tensor, "rows heads t"]) -> Float[Tensor, "rows heads m"]:
+        index = self.index[:, None].expand(-1, values.shape[1], -1)
+        return values.gather(2, index.clamp(min=0)).masked_fill(index < 0, 0)
+
+    def _among_all(self, values: Float[Tensor, "rows heads m"]) -> Float[Tensor, "rows heads t"]:
+        slots = self.index.masked_fill(self.index < 0, self.width)
+        slots = slots[:, None].expand_as(values)
+        return values.new_zeros(*values.shape[:2], self.width + 1).scatter(2, slots, values)[
+            ..., : self.width
+        ]
+
+
 def cls_rows(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "tiles heads n"]:
     """The [CLS] row of an encoder block: softmax over all n + 1 keys in float32, then without [CLS] itself."""
-    first = query[:, :, :1].float() @ key.float().transpose(2, 3)
-    return (first[:, :, 0] * scale).softmax(-1)[..., 1:]
+    with without_autocast(query):
+        first = query[:, :, :1].float() @ key.float().transpose(2, 3)
+        return (first[:, :, 0] * scale).softmax(-1)[..., 1:]

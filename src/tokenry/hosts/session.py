@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
-from functools import partial
+from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Int, Real
 from torch import Tensor, nn
 
-from tokenry.hosts import layout, moving
+from tokenry.hosts import layout, outputs
 from tokenry.hosts.attachment import Attachment, Call, Hooks
-from tokenry.hosts.chunk import Chunk, Stage
+from tokenry.hosts.choosing import Choosing
+from tokenry.hosts.chunk import Chunk
 from tokenry.hosts.cost import Cost, session_cost
 from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
 from tokenry.hosts.plan import plan_methods, require_kernel
-from tokenry.hosts.probes import ProbedAttention
 from tokenry.hosts.trace import ItemTrace
+from tokenry.hosts.turn import Turns
 from tokenry.hosts.vision import (
     Encoded,
     Pictures,
@@ -33,34 +31,21 @@ from tokenry.hosts.vision import (
     watch_vision,
 )
 from tokenry.reduce import Reducer
-from tokenry.tokens import (
-    AttentionView,
-    InputError,
-    Positions,
-    ReductionError,
-    UnsupportedError,
-)
+from tokenry.tokens import InputError, Positions, UnsupportedError
 from tokenry.upstream import (
     StaticCache,
     cache_given,
     cache_of,
     counts_by_mask,
     named_arguments,
-    parameters,
     take_between_layers,
     takes_anything,
     watch_attention,
     whole_sequences,
-    with_cache,
-    without_cache,
 )
 from tokenry.wrappers import unwrap
 
 _KWARG = "tokenry_chunk"
-
-
-class _Heard(Exception):  # noqa: N818 - not an error: it ends a layer's attention once its queries and keys are known
-    pass
 
 
 class Session:
@@ -100,6 +85,8 @@ class Session:
         self.tokens = tokens
         self.crops = None if crops is None else tuple(crops)
         self._plan = plan_methods(self.host, self.methods, tokens is not None)
+        self._choosing = Choosing(self.host, self._plan)
+        self._turns = Turns()
         self._call = Call()
         self._latest: Chunk | None = None
         self._attachment: Attachment | None = None
@@ -135,13 +122,17 @@ class Session:
     def lengths(self) -> Int[Tensor, "rows layers"]:
         """Real tokens of each sequence in each decoder layer, for the last prompt."""
         chunk = self._prompt
-        return torch.stack([chunk.stage_at(i).real.sum(1) for i in range(len(self.host.layers))], 1).cpu()
+        tail = chunk.tail
+        stages = [chunk.stage_at(i) for i in range(len(self.host.layers))]
+        return torch.stack([s.real[:, : s.real.shape[1] - tail].sum(1) for s in stages], 1).cpu()
 
     @property
     def cost(self) -> Cost:
         """What the last prompt cost, and would have cost with all its visual tokens."""
         chunk = self._prompt
-        full = chunk.shape[1] if chunk.padding_mask is None else chunk.padding_mask.sum(1).cpu()
+        mask = chunk.padding_mask
+        full = chunk.shape[1] if mask is None else mask[:, chunk.offset :].sum(1).cpu()
+        full = full - chunk.tail
         lengths = self.lengths
         return session_cost(self.host, lengths, torch.zeros_like(lengths[:, 0]) + full)
 
@@ -202,10 +193,11 @@ class Session:
             stack.callback(attachment.disclaim)
             if self.host.token_ids:
                 self._vision = stack.enter_context(watch_vision(self.host, cls_layers))
-            modules = self.host.attention_modules(self.host.layers, self._listened())
-            listeners = {m: self._listen(i) for m, i in modules.items()}
+            modules = self.host.attention_modules(self.host.layers, self._choosing.listened())
+            listeners = {m: self._choosing.listener(i, self._under_way) for m, i in modules.items()}
             self._follow = stack.enter_context(watch_attention([self.host.text_config], listeners))
             self._call = call
+            stack.callback(self._turns.watch(self.host.model))
             stack.callback(attachment.release)
             attachment.surround(
                 Hooks(
@@ -218,30 +210,9 @@ class Session:
             )
             self._attachment, self._open = attachment, stack.pop_all()
 
-    def _listened(self) -> set[int]:
-        """Decoder layers whose attention some method reads."""
-        depth = self.host.depth
-        layers = set()
-        for layer, methods in self._plan.items():
-            for _, method in methods:
-                match method.needs(layer, depth).attention:
-                    case "previous":
-                        layers.add(layer - 1)
-                    case "next":
-                        layers.add(layer)
-        return layers
-
-    def _listen(self, layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
-        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
-            call = self._call
-            if call.plain or call.chunk is None or call.chunk.items is None:
-                return
-            wanted = call.heard.get(layer) is _WANTED
-            call.heard[layer] = (query.detach(), key.detach(), scale)
-            if wanted:
-                raise _Heard
-
-        return heard
+    def _under_way(self) -> Chunk | None:
+        """The call of the decoder whose tokens may be chosen in this thread."""
+        return None if self._call.plain else self._call.chunk
 
     # --- hooks, in the order in which they fire ------------------------------------------------------------------
 
@@ -269,10 +240,20 @@ class Session:
                 "A StaticCache gives every layer the same length, so tokens cannot leave at a layer. Use the default "
                 "DynamicCache, or a method that acts before the language model (stage input)."
             )
-        chunk = Chunk(self.host, cache, kwargs.get("attention_mask"), (like.shape[0], like.shape[1]))
+        chunk = Chunk(
+            self.host,
+            cache,
+            kwargs.get("attention_mask"),
+            (like.shape[0], like.shape[1]),
+            cuts=self._plan,
+            prefix=like.device if brings_pictures(kwargs) else None,
+        )
         chunk.tokens = ids
+        self._turns.place(chunk, ids)
         chunk.kinds = self._visual_columns(ids, kwargs, chunk)
         self._call.chunk = chunk
+        chunk.memory.in_call = True
+        chunk.memory.keep_in(cache)
         if not chunk.begins:
             chunk.expect(kwargs.get("position_ids"))
             start = chunk.memory.next
@@ -309,14 +290,17 @@ class Session:
         keep = torch.ones(chunk.shape, dtype=torch.bool, device=hidden.device)
         rule = Positions.KEEP
         if chunk.kinds:
-            if not chunk.begins and self._listened():
+            if not chunk.begins and self._choosing.listened():
                 raise UnsupportedError(
                     "A picture that arrives in a later turn cannot be judged by decoder attention: the turns before "
                     "are in the cache only. Use a method of stage input, or put all pictures into the first call."
                 )
-            chunk.items = Items.find(chunk.kinds, self._pictures(), chunk.tokens, self.crops)
-            whole = torch.arange(chunk.shape[1], device=hidden.device).expand(chunk.shape)
-            hidden, keep, rule = self._apply(0, chunk, whole, hidden, keep)
+            known = self._turns.items(chunk)
+            if known is None:
+                known = Items.find(chunk.kinds, self._pictures(), chunk.tokens, self.crops)
+            chunk.meet(known)
+            hidden, keep, rule = self._choosing.enter(chunk, hidden, keep)
+        chunk.memory.begin()
         stage = chunk.begin(ids, keep, rule)
         hidden = layout.take(hidden, stage.columns).masked_fill((stage.columns < 0)[..., None], 0)
         out = layout.take_each(kwargs, chunk.shape, stage.columns) | {
@@ -337,16 +321,13 @@ class Session:
         kwargs = named_arguments(unwrap(module), args, kwargs)
         hidden = kwargs["hidden_states"]
         if i in chunk.deepstack:
-            before = chunk.stage_at(max(i - 1, 0))
-            hidden = (
-                hidden + layout.take(chunk.deepstack[i], before.columns) * (before.columns >= 0)[..., None]
-            )
+            hidden = self._add_deep(chunk, i, module, hidden)
         given = kwargs.get("position_embeddings")
-        if i > 0 and i in self._plan:
-            hidden = self._cut(i, module, chunk, hidden, kwargs)
+        if i > 0 and (i in self._plan or i in chunk.cuts):
+            hidden = self._choosing.cut(i, module, chunk, hidden, kwargs)
         stage = chunk.stage_at(i)
         held = chunk.memory.columns[stage.first].shape[1]
-        new = self._of_stage(chunk, stage, kwargs) | {"attention_mask": chunk.mask(i)}
+        new = chunk.of_stage(stage, kwargs) | {"attention_mask": chunk.mask(i)}
         if given is not None:
             new["position_embeddings"] = chunk.rotary(stage, i, given, hidden)
         if "position_ids" in kwargs:  # flash kernels read gaps in these as borders between packed sequences
@@ -358,12 +339,19 @@ class Session:
             return (hidden,), new
         return (), new | {"hidden_states": hidden}
 
-    def _of_stage(self, chunk: Chunk, stage: Stage, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What the decoder hands to a layer besides hidden states, for the tokens of the layer's own stage."""
-        if stage.first == 0:
-            return kwargs
-        first = chunk.stages[0]
-        return layout.take_each(kwargs, tuple(first.columns.shape), chunk.places(first, stage.columns))
+    def _add_deep(self, chunk: Chunk, i: int, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """The tokens that layer i is given, with the encoder's deep features, as the decoder would have added them.
+
+        Raises:
+            UnsupportedError: training with checkpoints around layers that know no gradients but those of their inputs.
+        """
+        deep, before = chunk.deepstack[i], chunk.stage_at(max(i - 1, 0))
+        if layer.training and deep.requires_grad and not torch.is_grad_enabled():
+            raise UnsupportedError(
+                f"{self.host.name} adds deep visual features between its layers, and under reentrant gradient "
+                'checkpointing they would learn nothing. Use gradient_checkpointing_enable({"use_reentrant": False}).'
+            )
+        return hidden + layout.take(deep, before.columns) * (before.columns >= 0)[..., None]
 
     def _replayed(self) -> Chunk | None:
         """The last prompt, where gradient checkpointing runs a layer again in a thread of autograd's own."""
@@ -376,191 +364,31 @@ class Session:
         chunk: Chunk | None = self._call.chunk
         if chunk is None or not chunk.stages:
             return None
+        hidden = output[0]
         chunk.memory.keep_in(cache_of(output))
-        if chunk.begins:
-            self._call.prompt = self._latest = chunk
+        chunk.memory.finish()
+        chunk.heard.clear()
+        if chunk.begins or chunk.items is not None:  # a prompt, or pictures of a later turn
+            if not chunk.again:
+                self._call.prompt = self._latest = chunk
+                self._turns.keep(chunk)
             chunk.outer = {}
             # Gradient checkpointing may run layers again, and add these again.
             if not torch.is_grad_enabled():
                 chunk.deepstack = {}
             self._vision.pictures.clear()
-        last = chunk.stages[-1]
-        hidden = output[0]
-        width = chunk.shape[1]
-        # Where the model looks at the last few positions only, and they were kept, the rest need not be laid out.
-        tail = self._call.tail or width
-        expected = torch.arange(width - tail, width, device=hidden.device)
         overheard = bool(module._forward_hooks)  # somebody else reads the decoder's output
-        if (
-            not overheard
-            and last.columns.shape[1] >= tail
-            and bool((last.columns[:, -tail:] == expected).all())
-        ):
-            return None
-        slots = last.columns.masked_fill(last.columns < 0, width)
-        full = hidden.new_zeros(hidden.shape[0], width + 1, hidden.shape[2])
-        full = full.scatter(1, slots[..., None].expand_as(hidden), hidden)[:, :width]
+        output = outputs.between_layers(chunk, output)
+        full = outputs.last_hidden(chunk, hidden, None if overheard else self._call.tail or None)
         labels = self._call.labels
         if labels is not None:
-            kept = torch.zeros(chunk.shape[0], width + 1, dtype=torch.bool, device=slots.device)
-            kept = kept.scatter(1, slots, True)[:, :width]
-            labels[:, 1:].masked_fill_(~kept[:, :-1].to(labels.device), -100)
+            labels[:, 1:].masked_fill_(~outputs.kept(chunk)[:, :-1].to(labels.device), -100)
+        if full is None:
+            return output
         if isinstance(output, tuple):
             return (full, *output[1:])
         output.last_hidden_state = full
         return output
-
-    # --- cutting -------------------------------------------------------------------------------------------------
-
-    def _cut(self, i: int, layer: nn.Module, chunk: Chunk, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """The tokens that go on from layer i, and the stage they form."""
-        if hidden.ndim != 3:
-            raise UnsupportedError(
-                f"{self.host.name}'s layers hand on several states per token ({hidden.ndim}-D), so tokens cannot leave "
-                "between them. Use a method of stage input."
-            )
-        firsts = [stage.first for stage in chunk.stages]
-        if i in firsts:  # gradient checkpointing runs the layer again: what was decided stands
-            before = chunk.stages[firsts.index(i) - 1]
-            for merge in chunk.merges.get(i, ()):
-                hidden = merge(hidden)
-            return moving.gather(chunk, before, chunk.stage_at(i), hidden)
-        before = chunk.stages[-1]
-        if chunk.items is None:
-            chunk.carry(i)
-            return hidden
-        width = chunk.shape[1]
-        keep = torch.zeros(chunk.shape[0], width + 1, dtype=torch.bool, device=hidden.device)
-        keep = keep.scatter(1, before.columns.masked_fill(before.columns < 0, width), True)[:, :width]
-        hidden, keep, rule = self._apply(i, chunk, before.columns, hidden, keep, layer, kwargs)
-        return moving.gather(chunk, before, chunk.cut(i, keep, rule), hidden)
-
-    def _apply(
-        self,
-        at: int,
-        chunk: Chunk,
-        columns: Int[Tensor, "b m"],
-        hidden: Float[Tensor, "b m d"],
-        keep: Bool[Tensor, "b t"],
-        layer: nn.Module | None = None,
-        kwargs: dict[str, Any] | None = None,
-    ) -> tuple[Tensor, Tensor, Positions]:
-        """Run the methods that act before layer `at` on the tokens of a layout (`columns`).
-
-        Returns:
-            The hidden states with merged tokens written to their anchors, the columns that stay, and the position rule.
-        """
-        rule = Positions.KEEP
-        for number, method in self._plan.get(at, ()):
-            assert chunk.items is not None
-            items = replace(chunk.items, entry=chunk.entries.setdefault(number, chunk.items.length))
-            started = time.perf_counter()
-            needs = method.needs(at, self.host.depth)
-            attention = self._attention(needs.attention, at, chunk, hidden, layer, kwargs or {})
-            slot = moving.of_items(items, layout.places(columns, chunk.shape[1]))
-            # What is added to the tokens right before the first layer is part of what they are on the way in.
-            whole = hidden + chunk.deepstack[0] if at == 0 and 0 in chunk.deepstack else hidden
-            features = moving.take_items(whole.detach(), items, slot)
-            view = items.view(
-                features,
-                slot,
-                chunk.kinds_of(columns),
-                at,
-                self.host.depth,
-                attention,
-                moving.text_after(chunk, items, hidden.detach()) if needs.text else None,
-            )
-            reduction = method.apply(view)
-            chunk.selection_s += time.perf_counter() - started
-            if reduction.kept.shape != slot.shape or bool((reduction.length != items.length).any()):
-                raise ReductionError(
-                    f"{method.slug} answered with a reduction of other items than it was shown."
-                )
-            left = items.after(reduction)
-            if not reduction.is_selection:
-                target = moving.of_items(left, layout.places(columns, chunk.shape[1]))
-                merge = partial(moving.merge, items=items, slot=slot, reduction=reduction, target=target)
-                hidden = merge(hidden)
-                chunk.merges.setdefault(at, []).append(merge)
-                # Deepstack features are added to whole sequences, so they merge by column.
-                deep = partial(
-                    moving.merge, items=items, slot=items.columns, reduction=reduction, target=left.columns
-                )
-                chunk.deepstack = {i: deep(features) for i, features in chunk.deepstack.items()}
-            keep = moving.mark(moving.mark(keep, items, False), left, True)
-            chunk.items = left
-            chunk.steps.append((at, reduction))
-            if method.positions == Positions.COMPACT:
-                rule = Positions.COMPACT
-        return hidden, keep, rule
-
-    def _attention(
-        self,
-        which: str | None,
-        at: int,
-        chunk: Chunk,
-        hidden: Tensor,
-        layer: nn.Module | None,
-        kwargs: dict[str, Any],
-    ) -> AttentionView | None:
-        """The attention a method reads: that of the layer just run, or the next layer's on the tokens as they are."""
-        if which is None:
-            return None
-        stage = chunk.stages[-1]
-        source = at - 1
-        if which == "next":
-            source = at
-            self._project(at, chunk, stage, hidden, layer, kwargs)
-        heard = self._call.heard.pop(source, None)
-        if heard is None:
-            raise UnsupportedError(
-                f"Layer {source} of {self.host.name} ran without its attention being heard, which a method reads: it "
-                "was replaced inside the block, or does not call attention through transformers' interface."
-            )
-        query, key, scale = heard
-        mask = chunk.mask(source)
-        owner = chunk.stage_at(self.host.keys_of(source))
-        if owner is not stage:  # keys of a layer before tokens left
-            there = chunk.places(owner, stage.columns)
-            key = layout.take(key.transpose(1, 2), there).transpose(1, 2)
-            mask = None if mask is None else layout.take(mask.movedim(-1, 1), there).movedim(1, -1)
-        if mask is not None and mask.ndim == 2:
-            mask = None  # a flash kernel's padding mask says no more than `real`
-        elif mask is not None and mask.dtype != torch.bool:
-            mask = mask > torch.finfo(mask.dtype).min / 2
-        return ProbedAttention(query, key, mask, stage.real, scale)
-
-    def _project(
-        self,
-        at: int,
-        chunk: Chunk,
-        stage: Stage,
-        hidden: Tensor,
-        layer: nn.Module | None,
-        kwargs: dict[str, Any],
-    ) -> None:
-        """Have a layer's own attention make queries and keys of tokens it has not run on, and stop there."""
-        if layer is None or not hasattr(layer, "self_attn") or not hasattr(layer, "input_layernorm"):
-            raise UnsupportedError(
-                f"{self.host.name}'s layers have no `input_layernorm` and `self_attn`, so the next layer's attention "
-                "cannot be looked at before it runs. Methods that read the layer before instead: fastv, aim."
-            )
-        given = kwargs.get("position_embeddings")
-        self._call.heard[at] = _WANTED
-        attention: Any = layer.self_attn
-        norm: Any = layer.input_layernorm
-        known = parameters(attention)
-        others = {k: v for k, v in self._of_stage(chunk, stage, without_cache(kwargs)).items() if k in known}
-        with torch.no_grad(), suppress(_Heard):
-            attention(
-                **others
-                | {
-                    "hidden_states": norm(hidden),
-                    "position_embeddings": chunk.rotary(stage, at, given, hidden),
-                    "attention_mask": chunk.mask(at),
-                }
-                | with_cache(attention, None)
-            )
 
     # --- small questions -----------------------------------------------------------------------------------------
 
@@ -630,7 +458,3 @@ class Session:
         ):  # with no mask at all, gaps in position ids would read as borders of packed sequences
             return torch.ones_like(chunk.memory.columns[0])
         return mask
-
-
-_WANTED: Any = object()
-"""Marks a layer whose attention is run for its queries and keys only."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from tokenry.hosts import layout
-from tokenry.hosts.chunk import columns_seen
+from tokenry.hosts.memory import columns_seen
 from tokenry.predict.lm.acceptance import Greedy, Rejection, Rule, SampleAndMatch
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.requirements import longest_text, require_drafts

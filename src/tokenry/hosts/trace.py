@@ -32,22 +32,33 @@ class ItemTrace:
     layers: int
     steps: tuple[tuple[int, Reduction | DenseReduction], ...]
 
-    def reduction(self, layer: int = 0) -> Reduction | DenseReduction:
-        """All steps up to and including those before `layer`, as one reduction of the delivered tokens."""
+    def reduction(self, layer: int | None = None) -> Reduction | DenseReduction:
+        """The steps up to and including those before `layer` as one reduction of the delivered tokens; all by default.
+
+        Raises:
+            InputError: there is no such layer.
+        """
+        if layer is not None and not 0 <= layer < self.layers:
+            raise InputError(f"Layer {layer} does not exist; this decoder has layers 0 to {self.layers - 1}.")
         whole: Reduction | DenseReduction = Reduction.identity(torch.tensor([self.n]))
         for at, step in self.steps:
-            if at <= layer:
+            if layer is None or at <= layer:
                 whole = whole.compose(step)
         return whole
 
     def kept_at(self, layer: int) -> Bool[Tensor, " n"]:
-        """Which delivered tokens take part, alone or merged, in a decoder layer."""
+        """Which delivered tokens take part, alone or merged, in a decoder layer (0: what enters the language model)."""
         return self.reduction(layer).kept[0]
 
     @property
     def kept(self) -> Bool[Tensor, " n"]:
-        """Which delivered tokens reach the language model, alone or merged."""
-        return self.kept_at(0)
+        """Which delivered tokens are left, alone or merged, after the last cut; `kept_at` tells of earlier ones."""
+        return self.reduction().kept[0]
+
+    @property
+    def cuts(self) -> list[int]:
+        """Decoder layers before which something was decided, ascending: where `kept_at` may change."""
+        return sorted({at for at, _ in self.steps})
 
     @property
     def counts(self) -> list[int]:
@@ -59,17 +70,17 @@ class ItemTrace:
             counts.append(now)
         return counts
 
-    def draw(self, image: Image.Image, layer: int = 0, frame: int = 0) -> Image.Image:
+    def draw(self, image: Image.Image, layer: int | None = None, frame: int = 0) -> Image.Image:
         """The picture with dropped tokens dimmed and merged tokens outlined as one area.
 
         Args:
             image: the picture, or the frame of the video, as the encoder saw it.
-            layer: which decoder layer's tokens to show.
+            layer: which decoder layer's tokens to show; by default what is left after the last cut.
             frame: which frame of a video it is.
 
         Raises:
             UnsupportedError: the tokens form no grid (tiles with newlines between rows), so they have no place on it.
-            InputError: there is no such frame.
+            InputError: there is no such frame or layer.
         """
         canvas = image.convert("RGB").copy()
         frames, h, w = self.grid

@@ -85,12 +85,13 @@ class Reducer(ABC):
         """
 
     def apply(self, view: TokenView) -> Reduction:
-        """Resolve the budget for this view and reduce it.
+        """Resolve the budget for this view and reduce it: without gradients, and without autocast, which would score in
+        half precision.
 
         Raises:
             ReductionError: the view's features, its text, or attention that the method reads, are NaN or infinite.
         """
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(view.features.device.type, enabled=False):
             view.check()
             return self.reduce(view, self.keep(view))
 

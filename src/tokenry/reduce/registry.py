@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -45,38 +45,90 @@ def method(name: str, **settings: Any) -> Reducer:
         UnknownNameError: no such method; the message suggests the nearest name.
         TokenryError: a setting that the method does not have.
     """
+    cls = _class_of(name)
+    return cls.from_json(settings) if "version" in settings else _build(cls, settings)
+
+
+def _class_of(name: str) -> type[Reducer]:
     paths = method_paths()
     if name not in paths:
         near = difflib.get_close_matches(name, paths, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(paths))}."
         raise UnknownNameError(f"There is no method {name!r}. {hint}")
-    cls = _load(name, paths[name])
-    return cls.from_json(settings) if "version" in settings else _build(cls, settings)
+    return _load(name, paths[name])
 
 
 def read_methods(spec: str | Reducer | Iterable[str | Reducer], **settings: Any) -> tuple[Reducer, ...]:
-    """One or several methods, given as names, JSON configurations (text) or `Reducer`s; settings go to the names.
+    """One or several methods, given as names, JSON configurations (text) or `Reducer`s.
 
-    ``"divprune+pyramiddrop"`` is a chain of two.
+    ``"divprune+pyramiddrop"`` is a chain of two. Settings go to every member given by its bare name that has them, and
+    to JSON configurations that do not say anything else; nothing replaces what a `Reducer` or a configuration says
+    itself. So ``"divprune+pyramiddrop", budget=0.5`` leaves half, and of that half another half.
 
     Raises:
         UnknownNameError: no such method.
-        TokenryError: a configuration that is no JSON object with a "method", or settings that would be ignored.
+        TokenryError: a configuration that is no JSON object with a "method", or a setting that no member takes.
     """
+    members = _members(spec)
+    taken = {name for member in members for name in _taken(member, settings)}
+    if members and (unused := sorted(set(settings) - taken)):
+        raise TokenryError(_no_use(members, unused))
+    return fill_in(spec, **settings)
+
+
+def fill_in(spec: str | Reducer | Iterable[str | Reducer], **settings: Any) -> tuple[Reducer, ...]:
+    """As `read_methods`, for settings that are only proposed: those that no member takes are let go.
+
+    Raises:
+        UnknownNameError, TokenryError: as `read_methods`.
+    """
+    return tuple(_configured(member, _taken(member, settings)) for member in _members(spec))
+
+
+@dataclass(frozen=True)
+class _Json:
+    """A configuration given as text: its method, and the settings that it says."""
+
+    slug: str
+    settings: dict[str, Any]
+
+
+def _members(spec: str | Reducer | Iterable[str | Reducer]) -> list[str | Reducer | _Json]:
+    """The members of a chain, in order: names, configured methods, configurations."""
     if isinstance(spec, Reducer):
-        if settings:
-            raise TokenryError(f"{spec!r} is already configured; {', '.join(settings)} would be ignored.")
-        return (spec,)
+        return [spec]
     if isinstance(spec, str):
-        if spec.lstrip().startswith("{"):
-            return (_read_json(spec, settings),)
-        return tuple(method(name.strip(), **settings) for name in spec.split("+"))
-    return tuple(
-        m for part in spec for m in read_methods(part, **({} if isinstance(part, Reducer) else settings))
-    )
+        return [_read_json(spec)] if spec.lstrip().startswith("{") else [n.strip() for n in spec.split("+")]
+    return [member for part in spec for member in _members(part)]
 
 
-def _read_json(text: str, settings: dict[str, Any]) -> Reducer:
+def _taken(member: str | Reducer | _Json, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that go to a member of a chain."""
+    if isinstance(member, Reducer):
+        return {}
+    slug, own = (member, {}) if isinstance(member, str) else (member.slug, member.settings)
+    known = {f.name for f in fields(_class_of(slug))} | {"version"}
+    return {name: value for name, value in settings.items() if name in known and name not in own}
+
+
+def _configured(member: str | Reducer | _Json, settings: dict[str, Any]) -> Reducer:
+    if isinstance(member, Reducer):
+        return member
+    if isinstance(member, str):
+        return method(member, **settings)
+    return method(member.slug, **(member.settings | settings))
+
+
+def _no_use(members: list[str | Reducer | _Json], unused: list[str]) -> str:
+    names = "+".join(m if isinstance(m, str) else m.slug for m in members)
+    plain = sorted({f.name for m in members if isinstance(m, str) for f in fields(_class_of(m))})
+    if not plain:
+        said = next((repr(m) for m in members if isinstance(m, Reducer)), names)
+        return f"{said} is already configured; {', '.join(unused)} would be ignored."
+    return f"{names} takes no setting {', '.join(unused)}. Settings: {', '.join(plain)}."
+
+
+def _read_json(text: str) -> _Json:
     try:
         config = json.loads(text)
         slug = config.pop("method")
@@ -84,7 +136,7 @@ def _read_json(text: str, settings: dict[str, Any]) -> Reducer:
         raise TokenryError(
             f'A configuration is JSON such as {{"method": "divprune", "budget": 64}}; got {text!r} ({error!r}).'
         ) from None
-    return method(slug, **(config | settings))
+    return _Json(slug, config)
 
 
 def _load(slug: str, path: str) -> type[Reducer]:
