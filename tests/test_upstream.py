@@ -130,6 +130,23 @@ def test_a_session_refuses_a_decoder_whose_layers_were_renamed() -> None:
         tk.reduced(model, "random", budget=4, tokens=slice(2, 10))
 
 
+def test_a_cache_that_comes_in_an_unknown_way_is_noticed_and_not_taken_for_a_new_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny()
+    monkeypatch.setattr("tokenry.hosts.session.cache_given", lambda arguments: None)
+    ids, reason = torch.arange(12)[None], r"cache .*in a way that is not recognised; .* proven with"
+    with (
+        tk.reduced(model, "random", budget=4, tokens=slice(2, 10)),
+        pytest.raises(UnsupportedError, match=reason),
+    ):
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+    with tk.reduced(model, "random", budget=4, tokens=lambda ids: torch.zeros_like(ids, dtype=torch.bool)):
+        cache = cache_of(model(ids, use_cache=True))  # a prompt of text alone
+        with pytest.raises(UnsupportedError, match=reason):
+            model(ids, **with_cache(model, cache), use_cache=True)
+
+
 def test_a_decoder_refuses_a_model_whose_generation_lost_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     monkeypatch.setattr(type(model), "_prefill", lambda self, prompt: None)

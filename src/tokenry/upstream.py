@@ -93,6 +93,7 @@ __all__ = [
     "takes_additive_masks",
     "takes_anything",
     "takes_cache",
+    "unknown_release",
     "watch_attention",
     "watch_cache",
     "whole_sequences",
@@ -132,13 +133,14 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"transformers.{_LAZY[name]}"), name)
     except (ImportError, AttributeError) as error:
-        raise UnsupportedError(_unknown(f"has no `{name}` in transformers.{_LAZY[name]}")) from error
+        raise UnsupportedError(unknown_release(f"has no `{name}` in transformers.{_LAZY[name]}")) from error
 
 
 # --- releases ------------------------------------------------------------------------------------------------------
 
 
-def _unknown(what: str) -> str:
+def unknown_release(what: str) -> str:
+    """What to tell of something in the installed release that is not known here, as in "gives Llama no `forward`"."""
     return (
         f"transformers {transformers.__version__} {what}; tokenry is proven with {PROVEN[0]} to {PROVEN[1]}. Install "
         "one of these, or a newer tokenry."
@@ -162,7 +164,7 @@ def require_release() -> None:
 @functools.cache
 def _require(version: str) -> None:
     if Version(version) < Version(PROVEN[0]):
-        raise UnsupportedError(_unknown("is too old"))
+        raise UnsupportedError(unknown_release("is too old"))
     if Version(version).release[:2] > Version(PROVEN[1]).release[:2]:
         warnings.warn(
             f"transformers {version} is newer than {PROVEN[1]}, the newest release that tokenry was proven with. "
@@ -234,7 +236,7 @@ def _lacks(callee: Any, what: str) -> str:
         if isinstance(callee, nn.Module)
         else getattr(callee, "__qualname__", str(callee))
     )
-    return _unknown(f"gives {name} no argument {what} (it has {', '.join(parameters(callee))})")
+    return unknown_release(f"gives {name} no argument {what} (it has {', '.join(parameters(callee))})")
 
 
 def cache_argument(callee: Any) -> str:
@@ -294,7 +296,9 @@ def cache_field(kind: type, cache: Any) -> dict[str, Any]:
     known = {field.name for field in fields(kind)}
     name = next((name for name in _CACHE if name in known), None)
     if name is None:
-        raise UnsupportedError(_unknown(f"gives {kind.__name__} no field for a cache that tokenry knows"))
+        raise UnsupportedError(
+            unknown_release(f"gives {kind.__name__} no field for a cache that tokenry knows")
+        )
     return {name: cache}
 
 
@@ -487,7 +491,7 @@ def require_generation(model: Any) -> None:
     for step, names in _GENERATION.items():
         function = getattr(model, step, None)
         if function is None:
-            raise UnsupportedError(_unknown(f"gives {type(model).__name__} no `{step}`"))
+            raise UnsupportedError(unknown_release(f"gives {type(model).__name__} no `{step}`"))
         missing = next((n for n in names if n not in parameters(function)), None)
         if missing is not None:
             raise UnsupportedError(_lacks(function, f"`{missing}`"))

@@ -15,7 +15,15 @@ from tokenry.hosts.host import Host
 from tokenry.hosts.items import Items
 from tokenry.hosts.memory import Memory
 from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
-from tokenry.upstream import Cache, StaticCache, attention_kernel, is_flash, key_columns
+from tokenry.upstream import (
+    Cache,
+    StaticCache,
+    attention_kernel,
+    is_flash,
+    key_columns,
+    keys_seen,
+    unknown_release,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +168,22 @@ class Chunk:
         """Take note of the call's pictures."""
         self.items = self.met = items
         self.ends = items.columns.amax(1)
+
+    def require_own(self, cache: Cache | None) -> None:
+        """Notice that a call had a cache which was not found among its arguments: it was no new prompt then.
+
+        Args:
+            cache: the one that came out of the call.
+
+        Raises:
+            UnsupportedError: it holds more than this call put there.
+        """
+        if self.cache is None and cache is not None and keys_seen(cache, 0) > self.stages[0].columns.shape[1]:
+            raise UnsupportedError(
+                unknown_release(
+                    f"handed {self.host.name} a cache of {keys_seen(cache, 0)} tokens in a way that is not recognised"
+                )
+            )
 
     # --- stages --------------------------------------------------------------------------------------------------
 

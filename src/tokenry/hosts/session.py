@@ -365,7 +365,9 @@ class Session:
         if chunk is None or not chunk.stages:
             return None
         hidden = output[0]
-        chunk.memory.keep_in(cache_of(output))
+        cache = cache_of(output)
+        chunk.require_own(cache)
+        chunk.memory.keep_in(cache)
         chunk.memory.finish()
         chunk.heard.clear()
         if chunk.begins or chunk.items is not None:  # a prompt, or pictures of a later turn

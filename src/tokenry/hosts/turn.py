@@ -19,7 +19,7 @@ from tokenry.hosts.items import Items
 from tokenry.hosts.memory import columns_seen, memory_of
 from tokenry.hosts.patches import put
 from tokenry.tokens import InputError, UnsupportedError
-from tokenry.upstream import cache_given
+from tokenry.upstream import cache_given, unknown_release
 
 
 @dataclass
@@ -85,13 +85,17 @@ class Turns(threading.local):
         """Tell a call of the decoder how much of it is no prompt, and what was decided about its prompt before.
 
         Raises:
-            UnsupportedError: the prompt comes in pieces.
+            UnsupportedError: the prompt comes in pieces, or goes on with a cache that is not seen.
         """
         turn = self._open[-1] if self._open else None
         if turn is None or turn.end is None or ids is None:
             return
         end = chunk.offset + chunk.shape[1]
         if end < turn.end:
+            if turn.first is not None:  # it was read as a whole before: this is no piece of it
+                raise UnsupportedError(
+                    unknown_release("goes on after a prompt with a cache in a way that is not recognised")
+                )
             raise UnsupportedError(
                 f"The prompt of {turn.end} tokens comes in pieces, of which this one ends at {end}; which tokens stay "
                 "is decided for a prompt as a whole. Leave `prefill_chunk_size` out: reduced prompts are short."
