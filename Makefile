@@ -41,7 +41,7 @@ lock: ## Resolve the newest releases of everything into constraints.txt (then: m
 	  .lock/bin/python -m pip freeze --exclude-editable | sed -nE 's/^([A-Za-z0-9._-]+==[^+ ]+)(\+[^ ]+)?$$/\1/p'; } > $(LOCK)
 	rm -rf .lock
 
-upstream: $(STAMP) ## Host, decoding and main-job tests on the oldest, locked and newest transformers
+upstream: $(STAMP) ## Host, decoding, network and main-job tests on the oldest, locked and newest transformers
 	$(BIN)/python -m tests.releases --jobs $(JOBS)
 	$(BIN)/python -m tokenry.catalog.render
 

@@ -111,10 +111,8 @@ def run(release: str, parts: dict[str, list[str]], jobs: int) -> dict[str, Any]:
         bad = [case for case in ran if case.find("failure") is not None or case.find("error") is not None]
         row[part] = f"{len(ran) - len(bad)} of {len(ran)}"
         failed += len(bad)
-    if (
-        done.returncode and not failed
-    ):  # not even collected: a release that cannot be imported beside the others
-        failed = 1
+    # Not even collected: a release that cannot be imported beside the others.
+    failed = failed or int(done.returncode != 0)
     return row | {"failed": failed, "minutes": round((time.monotonic() - started) / 60, 1)}
 
 
@@ -127,18 +125,17 @@ def main(
     ] = False,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
 ) -> None:
-    """Run the tests of hosts, decoding and the main job on releases of transformers, and print a table."""
+    """Run the tests of hosts, decoding, networks and the main job on releases of transformers, and print a table."""
     roles = {"oldest": lambda: PROVEN[0], "locked": lambda: LOCKED, "newest": newest}
     chosen: dict[str, list[str]] = {}
     for name in releases or roles:
         chosen.setdefault(roles[name]() if name in roles else name, []).extend(
             [name] if name in roles else []
         )
-    today = datetime.now(UTC).date().isoformat()
     rows = [
         {"transformers": release, "role": ", ".join(names)}
         | run(release, SHORT if short else PARTS, jobs)
-        | {"date": today}
+        | {"date": provenance()["date"]}
         for release, names in chosen.items()
     ]
     table = Table(*rows[0])

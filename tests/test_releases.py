@@ -1,0 +1,63 @@
+"""The table of releases: which are run, what is recorded, and how a failure ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import releases
+from tokenry.upstream import PROVEN
+
+RELEASES = {"0.9": 0, "0.10": 3, PROVEN[0]: 0}  # and how many tests fail on each
+
+
+@pytest.fixture(autouse=True)
+def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Releases and parts that were run, with tests that take no time."""
+    found: list[tuple[str, tuple[str, ...]]] = []
+
+    def run(release: str, parts: dict[str, list[str]], jobs: int) -> dict[str, Any]:
+        found.append((release, tuple(parts)))
+        return dict.fromkeys(parts, "1 of 1") | {"failed": RELEASES[release], "minutes": 0.0}
+
+    monkeypatch.setattr(releases, "run", run)
+    monkeypatch.setattr(releases, "RESULT", tmp_path / "upstream.json")
+    return found
+
+
+def recorded() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(releases.RESULT.read_text())["releases"]
+    return rows
+
+
+def test_a_release_with_two_roles_runs_once_and_is_recorded_with_its_date(ran: list[Any]) -> None:
+    releases.main(["oldest", PROVEN[0]])
+    assert ran == [(PROVEN[0], tuple(releases.PARTS))]
+    (row,) = recorded()
+    assert (row["transformers"], row["role"], row["main job"]) == (PROVEN[0], "oldest", "1 of 1")
+    assert row["date"] == json.loads(releases.RESULT.read_text())["date"]
+
+
+def test_rows_of_other_releases_stay_in_order_and_failures_are_recorded_too() -> None:
+    releases.main([PROVEN[0]])
+    with pytest.raises(SystemExit, match="1"):
+        releases.main(["0.10", "0.9"])
+    assert [(row["transformers"], row["failed"]) for row in recorded()] == [
+        ("0.9", 0),
+        ("0.10", 3),
+        (PROVEN[0], 0),
+    ]
+
+
+def test_a_short_run_is_not_recorded(ran: list[Any]) -> None:
+    releases.main(["oldest"], short=True)
+    assert ran == [(PROVEN[0], tuple(releases.SHORT))]
+    assert not releases.RESULT.exists()
+
+
+def test_what_is_run_exists() -> None:
+    paths = [path for part in (*releases.PARTS.values(), *releases.SHORT.values()) for path in part]
+    assert [path for path in paths if not (releases.ROOT / path).exists()] == []
