@@ -4,7 +4,7 @@
 
 - `docs/methods/SLUG.md` for every system that is done or partly done, and `docs/methods/index.md` for all;
 - between their markers: the table of methods in README.md, those of model families in `docs/hosts.md` (from
-  `docs/results/families.json` and `families-mapping.json`), that of releases in `docs/releases.md` (from
+  `families.json` and `families-mapping.json` in `docs/results`), that of releases in `docs/releases.md` (from
   `docs/results/upstream.json`), and those of reproductions and of speed in `docs/results.md` (from
   `docs/results/*.json`).
 """
@@ -245,7 +245,8 @@ def _records_table(path: Path, records: object) -> str:
     if not (isinstance(records, list) and records and all(isinstance(record, dict) for record in records)):
         raise TokenryError(f"{path} has no list of objects to make a table of")
     columns = list(dict.fromkeys(column for record in records for column in record))
-    rows = [[_escape(results.text(record.get(column, ""))) for column in columns] for record in records]
+    cells = ([record.get(column) for column in columns] for record in records)
+    rows = [["" if value is None else _escape(results.text(value)) for value in row] for row in cells]
     return _table([_escape(column.replace("_", " ")) for column in columns], rows)
 
 
