@@ -70,12 +70,12 @@ def plan_arms(
         raise InputError(f"At least one seed is needed, got {seeds}.")
     limits = [Budget.of(b) for b in budgets]
     wanted = [m for m in methods if m != FULL]
-    chains = [chain for spec in wanted for limit in limits for chain in [_read(spec, limit)]]
+    chains = [_read(spec, limit) for spec in wanted for limit in limits]
     alone = [chain[0].limit for chain in chains if len(chain) == 1]
     matched = list(dict.fromkeys([*limits, *(b for b in alone if b.schedule is None and b.bounds is None)]))
-    baselines = [_read(b, limit) for b in BASELINES if b not in wanted for limit in matched]
-    baselines += [
-        _read(b, limit) for b in BASELINES if b in wanted for limit in matched if limit not in limits
+    # Baselines that were asked for keep their place among the methods.
+    baselines = [
+        _read(b, limit) for b in BASELINES for limit in matched if b not in wanted or limit not in limits
     ]
     arms = {(FULL, "", 0): Arm(FULL, "", 0, ())}
     for chain in (*baselines, *chains):

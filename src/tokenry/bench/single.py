@@ -15,7 +15,6 @@ from tokenry.bench.measure import Answer, Prompt
 from tokenry.bench.overlay import draw_overlay, has_grid
 from tokenry.bench.results import Trace
 from tokenry.data.examples import Example
-from tokenry.data.pictures import as_shown
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer, read_methods
 from tokenry.tokens import BudgetLike, InputError, Positions
@@ -107,7 +106,7 @@ def ask(
     methods = read_methods(method, **({} if budget is None else {"budget": budget}))
     if positions is not None:
         methods = tuple(replace(m, positions=positions) for m in methods)
-    prompt = Prompt.of(model, processor, Example("question", "picture", as_shown(picture), question, None))
+    prompt = _prompt(model, processor, picture, question)
     arms = [Arm("+".join(m.slug for m in methods), str(methods[-1].limit), 0, methods)]
     arms += [Arm(FULL, "", 0, ())] if compare_full else []
     encoded: Encoded = measure.encode(model, prompt, methods)
@@ -128,8 +127,11 @@ def ask(
 
 def prepare(model: PreTrainedModel, processor: Any, picture: Image.Image, question: str) -> dict[str, Any]:
     """The inputs that the model's own `generate` takes for a question about a picture."""
-    example = Example("question", "picture", as_shown(picture), question, None)
-    return Prompt.of(model, processor, example).inputs
+    return _prompt(model, processor, picture, question).inputs
+
+
+def _prompt(model: PreTrainedModel, processor: Any, picture: Image.Image, question: str) -> Prompt:
+    return Prompt.of(model, processor, Example("question", "picture", picture, question, None))
 
 
 def _ms(answer: Answer | None, index: int) -> str:

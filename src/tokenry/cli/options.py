@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 FAILED = 1
-"""Exit code of a comparison in which nothing ran on fewer tokens."""
+"""Exit code of a comparison in which nothing ran that was to be compared with the model as it is."""
 _NAMED = 10
 """Things in a folder that cannot be used and are named; the rest is counted."""
 

@@ -33,10 +33,9 @@ def open_picture(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            # What stands first in such an animated PNG is for viewers that show no animations.
             if getattr(image, "default_image", False):
-                image.seek(
-                    1
-                )  # what stands first in such an animated PNG is for viewers that show no animations
+                image.seek(1)
             return as_shown(image)
     except _BROKEN as error:
         raise InputError(f"Cannot read the picture {str(path)!r}: {error}.") from error

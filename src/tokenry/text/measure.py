@@ -314,9 +314,8 @@ def _left_out(normalizer: Any, text: str, offsets: Sequence[tuple[int, int]]) ->
         if not covered and not char.isspace() and not unicodedata.category(char).startswith("M")
     }
     if normalizer is not None and left_out:
-        normal = normalizer.normalize_str(
-            text
-        )  # a character that is not in it was composed with its neighbour
+        # A character that is not in it was composed with its neighbour.
+        normal = normalizer.normalize_str(text)
         left_out = {char for char in left_out if char in normal or not normalizer.normalize_str(char)}
     return min(left_out, default=None)
 

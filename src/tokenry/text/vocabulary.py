@@ -410,11 +410,10 @@ def _unwritable(text: str) -> str:
 
 @contextmanager
 def _knowing(text: str) -> Iterator[None]:
+    # `tokenizers` raises nothing more special for a unigram model without "unknown".
     try:
         yield
-    except (
-        Exception
-    ) as error:  # `tokenizers` raises nothing more special for a unigram model without "unknown"
+    except Exception as error:
         raise InputError(f"{_unwritable(text)} ({error})") from error
 
 
