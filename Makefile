@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
-lock: ## Resolve the newest releases of everything into constraints.txt (then: make upstream test)
+lock: ## Resolve the newest releases of everything but torch into constraints.txt (then: make upstream test)
 	rm -rf .lock
 	$(PYTHON) -m venv .lock
 	@# torch first, pinned: the resolver would otherwise pick the newest build with its CUDA packages.

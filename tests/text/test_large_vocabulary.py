@@ -105,9 +105,8 @@ def test_rows_of_own_tokens_are_the_models(tokenizer: PreTrainedTokenizerFast) -
 
 def test_special_tokens_without_a_row_move_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
     model, more = llama(tokenizer, tied=False), deepcopy(tokenizer)
-    more.add_special_tokens(
-        {"extra_special_tokens": [f"<picture {i}>" for i in range(5)]}
-    )  # the model has room for 3
+    names = [f"<picture {i}>" for i in range(5)]  # the model has room for 3
+    more.add_special_tokens({"extra_special_tokens": names})
     plain, large = (LargeVocabulary(model, t, ADDED) for t in (tokenizer, more))
     text = " prices of zqx"
     assert [large.token_bytes[i] for i in large.encode(text)] == [

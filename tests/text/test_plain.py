@@ -93,7 +93,7 @@ def test_a_vocabulary_that_has_the_markers_as_words(text: str) -> None:
 
 def test_plain_encoding_of_a_unigram_vocabulary_that_has_the_marker_as_a_piece() -> None:
     pieces = [(c, -3.0) for c in "</s>ab "]
-    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *pieces[:1], *pieces[1:]], unk_id=0))
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *pieces], unk_id=0))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
     assert tokenizer.eos_token_id in tokenizer("a</s>b", split_special_tokens=True)["input_ids"]
     (ids,) = encode_plain(tokenizer, ["a</s>b"])

@@ -104,9 +104,8 @@ def test_pieces_of_a_long_word_take_time_in_its_length() -> None:
         return time.process_time() - start
 
     short, long = (min(seconds(n) for _ in range(3)) for n in (200_000, 1_600_000))
-    assert (
-        long < 24 * short
-    )  # eight times the word; with a copy of the rest for every piece, 64 times the time
+    # Eight times the word; with a copy of the rest for every piece, 64 times the time.
+    assert long < 24 * short
 
 
 def test_gpt2_says_that_it_is_not_stable() -> None:
