@@ -168,7 +168,7 @@ class Memory:
             raise InputError(_TORN)
         if self.shortened:
             raise InputError(
-                f"This cache holds {held} of the {self.seen} tokens that it stands for, so it cannot be also used "
+                f"This cache holds {held} of the {self.seen} tokens that it stands for, so it cannot be used "
                 "outside the session that shortened it: a model would count positions and masks by what is left. Go "
                 "on inside a `with tk.reduced(...)` block, or run the whole prompt again without this cache."
             )
