@@ -1,8 +1,13 @@
-"""The table of releases: which are run, what is recorded, and how a failure ends."""
+"""The table of releases: which are run, what is recorded, and that what is said of it elsewhere is true.
+
+This file is none of those that are run for the table: it reads what they gave.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +66,20 @@ def test_a_short_run_is_not_recorded(ran: list[Any]) -> None:
 def test_what_is_run_exists() -> None:
     paths = [path for part in (*releases.PARTS.values(), *releases.SHORT.values()) for path in part]
     assert [path for path in paths if not (releases.ROOT / path).exists()] == []
+
+
+def test_the_proven_range_is_that_of_the_recorded_table_and_the_lock_lies_in_it() -> None:
+    root = releases.ROOT
+    rows = json.loads((root / "docs/results/upstream.json").read_text(encoding="utf-8"))["releases"]
+    proven = [row["transformers"] for row in rows]
+    assert (proven[0], proven[-1]) == PROVEN
+    assert not any(row["failed"] for row in rows)
+    lock = dict(
+        line.split("==") for line in (root / "constraints.txt").read_text(encoding="utf-8").split("\n")[1:-1]
+    )
+    assert lock["transformers"] in proven
+    asked = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    (own,) = [line for line in asked if line.startswith("transformers")]
+    assert own == f"transformers>={PROVEN[0].removesuffix('.0')},<6"
+    named = {re.split(r"[<>=]", line)[0].lower() for line in asked}
+    assert named <= {name.lower() for name in lock}

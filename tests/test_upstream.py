@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
-import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -164,22 +162,5 @@ def test_newer_releases_warn_once_and_older_ones_are_refused() -> None:
         warnings.simplefilter("error")
         upstream._require(newer)
         upstream._require(f"{major}.{minor}.9")  # a patch release renames nothing
-    with pytest.raises(UnsupportedError, match=r"5\.19\.0 is too old.*|too old"):
+    with pytest.raises(UnsupportedError, match=r"5\.19\.0 is too old"):
         upstream._require("5.19.0")
-
-
-def test_the_proven_range_is_that_of_the_recorded_table_and_the_lock_lies_in_it() -> None:
-    root = Path(__file__).parents[1]
-    rows = json.loads((root / "docs/results/upstream.json").read_text(encoding="utf-8"))["releases"]
-    releases = [row["transformers"] for row in rows]
-    assert (releases[0], releases[-1]) == upstream.PROVEN
-    assert not any(row["failed"] for row in rows)
-    lock = dict(
-        line.split("==") for line in (root / "constraints.txt").read_text(encoding="utf-8").split("\n")[1:-1]
-    )
-    assert lock["transformers"] in releases
-    asked = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    (own,) = [line for line in asked if line.startswith("transformers")]
-    assert own == f"transformers>={upstream.PROVEN[0].removesuffix('.0')},<6"
-    named = {re.split(r"[<>=]", line)[0].lower() for line in asked}
-    assert named <= {name.lower() for name in lock}
