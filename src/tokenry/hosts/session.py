@@ -249,7 +249,7 @@ class Session:
             prefix=like.device if brings_pictures(kwargs) else None,
         )
         chunk.tokens = ids
-        self._turns.place(chunk, ids)
+        self._turns.place(chunk)
         chunk.kinds = self._visual_columns(ids, kwargs, chunk)
         self._call.chunk = chunk
         chunk.memory.in_call = True
