@@ -280,9 +280,8 @@ def cache_argument(callee: Any) -> str:
     name = next((name for name in _CACHE if name in known), None)
     if name is not None:
         return name
-    if (
-        takes_anything(callee) and callee is not create_causal_mask
-    ):  # a wrapper: what it wraps is of this release
+    # A wrapper: what it wraps is of this release.
+    if takes_anything(callee) and callee is not create_causal_mask:
         return cache_argument(create_causal_mask)
     raise UnsupportedError(_lacks(callee, "for a cache that tokenry knows"))
 
@@ -676,6 +675,7 @@ _GENERATION: Final = {
 
 
 _PLAIN_SEARCH: Final = ("greedy_search", "sample")
+"""What transformers calls the ways of decoding that drafts stand for."""
 
 
 def require_generation(model: Any) -> None:
@@ -707,9 +707,8 @@ def read_prompt(model: Any, prompt: Tensor, config: Any, kwargs: dict[str, Any])
     """
     output = model._prefill(prompt, config, kwargs)
     kwargs = model._update_model_kwargs_for_generation(output, kwargs)
-    one = torch.cat(
-        [prompt, prompt.new_zeros(len(prompt), 1)], 1
-    )  # of a prompt in embeddings there are no ids
+    # Of a prompt in embeddings there are no ids.
+    one = torch.cat([prompt, prompt.new_zeros(len(prompt), 1)], 1)
     following = model.prepare_inputs_for_generation(one, next_sequence_length=1, **kwargs)
     ids = following.get("position_ids")
     return output, None if ids is None else ids[..., -1:]
@@ -827,9 +826,8 @@ def _leave(config: Any) -> None:
     watch.watchers -= 1
     if watch.watchers == 0:
         del _WATCHES[id(config)]
-        if str(config._attn_implementation_internal).startswith(
-            _PREFIX
-        ):  # else the user chose another meanwhile
+        # Else the user chose another meanwhile.
+        if str(config._attn_implementation_internal).startswith(_PREFIX):
             config._attn_implementation_internal = watch.asked
 
 
@@ -931,7 +929,7 @@ def watch_cache(cache: Cache, watcher: CacheWatcher) -> None:
     what is done to the layers one by one is not seen.
     """
     setattr(cache, _WATCHER, watcher)
-    kind = _plain_kind(cache)
+    kind: Any = _plain_kind(cache)
     if type(cache) is kind:
         cache.__class__ = _watched_kind(kind)
 
@@ -940,17 +938,10 @@ def _plain_kind(cache: Cache) -> type[Cache]:
     return getattr(type(cache), "tokenry_plain", type(cache))
 
 
-_WATCHED_KINDS: dict[Any, Any] = {}
-
-
+@functools.cache
 def _watched_kind(kind: Any) -> Any:
     """The subclass of a kind of cache whose instances are watched: one for each kind, made when first asked for."""
-    if kind not in _WATCHED_KINDS:
-        _WATCHED_KINDS[kind] = _make_watched(kind)
-    return _WATCHED_KINDS[kind]
 
-
-def _make_watched(kind: Any) -> Any:
     def writing(name: str) -> Callable[..., Any]:
         @functools.wraps(getattr(kind, name))
         def write(self: Cache, *args: Any, **kwargs: Any) -> Any:
@@ -986,7 +977,7 @@ def _make_watched(kind: Any) -> Any:
     return type(kind.__name__, (kind,), body)
 
 
-def _new_watched(kind: type[Cache]) -> Cache:
+def _new_watched(kind: Any) -> Cache:
     watched: Any = _watched_kind(kind)
     return watched.__new__(watched)
 
@@ -1034,9 +1025,8 @@ def shortest_window(config: Any) -> int | None:
     windows = {
         "sliding": sliding_window(config),
         "chunked": getattr(config, "attention_chunk_size", None),
-        "local": getattr(config, "window_size", None)
-        if types
-        else None,  # GPT-Neo's, among its `attention_layers`
+        # GPT-Neo's, among its `attention_layers`.
+        "local": getattr(config, "window_size", None) if types else None,
     }
     used = (w for kind, w in windows.items() if w and (not types or any(kind in layer for layer in types)))
     return min(used, default=None)

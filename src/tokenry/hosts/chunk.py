@@ -312,9 +312,8 @@ class Chunk:
         return self._masks[name]
 
     def _build_mask(self, stage: Stage, layer: int) -> Tensor | None:
-        if not self.host.takes_mask(
-            layer
-        ):  # linear attention skips the padding of a prompt, and remembers the rest
+        # Linear attention skips the padding of a prompt, and remembers the rest.
+        if not self.host.takes_mask(layer):
             return stage.real.long() if self.begins and not bool(stage.real.all()) else None
         queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
         keys = self.columns_of_keys(stage, layer)
