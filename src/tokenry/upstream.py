@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
@@ -929,9 +929,9 @@ def watch_cache(cache: Cache, watcher: CacheWatcher) -> None:
     what is done to the layers one by one is not seen.
     """
     setattr(cache, _WATCHER, watcher)
-    kind: Any = _plain_kind(cache)
+    kind = _plain_kind(cache)
     if type(cache) is kind:
-        cache.__class__ = _watched_kind(kind)
+        cache.__class__ = _watched_kind(cast(Any, kind))
 
 
 def _plain_kind(cache: Cache) -> type[Cache]:
