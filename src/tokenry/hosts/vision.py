@@ -177,7 +177,7 @@ def embedded(host: Host, arguments: dict[str, Any]) -> Tensor:
     if host.base is not host.decoder or embeds is not None or not brings_pictures(arguments):
         return hidden
     ids = arguments["input_ids"]
-    given: dict[str, Any] = arguments.pop(ENCODED, None) or {}
+    given = dict(arguments.pop(ENCODED, None) or {})
     pixels = {name: arguments.pop(name) for name in _pixels(arguments)}
     encoded = given | _encode(host, pixels, [m for m in host.token_ids if given.get(m) is None])
     for modality, token in host.token_ids.items():
