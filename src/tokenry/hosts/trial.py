@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel
 
 from tokenry.hosts import layout
 from tokenry.hosts.attachment import paused
@@ -14,7 +15,7 @@ from tokenry.upstream import plain_layers, with_cache
 
 
 @torch.no_grad()
-def try_drafts(model: PreTrainedModel) -> None:
+def try_drafts(model: Any) -> None:
     """Let a model that has what draft trees ask for read two tokens side by side behind a third, as it will read them.
 
     Raises:
