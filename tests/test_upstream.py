@@ -45,6 +45,21 @@ def test_no_other_file_imports_submodules_of_transformers_or_spells_its_private_
     assert not found
 
 
+def test_hosts_ask_for_parts_of_models_and_for_inputs_by_role_and_spell_none_of_their_names() -> None:
+    parts = [*upstream._PARTS.values(), *upstream._PLACEHOLDERS.values(), *upstream._BETWEEN, upstream.PIXELS]
+    inputs = {upstream.ENCODED, upstream.TOKEN_TYPES, upstream.PACKING, upstream.NEWLINE, "image_sizes"}
+    # Names of one word are words of the language too.
+    names = (
+        {name for names in parts for name in names if "_" in name} | inputs | {"pooler_output", "layer_types"}
+    )
+    spelled = re.compile(rf"\b({'|'.join(names)})\b|get_\{{|grid_thw")
+    files = [p for p in ELSEWHERE if p.is_relative_to(SOURCES / "hosts")]
+    assert len(files) > 20
+    assert not [
+        (p.name, spelled.findall(t)) for p in files if spelled.search(t := p.read_text(encoding="utf-8"))
+    ]
+
+
 class Renamed(nn.Module):
     """A module as a release to come might have it."""
 

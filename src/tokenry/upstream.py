@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
@@ -47,7 +47,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from tokenry.tokens import UnsupportedError
 
 __all__ = [
+    "ATTENTION_STEPS",
+    "ENCODED",
+    "MODALITIES",
+    "NEWLINE",
+    "PACKING",
+    "PIXELS",
     "PROVEN",
+    "TOKEN_TYPES",
+    "TYPE_OF",
     "Cache",
     "CacheWatcher",
     "DynamicCache",
@@ -55,7 +63,12 @@ __all__ = [
     "EncoderDecoderCache",
     "Listener",
     "StaticCache",
+    "Tiling",
     "attention_kernel",
+    "attention_parts",
+    "attention_steps",
+    "attention_width",
+    "blocks_of",
     "cache_argument",
     "cache_field",
     "cache_given",
@@ -63,23 +76,35 @@ __all__ = [
     "cache_watcher",
     "counts_by_mask",
     "decoder_of",
+    "encoder_name",
     "encoder_of",
     "forget_watches",
+    "has_class_token",
+    "holds_videos",
     "is_encoder_decoder",
     "is_flash",
     "is_recurrent",
     "keeps_keys",
     "kernel_asked_for",
     "key_columns",
+    "key_width",
     "keys_by_layer",
     "keys_seen",
     "lacks_cache",
+    "last_norm_of",
     "layer_kinds",
+    "layers_of",
     "mask_width",
     "named_arguments",
     "parameters",
     "picture_features",
+    "picture_grids",
+    "picture_sizes",
+    "placeholder_of",
+    "placeholder_settings",
     "plain_layers",
+    "projector_of",
+    "puts_tiles_together",
     "read_prompt",
     "release",
     "require_arguments",
@@ -87,15 +112,21 @@ __all__ = [
     "require_release",
     "reuses_keys",
     "rotary_axes",
+    "rotary_of",
     "shortest_window",
+    "sliding_window",
     "special_search",
     "take_between_layers",
     "takes_additive_masks",
     "takes_anything",
     "takes_cache",
+    "takes_encoded",
+    "tiling_of",
+    "tower_of",
     "unknown_release",
     "watch_attention",
     "watch_cache",
+    "whole_comes_first",
     "whole_sequences",
     "with_cache",
     "without_cache",
@@ -249,9 +280,8 @@ def cache_argument(callee: Any) -> str:
     name = next((name for name in _CACHE if name in known), None)
     if name is not None:
         return name
-    if (
-        takes_anything(callee) and callee is not create_causal_mask
-    ):  # a wrapper: what it wraps is of this release
+    # A wrapper: what it wraps is of this release.
+    if takes_anything(callee) and callee is not create_causal_mask:
         return cache_argument(create_causal_mask)
     raise UnsupportedError(_lacks(callee, "for a cache that tokenry knows"))
 
@@ -321,13 +351,129 @@ def takes_cache(forward: _F) -> _F:
 # --- parts of a model, by what they are for --------------------------------------------------------------------------
 
 
+_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "layers": ("layers",),
+    "rotary": ("rotary_emb",),
+    "last norm": ("norm",),
+    "norm before attention": ("input_layernorm",),
+    "attention after that norm": ("self_attn",),
+    "attention": ("self_attn", "attention", "attn"),
+    "queries": ("q_proj",),
+    "keys": ("k_proj",),
+    "queries, keys and values": ("qkv",),
+    "image": ("image_tower", "vision_tower", "visual", "vision_model"),
+    "video": ("video_tower", "vision_tower", "visual", "vision_model"),
+    "class token": ("class_embedding", "cls_token"),
+    "projector": ("multi_modal_projector", "connector"),
+}
+"""What parts of a model are called, by what they are for."""
+
+_PLACEHOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "image": ("image_token_id", "image_token_index"),
+    "video": ("video_token_id", "video_token_index"),
+}
+"""Settings that hold the token which stands for visual ones, by modality."""
+
+MODALITIES: Final = tuple(_PLACEHOLDERS)
+"""What visual tokens may be made of."""
+
+
+def _part(module: Any, role: str) -> nn.Module | None:
+    """A module's part of that role; None if it has none."""
+    found = (getattr(module, name, None) for name in _PARTS[role])
+    return next((part for part in found if isinstance(part, nn.Module)), None)
+
+
+def layers_of(decoder: Any) -> nn.ModuleList | None:
+    """A decoder's list of layers, or None."""
+    found = _part(decoder, "layers")
+    return found if isinstance(found, nn.ModuleList) else None
+
+
+def rotary_of(decoder: nn.Module) -> nn.Module | None:
+    """A decoder's rotary position embedding, or None."""
+    return _part(decoder, "rotary")
+
+
+def last_norm_of(decoder: nn.Module) -> nn.Module | None:
+    """The norm after a decoder's last layer, or None."""
+    return _part(decoder, "last norm")
+
+
+def attention_steps(layer: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """The norm that a decoder layer begins with, and the attention that it hands the result to; None if either has
+    another place."""
+    norm, attention = _part(layer, "norm before attention"), _part(layer, "attention after that norm")
+    return None if norm is None or attention is None else (norm, attention)
+
+
+ATTENTION_STEPS: Final = " and ".join(
+    f"`{_PARTS[role][0]}`" for role in ("norm before attention", "attention after that norm")
+)
+"""What `attention_steps` looks for, in words."""
+
+
+def attention_parts(layer: nn.Module) -> list[nn.Module]:
+    """The modules inside a layer that may call the attention function."""
+    return [m for name, m in layer.named_modules() if "attn" in name or "attention" in name]
+
+
+def attention_width(layer: nn.Module) -> int:
+    """Heads times head size of a layer's attention; 0 if it has no linear layer for queries."""
+    for name, module in layer.named_modules():
+        if isinstance(module, nn.Linear):
+            if name.endswith(_PARTS["queries"]):
+                return module.out_features
+            if name.endswith(_PARTS["queries, keys and values"]):
+                return module.out_features // 3
+    return 0
+
+
+def key_width(layer: nn.Module) -> int:
+    """Heads of keys times their size in a layer's attention."""
+    keys = next((m for n, m in layer.named_modules() if n.endswith(_PARTS["keys"])), None)
+    return keys.out_features if isinstance(keys, nn.Linear) else attention_width(layer)
+
+
+def tower_of(base: nn.Module, modality: str) -> nn.Module | None:
+    """The vision encoder of a modality in the module that is given pixels, or None."""
+    return _part(base, modality)
+
+
+def blocks_of(tower: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a vision encoder, in order."""
+    stacks = (m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m))
+    return next((list(m) for m in stacks if _part(m[0], "attention") is not None), [])
+
+
+def has_class_token(tower: nn.Module) -> bool:
+    """Whether a vision encoder has a [CLS] token to put before its patches."""
+    return any(name.rsplit(".", 1)[-1] in _PARTS["class token"] for name, _ in tower.named_parameters())
+
+
+def projector_of(base: nn.Module) -> nn.Module | None:
+    """What takes the vision encoder's tokens to the width of the language model, or None."""
+    return _part(base, "projector")
+
+
+def placeholder_of(config: Any, modality: str) -> int | None:
+    """The token that stands for the visual tokens of a modality, or None."""
+    values = (getattr(config, name, None) for name in _PLACEHOLDERS[modality])
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+def placeholder_settings(modality: str) -> tuple[str, ...]:
+    """What the setting may be called that holds a modality's placeholder token."""
+    return _PLACEHOLDERS[modality]
+
+
 def decoder_of(model: Any) -> nn.Module:
     """The stack of a language model's layers: what `get_decoder` gives or, where that is a whole causal language model
     (Llama4, BLIP-2), what lies within; the last thing found if nowhere there is a list of layers."""
     found: Any = model.get_decoder()
-    while not isinstance(getattr(found, "layers", None), nn.ModuleList):
+    while layers_of(found) is None:
         asked = found.get_decoder() if hasattr(found, "get_decoder") else None
-        parts = [m for m in found.children() if isinstance(getattr(m, "layers", None), nn.ModuleList)]
+        parts = [m for m in found.children() if layers_of(m) is not None]
         within = (asked, getattr(found, "base_model", None), getattr(found, "decoder", None), *parts[:1])
         below = next((m for m in within if isinstance(m, nn.Module) and m is not found), None)
         if below is None:
@@ -341,9 +487,58 @@ def is_encoder_decoder(config: Any) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False))
 
 
+def encoder_name(modality: str) -> str:
+    """What the method is called that encodes inputs of a modality."""
+    return f"get_{modality}_features"
+
+
 def encoder_of(module: Any, modality: str) -> Callable[..., Any] | None:
     """A module's encoder of "image" or "video" inputs, or None."""
-    return getattr(module, f"get_{modality}_features", None)
+    return getattr(module, encoder_name(modality), None)
+
+
+PIXELS: Final = ("pixel_values", "pixel_values_images", "image_patches", "pixel_values_videos")
+"""Arguments that hold pictures and videos as pixels, those of videos last."""
+
+ENCODED: Final = "mm_encoder_outputs"
+"""Argument of some models that holds what their encoders delivered before, by modality."""
+
+TOKEN_TYPES: Final = "mm_token_type_ids"
+"""Argument in which a processor says of each token what it stands for."""
+
+TYPE_OF: Final[Mapping[str, int]] = {"image": 1, "video": 2}
+"""What processors write there."""
+
+PACKING: Final = "pack_image_features"
+"""Method of some models that stitches encoded tiles together."""
+
+NEWLINE: Final = "image_newline"
+"""Its argument that holds the token after each line."""
+
+
+def holds_videos(pixels: str) -> bool:
+    """Whether an argument of pixels is one for videos."""
+    return pixels.endswith("videos")
+
+
+def picture_grids(call: Mapping[str, Any]) -> Tensor | None:
+    """(frames, height, width) of each item in patches, among the arguments of an encoder's call; None if not there."""
+    return next((g for name, g in call.items() if name.endswith("grid_thw") and g is not None), None)
+
+
+def picture_sizes(call: Mapping[str, Any]) -> Tensor | None:
+    """(height, width) of each picture in pixels, among the arguments of an encoder's call; None if not there."""
+    return call.get("image_sizes")
+
+
+def puts_tiles_together(encode: Callable[..., Any]) -> bool:
+    """Whether an encoder is told which tiles make one picture, so that what it delivers are pictures."""
+    return any(name in parameters(encode) for name in ("image_sizes", "image_grids", "num_local_patches"))
+
+
+def takes_encoded(base: nn.Module) -> bool:
+    """Whether a model can be given pictures that are already encoded."""
+    return ENCODED in parameters(base)
 
 
 def picture_features(output: Any) -> Any:
@@ -480,6 +675,7 @@ _GENERATION: Final = {
 
 
 _PLAIN_SEARCH: Final = ("greedy_search", "sample")
+"""What transformers calls the ways of decoding that drafts stand for."""
 
 
 def require_generation(model: Any) -> None:
@@ -511,9 +707,8 @@ def read_prompt(model: Any, prompt: Tensor, config: Any, kwargs: dict[str, Any])
     """
     output = model._prefill(prompt, config, kwargs)
     kwargs = model._update_model_kwargs_for_generation(output, kwargs)
-    one = torch.cat(
-        [prompt, prompt.new_zeros(len(prompt), 1)], 1
-    )  # of a prompt in embeddings there are no ids
+    # Of a prompt in embeddings there are no ids.
+    one = torch.cat([prompt, prompt.new_zeros(len(prompt), 1)], 1)
     following = model.prepare_inputs_for_generation(one, next_sequence_length=1, **kwargs)
     ids = following.get("position_ids")
     return output, None if ids is None else ids[..., -1:]
@@ -631,9 +826,8 @@ def _leave(config: Any) -> None:
     watch.watchers -= 1
     if watch.watchers == 0:
         del _WATCHES[id(config)]
-        if str(config._attn_implementation_internal).startswith(
-            _PREFIX
-        ):  # else the user chose another meanwhile
+        # Else the user chose another meanwhile.
+        if str(config._attn_implementation_internal).startswith(_PREFIX):
             config._attn_implementation_internal = watch.asked
 
 
@@ -737,24 +931,17 @@ def watch_cache(cache: Cache, watcher: CacheWatcher) -> None:
     setattr(cache, _WATCHER, watcher)
     kind = _plain_kind(cache)
     if type(cache) is kind:
-        cache.__class__ = _watched_kind(kind)
+        cache.__class__ = _watched_kind(cast(Any, kind))
 
 
 def _plain_kind(cache: Cache) -> type[Cache]:
     return getattr(type(cache), "tokenry_plain", type(cache))
 
 
-_WATCHED_KINDS: dict[Any, Any] = {}
-
-
+@functools.cache
 def _watched_kind(kind: Any) -> Any:
     """The subclass of a kind of cache whose instances are watched: one for each kind, made when first asked for."""
-    if kind not in _WATCHED_KINDS:
-        _WATCHED_KINDS[kind] = _make_watched(kind)
-    return _WATCHED_KINDS[kind]
 
-
-def _make_watched(kind: Any) -> Any:
     def writing(name: str) -> Callable[..., Any]:
         @functools.wraps(getattr(kind, name))
         def write(self: Cache, *args: Any, **kwargs: Any) -> Any:
@@ -790,7 +977,7 @@ def _make_watched(kind: Any) -> Any:
     return type(kind.__name__, (kind,), body)
 
 
-def _new_watched(kind: type[Cache]) -> Cache:
+def _new_watched(kind: Any) -> Cache:
     watched: Any = _watched_kind(kind)
     return watched.__new__(watched)
 
@@ -826,16 +1013,20 @@ def plain_layers(cache: Cache | None) -> list[DynamicLayer]:
     return layers
 
 
+def sliding_window(config: Any) -> int | None:
+    """How far back layers with a sliding window look, or None where the configuration uses none."""
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return None if window is None else int(window)
+
+
 def shortest_window(config: Any) -> int | None:
     """How far back the most short-sighted layers of a decoder look, or None if all look back all the way."""
     types = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
-    sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     windows = {
-        "sliding": sliding,
+        "sliding": sliding_window(config),
         "chunked": getattr(config, "attention_chunk_size", None),
-        "local": getattr(config, "window_size", None)
-        if types
-        else None,  # GPT-Neo's, among its `attention_layers`
+        # GPT-Neo's, among its `attention_layers`.
+        "local": getattr(config, "window_size", None) if types else None,
     }
     used = (w for kind, w in windows.items() if w and (not types or any(kind in layer for layer in types)))
     return min(used, default=None)

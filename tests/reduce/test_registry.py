@@ -116,6 +116,11 @@ def test_a_specification_is_a_name_a_chain_a_configuration_a_method_or_a_list() 
     assert read_methods([]) == ()
 
 
+def test_a_list_that_can_be_read_only_once_is_a_specification_too() -> None:
+    parts = [DivPrune(budget=3), "fastervlm"]
+    assert read_methods(iter(parts), budget=9) == read_methods(parts, budget=9)
+
+
 def test_settings_for_a_method_that_is_already_configured_are_refused() -> None:
     with pytest.raises(TokenryError, match=r"already configured; budget would be ignored"):
         read_methods(DivPrune(), budget=3)

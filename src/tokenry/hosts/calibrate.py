@@ -16,7 +16,7 @@ from tokenry.hosts import layout
 from tokenry.hosts.attachment import paused
 from tokenry.hosts.host import evaluating
 from tokenry.hosts.trial import try_drafts
-from tokenry.predict.lm.requirements import longest_text, plain_cache, require_drafts
+from tokenry.predict.lm.requirements import longest_text, plain_cache
 from tokenry.tokens.errors import InputError
 from tokenry.upstream import plain_layers, with_cache
 from tokenry.wrappers import unwrap
@@ -96,7 +96,6 @@ def calibrate(
             f"Passes, rounds and context are at least 1, got {list(rows)}, {rounds} and {context}."
         )
     plain: PreTrainedModel = unwrap(model)
-    require_drafts(plain)
     try_drafts(plain)
     config = plain.config.get_text_config()
     longest = longest_text(config)

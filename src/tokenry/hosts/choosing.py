@@ -28,7 +28,7 @@ from tokenry.tokens import (
     TokenView,
     UnsupportedError,
 )
-from tokenry.upstream import Listener, parameters, with_cache, without_cache
+from tokenry.upstream import ATTENTION_STEPS, Listener, attention_steps, parameters, with_cache, without_cache
 
 _WANTED: Any = object()
 """Marks a layer whose attention is run for its queries and keys only."""
@@ -263,15 +263,15 @@ class Choosing:
         kwargs: dict[str, Any],
     ) -> None:
         """Have a layer's own attention make queries and keys of tokens it has not run on, and stop there."""
-        if not hasattr(layer, "self_attn") or not hasattr(layer, "input_layernorm"):
+        steps = attention_steps(layer)
+        if steps is None:
             raise UnsupportedError(
-                f"{self.host.name}'s layers have no `input_layernorm` and `self_attn`, so the next layer's attention "
-                "cannot be looked at before it runs. Methods that read the layer before instead: fastv, aim."
+                f"{self.host.name}'s layers have no {ATTENTION_STEPS}, so the next layer's attention cannot be looked "
+                "at before it runs. Methods that read the layer before instead: fastv, aim."
             )
         given = kwargs.get("position_embeddings")
         chunk.heard[at] = _WANTED
-        attention: Any = layer.self_attn
-        norm: Any = layer.input_layernorm
+        norm, attention = steps
         known = parameters(attention)
         others = {k: v for k, v in chunk.of_stage(stage, without_cache(kwargs)).items() if k in known}
         with suppress(_Heard):

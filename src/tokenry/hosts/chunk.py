@@ -60,14 +60,20 @@ class Chunk:
         memory: what the cache holds.
         begins: whether nothing came before this call.
         offset: columns that came before it.
+        drawn: whether the call goes on with a 4-D mask of its own.
+        padding_mask: which columns seen so far, this call's included, are no padding; None = all, or `drawn`.
+        tokens: ids of the call; None where it came as embeddings alone.
         kinds: visual columns by modality.
         items: the pictures, as they are now; None where the call has none.
         met: the pictures as the encoder delivered them.
-        ends: the last column of each of them, as the encoder delivered it.
         tail: columns at the end of the call that are no part of the prompt: drafts of an answer, or an answer so far.
         again: whether the same prompt was run before in the same generation, and only its decisions are wanted.
         prompt: ids of the call without its tail, where `generate` makes the call.
         stages: what is left of the call, cut by cut.
+        full_ids: position ids of the call as the model counts them, per RoPE axis.
+        outer: 4-D masks of the call that the decoder was given, by type of layer; "" = for all types.
+        deepstack: by layer, what is added to the sequences before it.
+        entries: tokens of each picture when a method first saw it, by the method's number.
         steps, decisions: what the methods decided, in order, and by (layer, number of the method).
         moves: what was done to hidden states at a layer's cut.
         heard: query, key and scale of decoder layers that are listened to.
@@ -119,7 +125,6 @@ class Chunk:
         self.prompt: Int[Tensor, "b t"] | None = None
         self.tail, self.again = 0, False
         self.entries: dict[int, Int[Tensor, " items"]] = {}
-        self.ends: Int[Tensor, " items"] = torch.zeros(0, dtype=torch.long)
         self.decisions: dict[tuple[int, int], Reduction | DenseReduction] = {}
         self.moves: dict[int, list[Callable[[Tensor], Tensor]]] = {}
         self.heard: dict[int, Any] = {}
@@ -167,7 +172,6 @@ class Chunk:
     def meet(self, items: Items) -> None:
         """Take note of the call's pictures."""
         self.items = self.met = items
-        self.ends = items.columns.amax(1)
 
     def require_own(self, cache: Cache | None) -> None:
         """Notice that a call had a cache which was not found among its arguments: it was no new prompt then.
@@ -271,6 +275,12 @@ class Chunk:
         return (columns >= 0) & layout.take(self.padding_mask[:, self.offset :], columns)
 
     @property
+    def ends(self) -> Int[Tensor, " items"]:
+        """The last column of each picture, as the encoder delivered it."""
+        assert self.met is not None
+        return self.met.columns.amax(1)
+
+    @property
     def delivered(self) -> Int[Tensor, " items"]:
         """Tokens each picture had before anything was done to it."""
         assert self.met is not None
@@ -302,9 +312,8 @@ class Chunk:
         return self._masks[name]
 
     def _build_mask(self, stage: Stage, layer: int) -> Tensor | None:
-        if not self.host.takes_mask(
-            layer
-        ):  # linear attention skips the padding of a prompt, and remembers the rest
+        # Linear attention skips the padding of a prompt, and remembers the rest.
+        if not self.host.takes_mask(layer):
             return stage.real.long() if self.begins and not bool(stage.real.all()) else None
         queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
         keys = self.columns_of_keys(stage, layer)

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tokenry.hosts.host import Host
+from tokenry.upstream import attention_width, key_width, projector_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def decoder_flops(host: Host, lengths: Int[Tensor, "rows layers"], logits: int =
     total = 0
     for i, layer in enumerate(host.layers):
         n = lengths[:, i].double()
-        total += int((linear_flops(layer) * n + 4 * _attention_width(layer) * n * n).sum())
+        total += int((linear_flops(layer) * n + 4 * attention_width(layer) * n * n).sum())
     head = host.model.get_output_embeddings()
     return total + (linear_flops(head) * logits * len(lengths) if head is not None else 0)
 
@@ -87,9 +88,8 @@ def encoder_flops(host: Host, tiles: int = 1) -> int | None:
     convolutions = [m for m in (host.tower or host.base).modules() if isinstance(m, nn.Conv2d)]
     flops = sum(2 * m.weight.numel() * patches for m in convolutions)
     for block in host.blocks:
-        flops += linear_flops(block) * n + 4 * _attention_width(block) * n * n
-    names = ("multi_modal_projector", "connector")
-    projector = next((m for n in names if (m := getattr(host.base, n, None)) is not None), None)
+        flops += linear_flops(block) * n + 4 * attention_width(block) * n * n
+    projector = projector_of(host.base)
     linear = [] if projector is None else [m for m in projector.modules() if isinstance(m, nn.Linear)]
     if projector is None or not linear:
         return None
@@ -101,23 +101,10 @@ def kv_bytes(host: Host, lengths: Int[Tensor, "rows layers"]) -> int:
     """Bytes of keys and values that a prefill leaves in the cache."""
     total = 0
     for i, layer in enumerate(host.layers):
-        heads = next((m for n, m in layer.named_modules() if n.endswith("k_proj")), None)
-        width = heads.out_features if isinstance(heads, nn.Linear) else _attention_width(layer)
-        total += 2 * width * int(lengths[:, i].sum()) * torch.finfo(host.model.dtype).bits // 8
+        total += 2 * key_width(layer) * int(lengths[:, i].sum()) * torch.finfo(host.model.dtype).bits // 8
     return total
 
 
 def linear_flops(module: nn.Module) -> int:
     """FLOPs of a module's linear layers for one token."""
     return sum(2 * m.in_features * m.out_features for m in module.modules() if isinstance(m, nn.Linear))
-
-
-def _attention_width(layer: nn.Module) -> int:
-    """Heads times head size of a layer's attention."""
-    for name, module in layer.named_modules():
-        if isinstance(module, nn.Linear):
-            if name.endswith("q_proj"):
-                return module.out_features
-            if name.endswith("qkv"):
-                return module.out_features // 3
-    return 0

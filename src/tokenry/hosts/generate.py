@@ -105,7 +105,6 @@ def decoder(
             another model.
     """
     plain: PreTrainedModel = unwrap(model, bare=False)
-    require_drafts(plain)
     try_drafts(plain)
     if isinstance(how, str):
         how = _named(plain, how)

@@ -15,11 +15,6 @@ from tokenry import upstream
 from tokenry.tokens import Depth, InputError, UnsupportedError
 from tokenry.wrappers import compiled_around, unwrap
 
-_TOKEN_IDS = {
-    "image": ("image_token_id", "image_token_index"),
-    "video": ("video_token_id", "video_token_index"),
-}
-
 _MASKED = {"full_attention", "sliding_attention"}
 _POINTWISE = {"moe", "mlp"}
 """Layers that look at one token at a time."""
@@ -34,7 +29,7 @@ class Host:
     Attributes:
         model: the model as the user has it.
         base: the module that receives `input_ids` and pixels (for a text model: the decoder itself).
-        decoder: the language model's stack, with `layers` and usually `rotary_emb`.
+        decoder: the language model's stack: a list of layers, and usually rotary position embeddings.
         compiled: modules of `torch.compile` around the model, through which the user may call it.
     """
 
@@ -63,7 +58,7 @@ class Host:
         # Some models encode pictures beside their base model; some text models reach their decoder past it.
         encoders = (m for m in (unwrap(model.base_model), model) if _encodes(m))
         base = next(encoders, decoder)
-        if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+        if upstream.layers_of(decoder) is None:
             raise UnsupportedError(
                 f"{type(model).__name__} has no decoder with a list of layers (get_decoder() leads to "
                 f"{type(decoder).__name__}); tokenry needs a decoder-only language model."
@@ -91,8 +86,7 @@ class Host:
     @cached_property
     def layers(self) -> list[nn.Module]:
         """The decoder's layers that run, in order."""
-        layers: nn.ModuleList = self.decoder.layers  # type: ignore[assignment]
-        return list(layers)[: self.text_config.num_hidden_layers]
+        return list(upstream.layers_of(self.decoder) or ())[: self.text_config.num_hidden_layers]
 
     @property
     def text_config(self) -> Any:
@@ -102,31 +96,28 @@ class Host:
     @cached_property
     def token_ids(self) -> dict[str, int]:
         """Placeholder token per modality ("image", "video"); empty for a text model."""
-        found = {}
-        for modality, names in _TOKEN_IDS.items():
-            values = [v for n in names if isinstance(v := getattr(self.model.config, n, None), int)]
-            if values and upstream.encoder_of(self.base, modality):
-                found[modality] = values[0]
-        return found
+        known = {m: upstream.placeholder_of(self.model.config, m) for m in self.encodes}
+        return {modality: token for modality, token in known.items() if token is not None}
+
+    @property
+    def encodes(self) -> list[str]:
+        """The modalities that the base has an encoder for."""
+        return _encodes(self.base)
 
     @property
     def why_no_pictures(self) -> str:
         """Why nothing in a prompt of this model is a visual token of its language model."""
-        if not _encodes(self.base):
-            return "it has no get_image_features, so pictures, if it takes any, are no tokens of its language model"
-        known = (names for kind, names in _TOKEN_IDS.items() if upstream.encoder_of(self.base, kind))
-        return f"no {' or '.join(name for names in known for name in names)} set in its configuration"
+        if not self.encodes:
+            encode = upstream.encoder_name("image")
+            return f"it has no {encode}, so pictures, if it takes any, are no tokens of its language model"
+        known = (name for kind in self.encodes for name in upstream.placeholder_settings(kind))
+        return f"no {' or '.join(known)} set in its configuration"
 
     @cached_property
     def towers(self) -> dict[str, nn.Module]:
         """The vision encoder per modality; most models have one for both."""
-        found = {}
-        for modality in ("image", "video"):
-            names = (f"{modality}_tower", "vision_tower", "visual", "vision_model")
-            modules = [m for n in names if isinstance(m := getattr(self.base, n, None), nn.Module)]
-            if modules and upstream.encoder_of(self.base, modality):
-                found[modality] = modules[0]
-        return found
+        known = {modality: upstream.tower_of(self.base, modality) for modality in self.encodes}
+        return {modality: tower for modality, tower in known.items() if tower is not None}
 
     @property
     def tower(self) -> nn.Module | None:
@@ -136,16 +127,12 @@ class Host:
     @cached_property
     def blocks(self) -> list[nn.Module]:
         """The vision encoder's transformer blocks, in order."""
-        return [] if self.tower is None else blocks_of(self.tower)
+        return [] if self.tower is None else upstream.blocks_of(self.tower)
 
     @cached_property
     def has_cls(self) -> bool:
         """Whether the vision encoder prepends a [CLS] token, in blocks whose attention can be read."""
-        if self.tower is None or not self.blocks:
-            return False
-        return any(
-            n.rsplit(".", 1)[-1] in ("class_embedding", "cls_token") for n, _ in self.tower.named_parameters()
-        )
+        return self.tower is not None and bool(self.blocks) and upstream.has_class_token(self.tower)
 
     @cached_property
     def depth(self) -> Depth:
@@ -168,8 +155,7 @@ class Host:
 
     @cached_property
     def _window(self) -> int | None:
-        window = getattr(self.text_config, "sliding_window", None)
-        return window if getattr(self.text_config, "use_sliding_window", True) else None
+        return upstream.sliding_window(self.text_config)
 
     @cached_property
     def why_not(self) -> str | None:
@@ -194,7 +180,7 @@ class Host:
     @cached_property
     def rope_axes(self) -> int:
         """Position ids per token: 3 or 4 for multi-axis RoPE (time, height, width, picture), else 1."""
-        return upstream.rotary_axes(getattr(self.decoder, "rotary_emb", None), self.text_config)
+        return upstream.rotary_axes(upstream.rotary_of(self.decoder), self.text_config)
 
     def keys_of(self, layer: int) -> int:
         """The layer whose keys and values a layer attends to: itself, or an earlier one of its type."""
@@ -214,8 +200,9 @@ class Host:
 
     @property
     def rotary(self) -> nn.Module:
-        """The decoder's rotary position embedding."""
-        rotary: nn.Module = self.decoder.rotary_emb  # type: ignore[assignment]
+        """The rotary position embedding of a decoder whose layers rotate."""
+        rotary = upstream.rotary_of(self.decoder)
+        assert rotary is not None
         return rotary
 
     def rotate(self, layer: int, like: Tensor, ids: Tensor) -> Any:
@@ -231,20 +218,11 @@ class Host:
 
     def attention_modules(self, layers: list[nn.Module], indices: set[int]) -> dict[nn.Module, int]:
         """The modules inside the given layers that may call the attention function, with their layer's index."""
-        return {
-            m: i for i in indices for n, m in layers[i].named_modules() if "attn" in n or "attention" in n
-        }
+        return {m: i for i in indices for m in upstream.attention_parts(layers[i])}
 
 
-def _encodes(module: nn.Module) -> bool:
-    return any(upstream.encoder_of(module, modality) for modality in _TOKEN_IDS)
-
-
-def blocks_of(tower: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of a vision encoder, in order."""
-    stacks = [m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    named = [m for m in stacks if any(hasattr(m[0], a) for a in ("self_attn", "attention", "attn"))]
-    return list(named[0]) if named else []
+def _encodes(module: nn.Module) -> list[str]:
+    return [modality for modality in upstream.MODALITIES if upstream.encoder_of(module, modality)]
 
 
 @contextmanager

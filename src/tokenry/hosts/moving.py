@@ -9,8 +9,8 @@ from torch import Tensor
 from tokenry.hosts import layout
 from tokenry.hosts.chunk import Chunk, Stage
 from tokenry.hosts.items import Items
-from tokenry.hosts.precision import without_autocast
 from tokenry.tokens import DenseReduction, Reduction
+from tokenry.tokens.precision import without_autocast
 
 
 def of_items(items: Items, place: Int[Tensor, "b t"]) -> Int[Tensor, "items n"]:

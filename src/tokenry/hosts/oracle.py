@@ -1,7 +1,8 @@
 """The truth that running reduced must equal: the full sequence, with dropped tokens masked out.
 
-Nothing here shares code with `session` but the model: the masks are the model's own, full-length ones with columns
-taken out; positions are counted afresh; merged tokens are written over their anchors.
+Nothing here shares code with `session` but what a model is asked for (`Host`, `upstream`) and how pictures come into
+its embeddings (`vision.embedded`): the masks are the model's own, full-length ones with columns taken out; positions
+are counted afresh; merged tokens are written over their anchors.
 """
 
 from __future__ import annotations

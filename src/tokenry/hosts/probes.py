@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokenry.hosts.precision import without_autocast
 from tokenry.tokens import AttentionView
+from tokenry.tokens.precision import without_autocast
 
 _CHUNK_ELEMENTS = 1 << 24
 """Largest slice of the attention matrix held at once (float32: 64 MiB)."""

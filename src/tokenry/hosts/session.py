@@ -139,17 +139,20 @@ class Session:
     @property
     def selection_s(self) -> float:
         """Seconds spent choosing tokens for the last prompt."""
-        chunk = self._call.prompt or self._latest
-        return 0.0 if chunk is None else chunk.selection_s
+        return 0.0 if self._last is None else self._last.selection_s
+
+    @property
+    def _last(self) -> Chunk | None:
+        """The calling thread's last prompt, else that of any thread."""
+        return self._call.prompt or self._latest
 
     @property
     def _prompt(self) -> Chunk:
-        chunk = self._call.prompt or self._latest
-        if chunk is None:
+        if self._last is None:
             raise InputError(
                 "Nothing has run in this session yet; call model.generate(...) or model(...) first."
             )
-        return chunk
+        return self._last
 
     # --- attaching and detaching ---------------------------------------------------------------------------------
 
@@ -249,7 +252,7 @@ class Session:
             prefix=like.device if brings_pictures(kwargs) else None,
         )
         chunk.tokens = ids
-        self._turns.place(chunk, ids)
+        self._turns.place(chunk)
         chunk.kinds = self._visual_columns(ids, kwargs, chunk)
         self._call.chunk = chunk
         chunk.memory.in_call = True
@@ -455,8 +458,5 @@ class Session:
         if isinstance(given, dict):
             return dict.fromkeys(given)
         mask = chunk.mask(0)
-        if (
-            mask is None
-        ):  # with no mask at all, gaps in position ids would read as borders of packed sequences
-            return torch.ones_like(chunk.memory.columns[0])
-        return mask
+        # With no mask at all, gaps in position ids would read as borders of packed sequences.
+        return torch.ones_like(chunk.memory.columns[0]) if mask is None else mask

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel
 
 from tokenry.hosts import layout
 from tokenry.hosts.attachment import paused
 from tokenry.hosts.host import evaluating
-from tokenry.predict.lm.requirements import plain_cache
+from tokenry.predict.lm.requirements import plain_cache, require_drafts
 from tokenry.tokens.errors import UnsupportedError
 from tokenry.upstream import plain_layers, with_cache
 
 
 @torch.no_grad()
-def try_drafts(model: PreTrainedModel) -> None:
-    """Let a model read two tokens side by side behind a third, as it will read draft trees.
+def try_drafts(model: Any) -> None:
+    """Let a model that has what draft trees ask for read two tokens side by side behind a third, as it will read them.
 
     Raises:
+        InputError, UnsupportedError: as `require_drafts`.
         UnsupportedError: it cannot, for a reason that its signature does not tell.
     """
+    require_drafts(model)
     cache, device = plain_cache(model), model.device
     one = torch.ones(1, 1, dtype=torch.long, device=device)
     sees = torch.tensor([[True, True, False], [True, False, True]], device=device)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
 
@@ -29,12 +28,10 @@ class Turn:
     Attributes:
         end: the column of the full sequence at which its prompt ends; None if it was given no ids.
         first: the call of the decoder in which its prompt was reduced; None before that.
-        prompt: the ids of that prompt.
     """
 
     end: int | None
     first: Chunk | None = None
-    prompt: Int[Tensor, "b t"] | None = None
 
 
 class Turns(threading.local):
@@ -81,13 +78,13 @@ class Turns(threading.local):
         finally:
             self._open.pop()
 
-    def place(self, chunk: Chunk, ids: Tensor | None) -> None:
+    def place(self, chunk: Chunk) -> None:
         """Tell a call of the decoder how much of it is no prompt, and what was decided about its prompt before.
 
         Raises:
             UnsupportedError: the prompt comes in pieces, or goes on with a cache that is not seen.
         """
-        turn = self._open[-1] if self._open else None
+        turn, ids = self._open[-1] if self._open else None, chunk.tokens
         if turn is None or turn.end is None or ids is None:
             return
         end = chunk.offset + chunk.shape[1]
@@ -101,8 +98,8 @@ class Turns(threading.local):
                 "is decided for a prompt as a whole. Leave `prefill_chunk_size` out: reduced prompts are short."
             )
         chunk.tail = min(end - turn.end, chunk.shape[1])
-        if turn.first is not None and turn.prompt is not None and chunk.begins:
-            chunk.again = torch.equal(ids[:, : turn.end], turn.prompt)
+        if turn.first is not None and turn.first.prompt is not None and chunk.begins:
+            chunk.again = torch.equal(ids[:, : turn.end], turn.first.prompt)
             chunk.decisions = turn.first.decisions if chunk.again else {}
         chunk.prompt = ids[:, : chunk.shape[1] - chunk.tail]
 
@@ -113,7 +110,7 @@ class Turns(threading.local):
     def keep(self, chunk: Chunk) -> None:
         """Remember a prompt that was reduced."""
         if self._open and self._open[-1].first is None:
-            self._open[-1].first, self._open[-1].prompt = chunk, chunk.prompt
+            self._open[-1].first = chunk
 
 
 def _prompt_end(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:

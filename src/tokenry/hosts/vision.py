@@ -7,7 +7,7 @@ import inspect
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -19,22 +19,32 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.hosts.crops import tile_numbers
-from tokenry.hosts.host import Host, blocks_of
+from tokenry.hosts.host import Host
 from tokenry.hosts.patches import put
 from tokenry.hosts.probes import cls_rows
 from tokenry.tokens import InputError, UnsupportedError
 from tokenry.upstream import (
+    ENCODED,
+    NEWLINE,
+    PACKING,
+    PIXELS,
+    TOKEN_TYPES,
+    TYPE_OF,
     Tiling,
+    blocks_of,
+    encoder_name,
     encoder_of,
+    holds_videos,
     parameters,
     picture_features,
+    picture_grids,
+    picture_sizes,
+    puts_tiles_together,
+    takes_encoded,
     tiling_of,
     watch_attention,
     whole_comes_first,
 )
-
-_PACK = "pack_image_features"
-_PIXELS = ("pixel_values", "pixel_values_images", "image_patches", "pixel_values_videos")
 
 
 @dataclass(eq=False)
@@ -116,7 +126,12 @@ class Pictures:
 
 def brings_pictures(inputs: Mapping[str, Any]) -> bool:
     """Whether a call's inputs hold pictures, as pixels or encoded."""
-    return any(inputs.get(name) is not None for name in _PIXELS) or bool(inputs.get("mm_encoder_outputs"))
+    return bool(_pixels(inputs)) or bool(inputs.get(ENCODED))
+
+
+def _pixels(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that are pictures as pixels."""
+    return {name: inputs[name] for name in PIXELS if inputs.get(name) is not None}
 
 
 def visual_kinds(host: Host, ids: Int[Tensor, "b t"], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -129,15 +144,15 @@ def visual_kinds(host: Host, ids: Int[Tensor, "b t"], inputs: Mapping[str, Any])
     """
     kinds = {modality: ids == token for modality, token in host.token_ids.items()}
     if len(set(host.token_ids.values())) < len(kinds):
-        types = inputs.get("mm_token_type_ids")
+        types = inputs.get(TOKEN_TYPES)
         brought = [m for m in kinds if _brings(m, inputs)]
         if len(brought) == 1:
             kinds = {brought[0]: kinds[brought[0]]}
         elif isinstance(types, Tensor) and types.shape == ids.shape:
-            kinds = {m: mask & (types == _TYPES[m]) for m, mask in kinds.items()}
+            kinds = {m: mask & (types == TYPE_OF[m]) for m, mask in kinds.items()}
         elif brought:
             raise UnsupportedError(
-                f"{host.name} marks pictures and videos with the same token; pass the `mm_token_type_ids` that its "
+                f"{host.name} marks pictures and videos with the same token; pass the `{TOKEN_TYPES}` that its "
                 "processor makes, which tell them apart."
             )
         else:
@@ -155,32 +170,37 @@ def embedded(host: Host, arguments: dict[str, Any]) -> Tensor:
         host: the model.
         arguments: of a call to the decoder.
     """
-    given: Tensor | None = arguments.get("inputs_embeds")
-    hidden: Tensor = given if given is not None else host.model.get_input_embeddings()(arguments["input_ids"])
-    if host.base is not host.decoder or given is not None or not brings_pictures(arguments):
+    embeds: Tensor | None = arguments.get("inputs_embeds")
+    hidden: Tensor = (
+        embeds if embeds is not None else host.model.get_input_embeddings()(arguments["input_ids"])
+    )
+    if host.base is not host.decoder or embeds is not None or not brings_pictures(arguments):
         return hidden
     ids = arguments["input_ids"]
-    encoded = arguments.pop("mm_encoder_outputs", None) or {}
-    pixels = {name: arguments.pop(name) for name in _PIXELS if arguments.get(name) is not None}
+    given = dict(arguments.pop(ENCODED, None) or {})
+    pixels = {name: arguments.pop(name) for name in _pixels(arguments)}
+    encoded = given | _encode(host, pixels, [m for m in host.token_ids if given.get(m) is None])
     for modality, token in host.token_ids.items():
-        output, encode = encoded.get(modality), encoder_of(host.base, modality)
-        if output is None and encode is not None:
-            wanted = {k: v for k, v in pixels.items() if k in parameters(encode)}
-            output = encode(**wanted, return_dict=True) if wanted else None
-        if output is not None:
-            features = torch.cat([part.flatten(0, -2) for part in picture_features(output)])
+        if encoded.get(modality) is not None:
+            features = torch.cat([part.flatten(0, -2) for part in picture_features(encoded[modality])])
             hidden = hidden.masked_scatter((ids == token)[..., None], features.to(hidden))
     return hidden
 
 
-_TYPES = {"image": 1, "video": 2}
-"""What processors write into `mm_token_type_ids`."""
+def _encode(host: Host, inputs: Mapping[str, Any], modalities: Iterable[str]) -> dict[str, Any]:
+    """What the model's encoders make of the pictures among the inputs, by modality, where there are any for them."""
+    outputs = {}
+    for modality in modalities:
+        encode: Any = encoder_of(host.base, modality)
+        wanted = {k: v for k, v in inputs.items() if k in parameters(encode) and v is not None}
+        if _pixels(wanted):
+            outputs[modality] = encode(**wanted, return_dict=True)
+    return outputs
 
 
 def _brings(modality: str, inputs: Mapping[str, Any]) -> bool:
-    encoded = (inputs.get("mm_encoder_outputs") or {}).get(modality) is not None
-    pixels = (name for name in _PIXELS if name.endswith("videos") == (modality == "video"))
-    return encoded or any(inputs.get(name) is not None for name in pixels)
+    encoded = (inputs.get(ENCODED) or {}).get(modality) is not None
+    return encoded or any(holds_videos(name) == (modality == "video") for name in _pixels(inputs))
 
 
 def no_cls(host: Host) -> str:
@@ -215,7 +235,7 @@ class Recorder(threading.local):
 
     def watched(self, host: Host, modality: str, follow: Callable[[], None]) -> Callable[..., Any]:
         """What records the calls of a modality's encoder, in its place."""
-        encode = getattr(host.base, f"get_{modality}_features")
+        encode: Any = encoder_of(host.base, modality)
 
         @functools.wraps(encode)
         def record(*args: Any, **kwargs: Any) -> Any:
@@ -271,12 +291,11 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[Recorder]:
         configs = [tower.config for tower in towers]
         listeners = {m: recorder.listen(i) for m, i in modules.items()}
         follow = stack.enter_context(watch_attention(configs, listeners))
-        for modality in ("image", "video"):
-            if hasattr(host.base, f"get_{modality}_features"):
-                watched = recorder.watched(host, modality, follow)
-                stack.callback(put(host.base, f"get_{modality}_features", watched))
-        if hasattr(host.base, _PACK):
-            stack.callback(put(host.base, _PACK, recorder.packing(getattr(host.base, _PACK))))
+        for modality in host.encodes:
+            watched = recorder.watched(host, modality, follow)
+            stack.callback(put(host.base, encoder_name(modality), watched))
+        if hasattr(host.base, PACKING):
+            stack.callback(put(host.base, PACKING, recorder.packing(getattr(host.base, PACKING))))
         yield recorder
 
 
@@ -293,8 +312,8 @@ def _trace_packing(
         torch.arange(1, f.shape[0] * f.shape[1] + 1, dtype=torch.float64).view(f.shape[0], f.shape[1], 1)
         for f in features
     ]
-    if kwargs.get("image_newline") is not None:
-        kwargs = kwargs | {"image_newline": torch.zeros(1, dtype=torch.float64)}
+    if kwargs.get(NEWLINE) is not None:
+        kwargs = kwargs | {NEWLINE: torch.zeros(1, dtype=torch.float64)}
     out = pack(numbered, *args, **kwargs)
     packed = []
     for f, tokens in zip(features, out[0] if isinstance(out, tuple) else out, strict=True):
@@ -313,16 +332,16 @@ def _pictures(
     """What one call of the encoder delivered; None where it is not said which of it belongs to which picture."""
     pooled = picture_features(output)
     lengths = [len(item) for item in pooled]
-    pixels: Any = next((call[name] for name in _PIXELS if call.get(name) is not None), None)
+    pixels: Any = next(iter(_pixels(call).values()), None)
     rows = isinstance(pixels, Tensor) and pixels.ndim == 5
     tiling = _tiling(host, call, rows) if packed is None else None
     if rows and tiling is None and len(lengths) == len(pixels) * pixels.shape[1]:
         # Frames delivered one by one make one video.
         lengths = [sum(part) for part in torch.tensor(lengths).view(len(pixels), -1).tolist()]
-    grids = next((g for name, g in call.items() if name.endswith("grid_thw") and g is not None), None)
+    grids = picture_grids(call)
     if grids is not None and len(grids) != len(lengths):
         return None  # all pictures in one piece (HunYuan in 5.20): runs of placeholders tell them apart
-    sizes = None if packed is not None else call.get("image_sizes")
+    sizes = None if packed is not None else picture_sizes(call)
     encoded = getattr(output, "last_hidden_state", None)
     per_tile = _per_tile(lengths, encoded) if packed is None and grids is None and sizes is None else None
     if rows and tiling is not None and len(lengths) == len(pixels) and per_tile is not None:
@@ -343,14 +362,10 @@ def _pictures(
     )
 
 
-_COUNTED = {"image_sizes", "image_grids", "num_local_patches"}
-"""Arguments of encoders that say which tiles make one picture: what such an encoder delivers are pictures."""
-
-
 def _tiling(host: Host, call: Mapping[str, Any], rows: bool) -> Tiling | None:
     """How the prompt tells which of the delivered things make one picture; None where each is one."""
     encode = encoder_of(host.base, "image")
-    if encode is None or "pixel_values" not in call or _COUNTED & parameters(encode).keys():
+    if encode is None or PIXELS[0] not in call or puts_tiles_together(encode):
         return None
     tiling = tiling_of(str(host.model.config.model_type))
     return Tiling.AROUND if rows and tiling is not None else tiling
@@ -446,7 +461,7 @@ class Encoded:
     def inputs(self) -> dict[str, Any]:
         """What to pass to ``model.generate`` or ``model``: everything but pixels, plus the encoded pictures."""
         # Copies, since `generate` repeats what it is given in place for every beam.
-        return self._inputs | {"mm_encoder_outputs": {k: copy(v) for k, v in self._outputs.items()}}
+        return self._inputs | {ENCODED: {k: copy(v) for k, v in self._outputs.items()}}
 
 
 def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int]) -> Encoded:
@@ -456,25 +471,16 @@ def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int])
         UnsupportedError: the model cannot take pictures that are already encoded.
         InputError: there are no pictures among the inputs.
     """
-    if "mm_encoder_outputs" not in inspect.signature(host.base.forward).parameters:
+    if not takes_encoded(host.base):
         raise UnsupportedError(
             f"{host.name} takes pixels only; it cannot be given pictures that are already encoded."
         )
-    if not any(inputs.get(name) is not None for name in _PIXELS):
+    if not _pixels(inputs):
         raise InputError(f"There is no picture among the inputs ({', '.join(inputs)}).")
-    outputs: dict[str, Any] = {}
     started = time.perf_counter()
     with torch.no_grad(), watch_vision(host, cls_layers) as recorder:
-        for modality in ("image", "video"):
-            encode = getattr(host.base, f"get_{modality}_features", None)
-            if encode is None:
-                continue
-            wanted = {
-                k: v for k, v in inputs.items() if k in inspect.signature(encode).parameters and v is not None
-            }
-            if any(name in wanted for name in _PIXELS):
-                outputs[modality] = encode(**wanted, return_dict=True)
+        outputs = _encode(host, inputs, host.encodes)
     seconds = time.perf_counter() - started
     return Encoded(
-        {k: v for k, v in inputs.items() if k not in _PIXELS}, outputs, dict(recorder.pictures), seconds
+        {k: v for k, v in inputs.items() if k not in PIXELS}, outputs, dict(recorder.pictures), seconds
     )

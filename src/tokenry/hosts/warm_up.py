@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from tokenry.hosts import layout
 from tokenry.hosts.host import evaluating
 from tokenry.hosts.trial import try_drafts
-from tokenry.predict.lm.requirements import longest_text, plain_cache, require_drafts
+from tokenry.predict.lm.requirements import longest_text, plain_cache
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.ids import IdsLike, id_rows
 from tokenry.upstream import plain_layers, with_cache
@@ -45,7 +45,6 @@ def usual_successors(
         UnsupportedError: the model cannot judge tokens side by side; the message says what it lacks.
     """
     plain: PreTrainedModel = unwrap(model)
-    require_drafts(plain)
     try_drafts(plain)
     with evaluating(plain):
         return _successors(plain, _own_words(plain) if start is None else id_rows(start), k, rows)

@@ -20,6 +20,7 @@ from tokenry.data.files import whole_folder
 from tokenry.learn.loop import Batch, Figures, LoopSettings, Objective
 from tokenry.models.flash import Drafter, visual_span
 from tokenry.tokens.errors import InputError
+from tokenry.upstream import placeholder_of
 
 __all__ = ["FlashObjective", "LessonBatches", "Lessons", "paper_settings", "record"]
 
@@ -202,9 +203,7 @@ class FlashObjective(Objective):
     ) -> None:
         super().__init__()
         self.drafter = drafter
-        self.image_token = (
-            getattr(model.config, "image_token_id", None) if image_token is None else image_token
-        )
+        self.image_token = placeholder_of(model.config, "image") if image_token is None else image_token
         self.regression, self.distillation, self.noise = regression, distillation, noise
         output: Any = model.get_output_embeddings()
         # Buffers that are not saved: they go where the drafter goes, and are neither trained nor in its checkpoints.

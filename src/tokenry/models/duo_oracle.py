@@ -23,7 +23,16 @@ from torch import Tensor, nn
 from tokenry.models.duo import DuoFeedForward, DuoForCausalLM
 from tokenry.models.duo_routing import LIMIT, Choice, Mix, Routing, every_routing
 from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.upstream import attention_kernel, cache_of, with_cache
+from tokenry.upstream import (
+    attention_kernel,
+    cache_of,
+    last_norm_of,
+    layer_kinds,
+    layers_of,
+    rotary_of,
+    sliding_window,
+    with_cache,
+)
 
 __all__ = ["OracleResult", "oracle"]
 
@@ -276,7 +285,8 @@ class _Text:
         self, layer: int, hidden: Float[Tensor, "m d"], columns: Int[Tensor, " m"]
     ) -> Float[Tensor, "m d"]:
         """Run a layer without its feed-forward part: each state sees the text before its token, and itself."""
-        decoder = self.duo.model.get_decoder()
+        decoder: Any = self.duo.model.get_decoder()
+        rotary: Any = rotary_of(decoder)
         past, m = int(columns.max()), len(hidden)
         sees = torch.cat(
             [
@@ -295,13 +305,14 @@ class _Text:
             position_ids=columns[None],
             **with_cache(decoder.layers[layer], before),
             use_cache=True,
-            position_embeddings=decoder.rotary_emb(hidden[None], columns[None]),
+            position_embeddings=rotary(hidden[None], columns[None]),
         )
         return out[0]
 
     def _losses(self, hidden: Float[Tensor, "m d"], columns: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         host: Any = self.duo.model
-        logits = host.get_output_embeddings()(host.get_decoder().norm(hidden))
+        norm: Any = last_norm_of(host.get_decoder())
+        logits = host.get_output_embeddings()(norm(hidden))
         return F.cross_entropy(logits.float(), self.ids[columns + 1], reduction="none")
 
     def check(self) -> None:
@@ -325,19 +336,18 @@ def _text(duo: DuoForCausalLM, ids: Int[Tensor, " n"], prefix: Routing, rows: in
     """Run one text under the policy of the prefix."""
     decoder, config = duo.model.get_decoder(), duo.model.config
     name = type(duo.model).__name__
-    missing = [part for part in ("layers", "norm", "rotary_emb") if not hasattr(decoder, part)]
-    if missing:
+    parts = {"list of layers": layers_of, "norm": last_norm_of, "rotary position embedding": rotary_of}
+    missing = next((what for what, find in parts.items() if find(decoder) is None), None)
+    if missing is not None:
         raise UnsupportedError(
-            f"the decoder of {name} has no {missing[0]}: the oracle runs models built like Llama"
+            f"the decoder of {name} has no {missing}: the oracle runs models built like Llama"
         )
     if attention_kernel(config) not in ("sdpa", "eager"):
         raise UnsupportedError(
             f"the oracle needs sdpa or eager attention, which take masks; {name} has {attention_kernel(config)!r}"
         )
-    window = getattr(config, "sliding_window", None)
-    kinds = set(
-        getattr(config, "layer_types", None) or ("sliding_attention" if window else "full_attention",)
-    )
+    window = sliding_window(config)
+    kinds = set(layer_kinds(config) or ("sliding_attention" if window else "full_attention",))
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise UnsupportedError(
             f"{name} has layers with {sorted(unknown)[0]}: the oracle walks full attention only"

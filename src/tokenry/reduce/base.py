@@ -24,6 +24,7 @@ from tokenry.tokens import (
     TokenryError,
     TokenView,
 )
+from tokenry.tokens.precision import without_autocast
 
 if TYPE_CHECKING:
     from tokenry.hosts import Session
@@ -91,7 +92,7 @@ class Reducer(ABC):
         Raises:
             ReductionError: the view's features, its text, or attention that the method reads, are NaN or infinite.
         """
-        with torch.no_grad(), torch.autocast(view.features.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(view.features):
             view.check()
             return self.reduce(view, self.keep(view))
 

@@ -73,7 +73,7 @@ def read_methods(spec: str | Reducer | Iterable[str | Reducer], **settings: Any)
     taken = {name for member in members for name in _taken(member, settings)}
     if members and (unused := sorted(set(settings) - taken)):
         raise TokenryError(_no_use(members, unused))
-    return fill_in(spec, **settings)
+    return _configured(members, settings)
 
 
 def fill_in(spec: str | Reducer | Iterable[str | Reducer], **settings: Any) -> tuple[Reducer, ...]:
@@ -82,7 +82,7 @@ def fill_in(spec: str | Reducer | Iterable[str | Reducer], **settings: Any) -> t
     Raises:
         UnknownNameError, TokenryError: as `read_methods`.
     """
-    return tuple(_configured(member, _taken(member, settings)) for member in _members(spec))
+    return _configured(_members(spec), settings)
 
 
 @dataclass(frozen=True)
@@ -106,21 +106,31 @@ def _taken(member: str | Reducer | _Json, settings: dict[str, Any]) -> dict[str,
     """The settings that go to a member of a chain."""
     if isinstance(member, Reducer):
         return {}
-    slug, own = (member, {}) if isinstance(member, str) else (member.slug, member.settings)
-    known = {f.name for f in fields(_class_of(slug))} | {"version"}
-    return {name: value for name, value in settings.items() if name in known and name not in own}
+    known = {f.name for f in fields(_class_of(_slug(member)))} | {"version"}
+    return {name: value for name, value in settings.items() if name in known and name not in _own(member)}
 
 
-def _configured(member: str | Reducer | _Json, settings: dict[str, Any]) -> Reducer:
-    if isinstance(member, Reducer):
-        return member
-    if isinstance(member, str):
-        return method(member, **settings)
-    return method(member.slug, **(member.settings | settings))
+def _configured(members: list[str | Reducer | _Json], settings: dict[str, Any]) -> tuple[Reducer, ...]:
+    """The methods of a chain, each with those settings that go to it."""
+    return tuple(
+        member
+        if isinstance(member, Reducer)
+        else method(_slug(member), **(_own(member) | _taken(member, settings)))
+        for member in members
+    )
+
+
+def _slug(member: str | Reducer | _Json) -> str:
+    return member if isinstance(member, str) else member.slug
+
+
+def _own(member: str | _Json) -> dict[str, Any]:
+    """What a member of a chain says itself."""
+    return {} if isinstance(member, str) else member.settings
 
 
 def _no_use(members: list[str | Reducer | _Json], unused: list[str]) -> str:
-    names = "+".join(m if isinstance(m, str) else m.slug for m in members)
+    names = "+".join(map(_slug, members))
     plain = sorted({f.name for m in members if isinstance(m, str) for f in fields(_class_of(m))})
     if not plain:
         said = next((repr(m) for m in members if isinstance(m, Reducer)), names)

@@ -22,7 +22,7 @@ from tokenry.models.flash import Drafter, visual_span
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft, DraftTree
 from tokenry.tokens.errors import InputError, TokenryError
-from tokenry.upstream import DynamicCache
+from tokenry.upstream import DynamicCache, placeholder_of
 
 __all__ = ["ChainDrafts", "Flash", "likeliest_tree", "static_tree"]
 
@@ -133,7 +133,7 @@ class _FromHidden:
                 f"{type(self.model).__name__} has {embedding.weight.shape[1]}: it was trained for another model."
             )
         if self.image_token is None:
-            self.image_token = getattr(self.model.config, "image_token_id", None)
+            self.image_token = placeholder_of(self.model.config, "image")
         self._embedding, self._head = embedding, cast(nn.Module, self.model.get_output_embeddings())
 
     def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Float[Tensor, "_ d"]] | None) -> None:

@@ -11,6 +11,7 @@ from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.upstream import (
     DynamicCache,
     attention_kernel,
+    is_encoder_decoder,
     is_recurrent,
     lacks_cache,
     parameters,
@@ -53,7 +54,7 @@ def require_trees(model: nn.Module) -> None:
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise InputError(f"{name} is no model of transformers; load one with AutoModelForCausalLM.")
-    if model.config.is_encoder_decoder:
+    if is_encoder_decoder(model.config):
         raise UnsupportedError(f"{name} has an encoder; trees of tokens need a decoder-only model.")
     _require_arguments(model, name)
     plain_cache(model)
