@@ -129,6 +129,17 @@ def _ask_for_a_name_that_moved() -> None:
         upstream._LAZY["LlamaAttention"] = before
 
 
+def test_a_forward_that_was_replaced_by_one_that_takes_anything_is_read_as_the_class_wrote_it() -> None:
+    model = tiny()
+    ids = torch.arange(12)[None]
+    with tk.reduced(model, "random", budget=4, tokens=slice(2, 10)):
+        expected = model(ids).logits
+    inner = model.model.layers[1].forward
+    model.model.layers[1].forward = lambda *args, **kwargs: inner(*args, **kwargs)  # type: ignore[method-assign]
+    with tk.reduced(model, "random", budget=4, tokens=slice(2, 10)):
+        assert torch.equal(model(ids).logits, expected)
+
+
 def test_a_session_refuses_a_decoder_whose_layers_were_renamed() -> None:
     model = tiny()
 

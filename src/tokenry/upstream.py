@@ -21,6 +21,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
+from types import MethodType
 from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -210,9 +211,20 @@ _CACHE: Final = ("cache", "past_key_values")
 """What the argument that takes a cache is called, newest name first (5.24 renamed it)."""
 
 
+_ANYTHING: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 def parameters(callee: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a module's forward, or of a function, by name; `self` is not among them."""
-    return _signature(callee.forward if isinstance(callee, nn.Module) else callee)
+    """The parameters of a module's forward, or of a function, by name; `self` is not among them.
+
+    A forward that was replaced by one that takes whatever it is given hands it on to what the module's class wrote.
+    """
+    if not isinstance(callee, nn.Module):
+        return _signature(callee)
+    known = _signature(callee.forward)
+    if "forward" in vars(callee) and all(p.kind in _ANYTHING for p in known.values()):
+        return _signature(MethodType(type(callee).forward, callee))
+    return known
 
 
 def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

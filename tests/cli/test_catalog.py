@@ -58,6 +58,17 @@ def test_info_tells_what_biases_a_verdict(slug: str, what: str) -> None:
     assert f"verdict {found.verdict} caution {caution}" in shown
 
 
+@pytest.mark.parametrize("slug", ["fastv", "recoverable-compression"])
+def test_info_leaves_room_for_what_was_measured(slug: str) -> None:
+    """However long the names of measurements are, in a terminal of 80 columns."""
+    found = results.find(card(slug))
+    assert found is not None
+    _, out, _ = _run("info", slug, env={"COLUMNS": "80"})
+    shown = "".join(out.split())
+    assert found.values["date"] in shown
+    assert all("".join(word.split()) in shown for word in found.values["claim"].split())
+
+
 def test_info_tells_it_where_there_are_no_results_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "checkout", lambda: None)  # as in an installed wheel
     _, out, _ = _run("info", "fastv")

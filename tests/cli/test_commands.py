@@ -91,6 +91,13 @@ def test_run_answers_and_draws(model_folder: Path, picture: Path, tmp_path: Path
     assert (tmp_path / "kept.png").is_file()
 
 
+def test_run_calls_a_configuration_by_its_method_and_budget(model_folder: Path, picture: Path) -> None:
+    config = '{"method": "pool", "budget": 9}'
+    found = tokenry("run", model_folder, picture, "what?", "-m", config, "--max-new-tokens", "2")
+    assert found.exit_code == 0, found.output
+    assert "pool 9 " in found.output
+
+
 def test_tune_tells_when_nothing_qualifies(model_folder: Path, tmp_path: Path) -> None:
     found = tokenry("tune", model_folder, "-m", "divprune", "-b", "50%", "-o", tmp_path, *FAST)
     assert found.exit_code == 0, found.output
@@ -148,6 +155,8 @@ def test_check_holds(model_folder: Path) -> None:
         (("run", "embedded", "no-such.png", "what?"), "no-such.png"),
         (("run", "embedded", __file__, "what?"), "Cannot read the picture"),
         (("report", "no-such.jsonl"), "no-such.jsonl"),
+        (("check", "embedded", "--device", "no-such-device"), "Cannot use the device 'no-such-device'"),
+        (("decode-bench", "smollm2", "--device", "no-such-device"), "Cannot use the device 'no-such-device'"),
     ],
 )
 def test_wrong_input_is_one_clear_line(

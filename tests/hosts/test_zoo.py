@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 import tokenry as tk
 from tests.hosts.families import FAMILIES, prompts
 from tests.hosts.zoo import known, specimen
-from tokenry.hosts.check import oracle_gap
+from tokenry.hosts.check import CheckReport, Law, oracle_gap
 from tokenry.hosts.host import Host
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
-from tokenry.tokens import Depth, Stage, UnsupportedError
+from tokenry.tokens import Depth, InputError, Stage, UnsupportedError
 
 
 @functools.cache
@@ -211,6 +211,17 @@ def test_one_exception_costs_one_law() -> None:
     }
     assert report.laws[1].detail == "ZeroDivisionError: in the method"
     assert not report.ok
+
+
+def test_a_report_keeps_its_columns_under_long_names_of_chains_and_no_steps_are_refused() -> None:
+    laws = (
+        Law("layer", "pool (keep)+pyramiddrop (compact): a name of many words " * 2, True, "0"),
+        Law("any", "short", True, "0"),
+    )
+    lines = str(CheckReport("Model", laws)).splitlines()[1:]
+    assert len({line.index("holds") for line in lines}) == 1
+    with pytest.raises(InputError, match="steps=0"):
+        tk.check(FAMILIES["llava"].build(), prompts([1]), steps=0)
 
 
 def test_a_model_that_does_not_run_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:

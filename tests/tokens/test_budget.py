@@ -379,6 +379,13 @@ def test_json_that_is_no_budget_is_refused(value: Any) -> None:
 _TOKENS = st.lists(st.integers(0, 3000), min_size=1, max_size=7)
 
 
+def test_a_total_that_is_no_count_is_named_as_it_was_written() -> None:
+    with pytest.raises(BudgetError, match="'50%'"):
+        Budget.of("total:50%")
+    with pytest.raises(BudgetError, match=r"number of tokens.*'total:1\.5'"):
+        Budget.of("total:1.5")
+
+
 def test_a_total_is_shared_out_in_proportion() -> None:
     total = Budget.total(256)
     assert resolved(total, 576, 144) == [205, 51]

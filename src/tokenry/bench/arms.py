@@ -79,13 +79,18 @@ def plan_arms(
     ]
     arms = {(FULL, "", 0): Arm(FULL, "", 0, ())}
     for chain in (*baselines, *chains):
-        label, budget = "+".join(map(_label, chain)), "+".join(str(m.limit) for m in chain)
+        label, budget = named(chain)
         if positions is not None:
             chain = tuple(replace(m, positions=positions) for m in chain)
         for seed in range(seeds if any(_draws(m) for m in chain) else 1):
             seeded = tuple(replace(m, seed=seed) if _draws(m) else m for m in chain)  # type: ignore[call-arg]
             arms[label, budget, seed] = Arm(label, budget, seed, seeded)
     return tuple(arms.values())
+
+
+def named(chain: Sequence[Reducer]) -> tuple[str, str]:
+    """What a chain of configured methods is called, and its budgets: of each member, joined by "+"."""
+    return "+".join(map(_label, chain)), "+".join(str(m.limit) for m in chain)
 
 
 def _read(spec: Spec, limit: Budget) -> tuple[Reducer, ...]:

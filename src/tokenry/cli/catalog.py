@@ -14,6 +14,7 @@ from tokenry.catalog import results
 from tokenry.catalog.card import Card
 from tokenry.catalog.docstrings import docstring
 
+_LABEL = 28  # columns: longer names of measurements wrap, so that 80 leave room for what was measured
 _STATE_STYLE = {"done": "green", "partly": "yellow", "open": "dim"}
 
 
@@ -97,7 +98,7 @@ def _result_table(result: results.Result, caution: str | None) -> Table:
         show_header=False,
         box=None,
     )
-    table.add_column(style="bold", no_wrap=True)
+    table.add_column(style="bold", max_width=_LABEL)
     table.add_column(ratio=1)
     for label, value in result.rows():
         table.add_row(label, Text(value))

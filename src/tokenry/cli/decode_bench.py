@@ -54,6 +54,7 @@ def decode_bench(
     from tokenry.bench.transplant import load_language_model
     from tokenry.data.prompts import load_prompts, read_prompts
     from tokenry.hosts.calibrate import calibrate as measure
+    from tokenry.hosts.load import require_device
     from tokenry.tokens import InputError
 
     chosen = load_prompts() if prompts is None else read_prompts(prompts)
@@ -61,6 +62,7 @@ def decode_bench(
         raise InputError(f"A limit of {limit} prompts leaves nothing to compare on.")
     if out is not None:
         options.check_writable(out.parent)
+    require_device(device)
     loaded, tokenizer = load_language_model(model, dtype=dtype.value)
     loaded.to(device)
     drafting: Any = assistant

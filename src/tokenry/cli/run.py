@@ -40,11 +40,13 @@ def run_once(
 ) -> None:
     """Ask MODEL a question about a picture on fewer visual tokens, and show what that saved."""
     from tokenry import bench
+    from tokenry.bench.arms import named
     from tokenry.reduce import read_methods
 
     configured = method.lstrip().startswith("{")
     limit = budget if budget is not None or configured else "25%"
-    read_methods(method, **({} if limit is None else {"budget": limit}))  # told before the model is loaded
+    # told before the model is loaded
+    members = read_methods(method, **({} if limit is None else {"budget": limit}))
     picture = bench.open_picture(image)
     target = _target(out, image)
     loaded, processor = options.load(model, dtype, attn, device)
@@ -64,7 +66,7 @@ def run_once(
     if found.full is not None:
         table.add_row("all tokens", Text(found.full.text or "(nothing)"))
     table.add_row(
-        Text(f"{method if not configured else 'configured'} {limit or ''}".strip()),
+        Text(" ".join(named(members))),
         Text(found.reduced.text, style="bold"),
     )
     screen.print(table)

@@ -65,7 +65,10 @@ class CheckReport:
 
     def __str__(self) -> str:
         marks = {True: "holds", False: "BROKEN", None: "n/a"}
-        lines = [f"{law.stage:<10} {law.name:<58} {marks[law.holds]:<7} {law.detail}" for law in self.laws]
+        width = max((len(law.name) for law in self.laws), default=0)
+        lines = [
+            f"{law.stage:<10} {law.name:<{width}} {marks[law.holds]:<7} {law.detail}" for law in self.laws
+        ]
         return "\n".join([self.model, *lines])
 
 
@@ -105,9 +108,11 @@ def check(
         A report that prints as a table; `report.ok`, `report.stages`.
 
     Raises:
-        InputError: inputs without `input_ids`, or without a picture.
+        InputError: inputs without `input_ids`, or without a picture; no step to compare.
         UnsupportedError: no decoder can be found in the model.
     """
+    if steps < 1:
+        raise InputError(f"check compares at least 1 decoding step, got steps={steps}.")
     host = Host.of(model)
     inputs = sample_inputs(host.model) if inputs is None else inputs
     if "input_ids" not in inputs:

@@ -44,8 +44,9 @@ def load_model(
         device: where to put it.
 
     Raises:
-        InputError: there is no such folder or model, or it is not one that answers questions about pictures.
+        InputError: there is no such folder, model or device, or it is not one that answers questions about pictures.
     """
+    require_device(device)
     if str(name) == EMBEDDED:
         from tokenry.models import load_embedded
 
@@ -63,6 +64,19 @@ def load_model(
             f"Cannot load a model from {where} {str(name)!r}: {str(error).splitlines()[0]}"
         ) from error
     return model.to(device).eval(), processor
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that this machine does not have, before anything is loaded for it.
+
+    Raises:
+        InputError: with what torch says of it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # which one depends on how torch was built
+        reason = str(error).splitlines()[0]
+        raise InputError(f"Cannot use the device {device!r}: {reason}. Use 'cpu', or another one.") from error
 
 
 def auto_class(config: PreTrainedConfig) -> Any:

@@ -140,6 +140,11 @@ class Memory:
                 return True
         return any(bool(shift.any()) for shift in self.shift.values())
 
+    @property
+    def _fewest(self) -> int:
+        """Tokens in the layer that holds the fewest."""
+        return min(columns.shape[1] for columns in self.columns.values())
+
     def keep_in(self, cache: Any) -> None:
         """Hand this memory to the cache it describes."""
         if isinstance(cache, Cache):
@@ -168,9 +173,9 @@ class Memory:
             raise InputError(_TORN)
         if self.shortened:
             raise InputError(
-                f"This cache holds {held} of the {self.seen} tokens that it stands for, so it cannot be used "
-                "outside the session that shortened it: a model would count positions and masks by what is left. Go "
-                "on inside a `with tk.reduced(...)` block, or run the whole prompt again without this cache."
+                f"This cache holds {self._fewest} of the {self.seen} tokens that it stands for, so it cannot go on "
+                "outside a session: a model would count positions and masks by what is left. Go on inside a "
+                "`with tk.reduced(...)` block, or run the whole prompt again without this cache."
             )
         return True
 

@@ -355,7 +355,9 @@ def _parse(text: str) -> Budget:
     text = text.strip()
     if text.startswith(_TOTAL):
         number = _number(text.removeprefix(_TOTAL))
-        return Budget.total(number if isinstance(number, int) else 0)
+        if not isinstance(number, int):
+            raise BudgetError(f"A total is a number of tokens, such as total:256; got {text!r}.")
+        return Budget.total(number)
     if ":" not in text and "," in text:
         return Budget.of([_parse(item) for item in text.removesuffix(",").split(",")])
     if ":" in text:
