@@ -222,9 +222,14 @@ def parameters(callee: Any) -> Mapping[str, inspect.Parameter]:
     if not isinstance(callee, nn.Module):
         return _signature(callee)
     known = _signature(callee.forward)
-    if "forward" in vars(callee) and all(p.kind in _ANYTHING for p in known.values()):
-        return _signature(MethodType(type(callee).forward, callee))
-    return known
+    if "forward" not in vars(callee) or not _names_nothing(known):
+        return known
+    written = _signature(MethodType(type(callee).forward, callee))
+    return known if _names_nothing(written) else written  # a wrapper's class names nothing either
+
+
+def _names_nothing(known: Mapping[str, inspect.Parameter]) -> bool:
+    return all(p.kind in _ANYTHING for p in known.values())
 
 
 def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
