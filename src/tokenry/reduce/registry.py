@@ -133,8 +133,7 @@ def _no_use(members: list[str | Reducer | _Json], unused: list[str]) -> str:
     names = "+".join(map(_slug, members))
     plain = sorted({f.name for m in members if isinstance(m, str) for f in fields(_class_of(m))})
     if not plain:
-        said = next((repr(m) for m in members if isinstance(m, Reducer)), names)
-        return f"{said} is already configured; {', '.join(unused)} would be ignored."
+        return f"{names} is already configured; {', '.join(unused)} would be ignored."
     return f"{names} takes no setting {', '.join(unused)}. Settings: {', '.join(plain)}."
 
 
