@@ -15,6 +15,8 @@ import transformers as hf
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tokenry.upstream import parameters
+
 PAD, BOS = 0, 1
 IMAGE, VIDEO, OPEN, CLOSE, BREAK = 110, 111, 112, 113, 114
 VOCAB = 128
@@ -296,8 +298,14 @@ def _video_llava_batch(model: Any, shape: str) -> Inputs:
         return inputs | {"pixel_values_videos": pixels(2, 3, 3, 48, 48)}
     if shape == "mixed":
         inputs = placed("two", [[IMAGE] * 36, [VIDEO] * (2 * 37)])
-        return inputs | {"pixel_values": pixels(1, 3, 48, 48), "pixel_values_videos": pixels(1, 2, 3, 48, 48)}
-    return _square_batch(36)(model, shape)
+        found = inputs | {
+            "pixel_values": pixels(1, 3, 48, 48),
+            "pixel_values_videos": pixels(1, 2, 3, 48, 48),
+        }
+    else:
+        found = _square_batch(36)(model, shape)
+    given = "pixel_values" if "pixel_values" in parameters(model) else "pixel_values_images"  # up to 5.20
+    return {given if name == "pixel_values" else name: value for name, value in found.items()}
 
 
 _GRIDS = {"image": torch.tensor([[1, 6, 8], [1, 8, 4]]), "video": torch.tensor([[3, 4, 6], [2, 6, 4]])}

@@ -211,7 +211,7 @@ def test_caches_of_other_origin() -> None:
         inside.update(keys, keys, 0)
         model(input_ids=torch.tensor([[9]]), **with_cache(model, inside))
 
-    refused("llava", both, InputError, "also used outside the session")
+    refused("llava", both, InputError, "cannot go on outside a session")
 
     def other_batch(model: Any) -> None:
         inside = cache_of(model(**inputs, use_cache=True))

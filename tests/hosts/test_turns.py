@@ -224,6 +224,11 @@ def test_a_prompt_is_generated_from_behind_a_prefix_that_many_share(name: str, m
     inputs = FAMILIES[name].batch(model, "one")
     with torch.no_grad():
         prefix = cache_of(model(input_ids=inputs["input_ids"][:, :4], use_cache=True))
+    plain = [generated(model, inputs, **way) for way in ({}, with_cache(model, copy.deepcopy(prefix)))]
+    if not close(*(torch.stack(out.logits) for out in plain)):
+        pytest.skip(
+            "this transformers (5.20) numbers a picture behind a prefix by an earlier prompt, without us too"
+        )
     with method(model) as run:
         mine = [generated(model, inputs, **with_cache(model, copy.deepcopy(prefix))) for _ in range(2)]
         assert len(run.trace) == 1
