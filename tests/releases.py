@@ -141,7 +141,7 @@ def main(
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*map(str, row.values()))
-    Console(width=110).print(table)
+    Console(width=130).print(table)
     if not short:
         _keep(rows)
     if any(row["failed"] for row in rows):
