@@ -260,7 +260,7 @@ def _setting(name: str, options: Mapping[str, Any]) -> Any:
 def _with_stop_strings(tokenizer: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Options in which stop strings have become a stopping criterion.
 
-    transformers does not hand the tokenizer on to a decoding loop that it is given (5.23).
+    transformers does not hand the tokenizer on to a decoding loop that it is given (5.20 to 5.24).
     """
     config = options.get("generation_config")
     strings = _setting("stop_strings", options)

@@ -109,7 +109,7 @@ class Speculation:
     ) -> Int[Tensor, "b t"] | GenerateDecoderOnlyOutput:
         """What `generate` calls; the arguments are those of transformers' own decoding loops.
 
-        Its `streamer` is not among them: transformers 5.23 does not hand it on. ``model.generate(...,
+        Its `streamer` is not among them: transformers (5.20 to 5.24) does not hand it on. ``model.generate(...,
         custom_generate=speculation, stream_to=streamer)`` streams.
         """
         self.stats.__init__()  # type: ignore[misc]
