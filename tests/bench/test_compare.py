@@ -16,6 +16,7 @@ from tokenry.bench.arms import plan_arms
 from tokenry.bench.measure import Prompt, as_seen, recall
 from tokenry.bench.results import Trace, read_results
 from tokenry.data.examples import Example, load_scenes
+from tokenry.data.pictures import Picture
 from tokenry.reduce import Scorer
 from tokenry.tokens import InputError, Reduction, TokenryError, TokenView, UnsupportedError
 
@@ -260,17 +261,17 @@ def test_tuning_takes_the_cheapest_that_keeps_enough(model: Any, processor: Any,
 
 
 def test_recall_counts_patches_under_the_regions_by_how_long_they_lived() -> None:
-    example = replace(EXAMPLES[0], regions=((0, 0, 48, 48),))  # the top left of 2 x 2 patches
-    assert recall(Trace((1, 2, 2), 4, (3, 0, 0, 4)), example) == 0.75
-    assert recall(Trace((1, 2, 2), 4, (0, 4, 4, 4)), example) == 0.0
-    assert recall(Trace((1, 1, 4), 4, (4, 4, 4, 4)), replace(example, regions=())) is None
-    assert recall(None, example) is None
+    corner, size = ((0, 0, 48, 48),), EXAMPLES[0].image.size  # the top left of 2 x 2 patches
+    assert recall(Trace((1, 2, 2), 4, (3, 0, 0, 4)), corner, size) == 0.75
+    assert recall(Trace((1, 2, 2), 4, (0, 4, 4, 4)), corner, size) == 0.0
+    assert recall(Trace((1, 1, 4), 4, (4, 4, 4, 4)), (), size) is None
+    assert recall(None, corner, size) is None
 
 
 def test_the_picture_as_the_encoder_saw_it(model: Any, processor: Any) -> None:
     """A wide picture is cropped by the processor: an overlay on the whole of it would be in the wrong place."""
     wide = EXAMPLES[0].image.resize((192, 96))
-    seen = as_seen(processor, Prompt.of(model, processor, Example("a", "a", wide, "what?", None)))
+    seen = as_seen(processor, Prompt.of(model, processor, Example("a", (Picture("a", wide),), "what?", None)))
     assert seen.size == (96, 96)
     middle = wide.crop((48, 0, 144, 96))
     difference = torch.tensor(list(seen.tobytes())).float() - torch.tensor(list(middle.tobytes())).float()

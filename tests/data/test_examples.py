@@ -45,7 +45,7 @@ def test_load_scenes_returns_exactly_n_and_shares_pictures() -> None:
     assert len(examples) == 10
     assert len({example.id for example in examples}) == 10
     assert [example.picture for example in examples[:4]] == ["test-0-0"] * 4
-    assert examples[0].image is examples[3].image
+    assert examples[0].pictures[0] is examples[3].pictures[0]
     assert len({example.kind for example in examples[:4]}) == 4
     assert [e.answer for e in load_scenes("test", 6)] == [e.answer for e in examples[:6]]
     for n, per_scene in ((0, 1), (3, 0)):

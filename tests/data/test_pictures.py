@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
-from tokenry.data.pictures import as_shown, open_picture
+from tokenry.data.pictures import Picture, as_shown, open_picture
 from tokenry.tokens.errors import InputError
 
 RED, BLACK, WHITE = (255, 0, 0), (0, 0, 0), (255, 255, 255)
@@ -139,3 +139,17 @@ def test_broken_files_are_told(tmp_path: Path) -> None:
             open_picture(tmp_path / f"{number}.png")
     with pytest.raises(InputError, match="Cannot read the picture"):
         open_picture(tmp_path)
+
+
+def test_a_picture_is_told_from_others_without_being_decoded(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, shade in zip(paths, (10, 10, 11), strict=True):
+        Image.new("RGB", (8, 6), (shade, 0, 0)).save(path)
+    one, same, other = (Picture("a", path).fingerprint for path in paths)
+    assert one == same != other
+    paths[0].write_bytes(paths[0].read_bytes()[:40])
+    assert Picture("a", paths[0]).fingerprint not in (one, other)  # truncated: a picture of its own
+    for missing in (tmp_path / "none.png", tmp_path / "nul\0.png", tmp_path):
+        assert Picture("a", missing).fingerprint == Picture("b", tmp_path / "no.png").fingerprint
+        with pytest.raises(InputError):
+            Picture("a", missing).open()

@@ -45,7 +45,7 @@ def test_a_chat_prompt_is_what_the_processor_tokenizes(
         return_tensors="pt",
         add_generation_prompt=True,
     )
-    ours = question_inputs(model, processor, PICTURE, "is it a cat?")
+    ours = question_inputs(model, processor, [[PICTURE]], ["is it a cat?"])
     assert set(ours) == set(own)
     for name, value in own.items():
         assert torch.equal(ours[name], value), name
@@ -73,8 +73,8 @@ def test_a_question_that_quotes_markers_is_text(
 ) -> None:
     model, processor = model_and_processor
     processor.chat_template = template
-    plain = question_inputs(model, processor, PICTURE, "what is it?")
-    found = question_inputs(model, processor, PICTURE, question)
+    plain = question_inputs(model, processor, [[PICTURE]], ["what is it?"])
+    found = question_inputs(model, processor, [[PICTURE]], [question])
     for token in ("<image>", "<eos>", "<bos>", "<pad>"):
         number = processor.tokenizer.convert_tokens_to_ids(token)
         assert (found["input_ids"] == number).sum() == (plain["input_ids"] == number).sum(), token
@@ -89,27 +89,27 @@ def test_what_an_old_processor_lacks_is_the_models_to_tell(
     lost: tuple[str, ...], model_and_processor: tuple[Any, Any]
 ) -> None:
     model, processor = model_and_processor
-    whole = question_inputs(model, processor, PICTURE, "what is it?")
+    whole = question_inputs(model, processor, [[PICTURE]], ["what is it?"])
     for name in {*lost} - {"extra"}:
         setattr(processor, name, None)
     if "extra" in lost:
         processor.num_additional_image_tokens = 0  # what the class says where the file says nothing
-    found = question_inputs(model, processor, PICTURE, "what is it?")
+    found = question_inputs(model, processor, [[PICTURE]], ["what is it?"])
     assert torch.equal(found["input_ids"], whole["input_ids"])
     assert processor.patch_size is None, "the user's processor was changed"
     model.config.vision_config.patch_size = None
     with pytest.raises(InputError, match=r"no patch_size.*processor_config\.json"):
-        question_inputs(model, processor, PICTURE, "what is it?")
+        question_inputs(model, processor, [[PICTURE]], ["what is it?"])
 
 
 def test_a_template_that_refuses_is_told(model_and_processor: tuple[Any, Any]) -> None:
     model, processor = model_and_processor
     processor.chat_template = "{{ raise_exception('one picture too many') }}"
     with pytest.raises(InputError, match="refuses a question about a picture: one picture too many"):
-        question_inputs(model, processor, PICTURE, "what?")
+        question_inputs(model, processor, [[PICTURE]], ["what?"])
     processor.chat_template, processor.image_token = None, None
     with pytest.raises(InputError, match="neither a chat template nor an image token"):
-        question_inputs(model, processor, PICTURE, "what?")
+        question_inputs(model, processor, [[PICTURE]], ["what?"])
 
 
 def _tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
@@ -158,9 +158,9 @@ def test_prompts_of_other_families_keep_what_belongs_to_each_token(build: Any, m
     model, _ = make_model()
     processor = build()
     processor.chat_template = WRITES_BOS.replace("<image>", marker)
-    plain = question_inputs(model, processor, PICTURE, "what?")
+    plain = question_inputs(model, processor, [[PICTURE]], ["what?"])
     question = f"what is {marker}</s>?"
-    found = question_inputs(model, processor, PICTURE, question)
+    found = question_inputs(model, processor, [[PICTURE]], [question])
     ids, before = found["input_ids"][0].tolist(), plain["input_ids"][0].tolist()
     assert processor.tokenizer.decode(ids).endswith(question)
     assert (
@@ -175,3 +175,20 @@ def test_prompts_of_other_families_keep_what_belongs_to_each_token(build: Any, m
         else:  # one column for each token
             assert found[name].shape == (1, len(ids), *value.shape[2:]), name
             assert torch.equal(found[name][:, : len(before) - 5], value[:, : len(before) - 5]), name
+
+
+@pytest.mark.parametrize("template", [None, WRITES_BOS])
+def test_rows_of_a_batch_are_the_single_prompts_padded_on_the_left(
+    template: str | None, model_and_processor: tuple[Any, Any]
+) -> None:
+    model, processor = model_and_processor
+    processor.chat_template = template
+    asked = [([PICTURE], "what?"), ([PICTURE, PICTURE.rotate(90)], "which of the two is the cat?")]
+    both = question_inputs(model, processor, [pictures for pictures, _ in asked], [text for _, text in asked])
+    assert len(both["pixel_values"]) == 3
+    for row, (pictures, text) in enumerate(asked):
+        alone = question_inputs(model, processor, [pictures], [text])
+        width = alone["input_ids"].shape[1]
+        assert torch.equal(both["input_ids"][row, -width:], alone["input_ids"][0])
+        assert both["attention_mask"][row].sum() == width
+        assert torch.equal(both["pixel_values"][row : 2 * row + 1], alone["pixel_values"])

@@ -278,7 +278,7 @@ class _Task:
 
     def _picture(self, prompt: Prompt) -> Picture:
         example = prompt.example
-        width, height = example.image.size
+        width, height = prompt.images[0].size
         boxes = [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in example.regions]
         image = measure.as_seen(self.processor, prompt)
         return Picture(self.setting, example.picture, encode_picture(image), {example.id: boxes})

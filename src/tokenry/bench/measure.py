@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from tokenry.bench.arms import Arm
 from tokenry.bench.environment import PeakMemory
 from tokenry.bench.results import Result, Trace, digest
 from tokenry.data.examples import Example, region_mask
-from tokenry.data.pictures import as_shown
+from tokenry.data.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
 from tokenry.tokens import Reduction
@@ -45,23 +45,26 @@ class Prompt:
         item: digest of the example.
         inputs: what the processor made, on the model's device.
         digest: hash of the inputs.
+        images: the pictures, opened.
     """
 
     example: Example
     item: str
     inputs: dict[str, Any]
     digest: str
+    images: tuple[Image.Image, ...]
 
     @classmethod
     def of(cls, model: PreTrainedModel, processor: Any, example: Example) -> Prompt:
         """Put the example through the processor, with its chat template if it has one.
 
         Raises:
-            InputError: the processor cannot put a question about a picture (`hosts.question_inputs`).
+            InputError: a picture cannot be read, or the processor cannot put a question about it
+                (`hosts.question_inputs`).
         """
-        example = replace(example, image=as_shown(example.image))
-        inputs = hosts.question_inputs(model, processor, example.image, example.question)
-        return cls(example, item_digest(example), inputs, _digest(inputs))
+        images = tuple(picture.open() for picture in example.pictures)
+        inputs = hosts.question_inputs(model, processor, [images], [example.question])
+        return cls(example, item_digest(example), inputs, _digest(inputs), images)
 
     def after(self, encoded: Encoded) -> dict[str, Any]:
         """This prompt's inputs with the picture as encoded for another question about the same picture."""
@@ -221,7 +224,9 @@ def to_result(
         prefill_ms=1000 * found.passes[0],
         decode_ms=None if found.decode_s is None else 1000 * found.decode_s,
         memory_bytes=found.memory_bytes,
-        recall=1.0 if not arm.methods and example.regions else recall(trace, example),
+        recall=1.0
+        if not arm.methods and example.regions
+        else recall(trace, example.regions, prompt.images[0].size),
         trace=trace if shown and arm.seed == 0 else None,
     )
 
@@ -239,7 +244,7 @@ def as_seen(processor: Any, prompt: Prompt) -> Image.Image:
         or mean is None
         or std is None
     ):
-        return prompt.example.image
+        return prompt.images[0]
     colours = pixels[0].float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     return Image.fromarray((255 * colours.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy())
 
@@ -273,28 +278,28 @@ def _merged(item: ItemTrace) -> tuple[int, ...] | None:
     return tuple(whole.group[0].tolist()) if isinstance(whole, Reduction) else None
 
 
-def recall(trace: Trace | None, example: Example) -> float | None:
+def recall(trace: Trace | None, regions: Sequence[Box], size: tuple[int, int]) -> float | None:
     """Share of the patches under the answer's regions that are present, averaged over the decoder's layers.
 
-    None where the example names no regions, or the tokens lie on no grid over the picture.
+    None where there are no regions, or the tokens lie on no grid over the picture.
     """
-    if trace is None or not example.regions:
+    if trace is None or not regions:
         return None
     frames, rows, columns = trace.grid
     if frames != 1 or rows * columns != len(trace.life):
         return None
-    size = (example.image.height, example.image.width)
-    wanted = region_mask(example.regions, size, (rows, columns)).flatten()
+    width, height = size
+    wanted = region_mask(tuple(regions), (height, width), (rows, columns)).flatten()
     lives = [life / trace.layers for life, want in zip(trace.life, wanted, strict=True) if want]
     return sum(lives) / len(lives) if lives else None
 
 
 def item_digest(example: Example) -> str:
-    """What an example is, whatever it is called: picture, question and reference."""
-    image = as_shown(example.image)
-    pixels = hashlib.sha256(image.tobytes()).hexdigest()
-    several = [example.answers] if example.answers else []
-    return digest(example.id, image.size, image.mode, pixels, example.question, example.answer, *several)
+    """What an example is: its name, pictures, question, references and options."""
+    pictures = [(picture.name, picture.fingerprint) for picture in example.pictures]
+    return digest(
+        example.id, pictures, example.question, example.answer, list(example.answers), list(example.choices)
+    )
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:

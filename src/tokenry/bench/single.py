@@ -15,6 +15,7 @@ from tokenry.bench.measure import Answer, Prompt
 from tokenry.bench.overlay import draw_overlay, has_grid
 from tokenry.bench.results import Trace
 from tokenry.data.examples import Example
+from tokenry.data.pictures import Picture
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer, read_methods
 from tokenry.tokens import BudgetLike, InputError, Positions
@@ -131,7 +132,7 @@ def prepare(model: PreTrainedModel, processor: Any, picture: Image.Image, questi
 
 
 def _prompt(model: PreTrainedModel, processor: Any, picture: Image.Image, question: str) -> Prompt:
-    return Prompt.of(model, processor, Example("question", "picture", picture, question, None))
+    return Prompt.of(model, processor, Example("question", (Picture("picture", picture),), question, None))
 
 
 def _ms(answer: Answer | None, index: int) -> str:

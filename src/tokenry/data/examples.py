@@ -1,5 +1,7 @@
 """Picture questions in one shape: built-in scenes or a user's own folder, and how an answer is judged."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from tokenry.data.pictures import open_picture
+from tokenry.data.pictures import Picture, open_picture
 from tokenry.data.question_files import READERS, asked, read_records
 from tokenry.data.scenes import Box, make_scene
 from tokenry.tokens.errors import InputError, TokenryError
@@ -18,29 +20,43 @@ QUESTION_FILES = tuple(f"questions{ending}" for ending in READERS)
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one picture.
+    """One question about a picture, or several.
 
     Attributes:
-        id: stable name; examples with the same ``picture`` share their image.
-        picture: stable name of the picture (a file name, or where in a split a scene stands).
-        image: RGB picture.
+        id: stable name.
+        pictures: what is asked about, in the order in which the model sees them.
         question: text put to the model, without image placeholder.
         answer: the reference answer, of several the one given most often; None if the data set has none.
         kind: question kind ("place", "count", ...); "" if unknown.
-        regions: pixel boxes (x0, y0, x1, y1) on which the answer depends; empty if unknown.
+        regions: pixel boxes (x0, y0, x1, y1) of the only picture on which the answer depends; empty if unknown.
         objects: pixel boxes of everything that is not background; empty if unknown.
         answers: all references where there are several, as often as they were given (ten people's answers, say).
+        choices: the options of a multiple-choice question, in order; none where the answer is free.
     """
 
     id: str
-    picture: str
-    image: Image.Image
+    pictures: tuple[Picture, ...]
     question: str
     answer: str | None
     kind: str = ""
     regions: tuple[Box, ...] = ()
     objects: tuple[Box, ...] = ()
     answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+
+    @property
+    def picture(self) -> str:
+        """Name of what is asked about: examples that share it succeed and fail together."""
+        return " + ".join(picture.name for picture in self.pictures)
+
+    @property
+    def image(self) -> Image.Image:
+        """The first picture, opened.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return self.pictures[0].open()
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -119,13 +135,12 @@ def load_scenes(split: str = "test", n: int = 1000, seed: int = 0, per_scene: in
     index = 0
     while len(examples) < n:
         scene = make_scene(split, index, seed)
-        picture, image = f"{split}-{seed}-{index}", scene.image
+        picture = Picture(f"{split}-{seed}-{index}", scene.image)
         for question in scene.ask(min(per_scene, n - len(examples))):
             examples.append(
                 Example(
-                    id=f"{picture}-{question.kind}",
-                    picture=picture,
-                    image=image,
+                    id=f"{picture.name}-{question.kind}",
+                    pictures=(picture,),
                     question=question.text,
                     answer=question.answer,
                     kind=question.kind,
@@ -180,8 +195,7 @@ def load_folder(path: str | Path) -> FolderReport:
         examples.append(
             Example(
                 id=place,
-                picture=found.image,
-                image=image,
+                pictures=(Picture(found.image, image),),
                 question=found.question,
                 answer=found.answer,
                 kind=found.kind,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +26,50 @@ _BROKEN: Final = (
     Image.DecompressionBombError,
 )  # what Pillow raises on files that are no pictures, or not whole ones
 _WHITE: Final = (255, 255, 255, 255)
+_SAMPLE: Final = 1 << 16
+"""Bytes at either end of a file that tell it from others of the same length."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture by name, read when it is asked for: thousands of them are a list of names.
+
+    Attributes:
+        name: stable; questions about one picture share it.
+        source: the picture, or the file that it is in.
+    """
+
+    name: str
+    source: Image.Image | Path
+
+    def open(self) -> Image.Image:
+        """The picture as RGB, as viewers show it (`as_shown`).
+
+        Raises:
+            InputError: no such file, or not a complete picture.
+        """
+        return as_shown(self.source) if isinstance(self.source, Image.Image) else open_picture(self.source)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash that tells this picture from others, without decoding a file: its length and both of its ends.
+
+        A file that cannot be read has one, too: the error belongs to the question that needs it.
+        """
+        found = hashlib.sha256()
+        if isinstance(self.source, Image.Image):
+            image = as_shown(self.source)
+            found.update(repr(image.size).encode() + image.tobytes())
+        else:
+            try:
+                size = self.source.stat().st_size
+                with self.source.open("rb") as file:
+                    found.update(f"{size} ".encode() + file.read(_SAMPLE))
+                    file.seek(max(0, size - _SAMPLE))
+                    found.update(file.read(_SAMPLE))
+            except (OSError, ValueError):  # a name with NUL in it is a ValueError
+                found.update(b"unreadable")
+        return found.hexdigest()[:20]
 
 
 def open_picture(path: str | Path) -> Image.Image:

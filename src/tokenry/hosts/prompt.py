@@ -22,33 +22,48 @@ from tokenry.tokens import InputError
 
 
 def question_inputs(
-    model: PreTrainedModel, processor: Any, picture: Image.Image, question: str
+    model: PreTrainedModel,
+    processor: Any,
+    pictures: Sequence[Sequence[Image.Image]],
+    questions: Sequence[str],
 ) -> dict[str, Any]:
-    """The inputs that a model's own `generate` takes for a question about a picture.
+    """The inputs that a model's own `generate` takes for questions about pictures, one row for each question.
 
     Args:
         model: what is asked; its device and type of numbers are what the inputs get.
         processor: its processor, which is not changed.
-        picture: RGB.
-        question: the user's text.
+        pictures: RGB, one or several for each question; they stand before it.
+        questions: the user's texts. Rows of different length are padded on the left, as generation wants them.
 
     Raises:
         InputError: the processor has neither a chat template nor an image token, its chat template refuses a question
             about a picture, or it lacks a setting that the model's configuration does not tell either.
     """
     processor = _complete(processor, model)
-    found = PlainText(processor).encode([question], lambda own, texts: _encode(own, [picture], texts))
+    options = {"padding": True, "padding_side": "left"} if len(questions) > 1 else {}
+    found = PlainText(processor).encode(
+        list(questions), lambda own, texts: _encode(own, pictures, texts, **options)
+    )
     return _moved(found, model)
 
 
 def _encode(
-    processor: Any, pictures: Sequence[Image.Image], questions: Sequence[str], **options: Any
+    processor: Any, pictures: Sequence[Sequence[Image.Image]], questions: Sequence[str], **options: Any
 ) -> Mapping[str, Any]:
-    """One row for each question about a picture; `options` are the processor's."""
+    """One row for each question about its pictures; `options` are the processor's."""
+    asked = list(zip(pictures, questions, strict=True))
     if getattr(processor, "chat_template", None):
         chats = [
-            [{"role": "user", "content": [{"type": "image", "image": p}, {"type": "text", "text": q}]}]
-            for p, q in zip(pictures, questions, strict=True)
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        *({"type": "image", "image": p} for p in several),
+                        {"type": "text", "text": q},
+                    ],
+                }
+            ]
+            for several, q in asked
         ]
         try:
             found: Mapping[str, Any] = processor.apply_chat_template(
@@ -70,8 +85,9 @@ def _encode(
             f"{type(processor).__name__} has neither a chat template nor an image token, so there is no telling how "
             "this model wants a question about a picture put."
         )
-    texts = [f"{token}\n{question}" for question in questions]
-    own: Mapping[str, Any] = processor(images=list(pictures), text=texts, return_tensors="pt", **options)
+    texts = ["".join(f"{token}\n" for _ in several) + question for several, question in asked]
+    images = [picture for several in pictures for picture in several]
+    own: Mapping[str, Any] = processor(images=images, text=texts, return_tensors="pt", **options)
     return own
 
 
@@ -133,6 +149,6 @@ def sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
     pictures = []
     for _ in questions:
         coarse = torch.randint(0, 256, (12, 12, 3), generator=generator, dtype=torch.uint8)
-        pictures.append(Image.fromarray(coarse.numpy()).resize((192, 192)))
+        pictures.append([Image.fromarray(coarse.numpy()).resize((192, 192))])
     processor.tokenizer.padding_side = "left"
     return _moved(_encode(_complete(processor, model), pictures, questions, padding=True), model)
