@@ -1,8 +1,10 @@
 """The plan of a comparison."""
 
+from typing import Any
+
 import pytest
 
-from tokenry.bench.arms import FULL, plan_arms
+from tokenry.bench.arms import BASELINES, FULL, Arm, plan_arms
 from tokenry.reduce import method
 from tokenry.tokens import Budget, BudgetError, InputError, TokenryError, UnknownNameError
 
@@ -80,3 +82,59 @@ def test_bad_plans_are_refused() -> None:
         plan_arms([], [])
     with pytest.raises(InputError, match="one seed"):
         plan_arms([], ["25%"], seeds=0)
+
+
+def _against(arms: tuple[Arm, ...]) -> dict[str, tuple[tuple[str, str], ...]]:
+    return {str(a): a.against for a in arms if a.methods and a.methods[0].slug not in BASELINES}
+
+
+def _rules(arms: tuple[Arm, ...]) -> set[tuple[str, str]]:
+    return {(a.method, str(m.position_rule)) for a in arms for m in a.methods}
+
+
+def test_one_rule_for_position_ids_unless_papers_are_asked_for() -> None:
+    names = ["fastervlm", "fastv"]
+    everyone = {"random", "pool", *names}
+    assert _rules(plan_arms(names, ["50%"])) == {(name, "keep") for name in everyone}
+    assert _rules(plan_arms(names, ["50%"], positions="keep")) == {(name, "keep") for name in everyone}
+    assert _rules(plan_arms(names, ["50%"], positions="compact")) == {(name, "compact") for name in everyone}
+    with pytest.raises(TokenryError, match="'paper'"):
+        plan_arms(names, ["50%"], positions="papers")
+
+
+def test_under_the_papers_rules_each_method_meets_baselines_under_its_own() -> None:
+    arms = plan_arms(["fastervlm", "fastv"], ["50%"], seeds=1, positions="paper")
+    assert _rules(arms) == {
+        ("random", "keep"),
+        ("random(positions=compact)", "compact"),
+        ("pool", "keep"),
+        ("pool(positions=compact)", "compact"),
+        ("fastervlm", "compact"),
+        ("fastv", "keep"),
+    }
+    assert _against(arms) == {
+        "fastervlm at 50%": (("random(positions=compact)", "50%"), ("pool(positions=compact)", "50%")),
+        "fastv at 50%": (("random", "50%"), ("pool", "50%")),
+    }
+    (mixed,) = (a for a in plan_arms([method("fastv", positions="compact")], ["50%"], seeds=1) if a.against)
+    assert (mixed.method, mixed.against[0]) == (
+        "fastv(positions=compact)",
+        ("random(positions=compact)", "50%"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "left"),
+    [
+        ("divprune+pyramiddrop", "25%"),  # half of a half
+        ([method("divprune", budget=40), "pyramiddrop"], "20"),
+        (["divprune", method("pyramiddrop", budget=7)], "7"),
+        ('{"method": "fastv", "budget": 9}', "9"),
+        ('{"method": "pyramiddrop", "budget": {"schedule": [[2, 0.5], [3, 0.25]]}}', None),
+    ],
+)
+def test_an_arm_meets_baselines_that_leave_as_many_tokens(spec: Any, left: str | None) -> None:
+    arms = plan_arms([spec], ["50%"], seeds=1)
+    (against,) = _against(arms).values()
+    assert against == (() if left is None else (("random", left), ("pool", left)))
+    assert {(a.method, a.budget) for a in arms} >= {*against, ("random", "50%"), ("pool", "50%")}

@@ -136,7 +136,7 @@ def test_cuts_and_needs() -> None:
     assert AIM(start=2, end=3).cuts(Depth(0, 4)) == (0, 3)  # the last cut would lie behind the last layer
     assert AIM(start=0, end=0).cuts(Depth(0, 4)) == (0, 1)
     assert AIM(start=None).cuts(DEPTH) == AIM(budget=1.0).cuts(DEPTH) == (0,)
-    assert AIM().positions is Positions.KEEP
+    assert AIM(positions="paper").position_rule is Positions.KEEP
 
 
 def test_counts_fall_linearly_to_none() -> None:

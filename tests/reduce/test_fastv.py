@@ -55,7 +55,7 @@ def test_acts_before_layer_k_on_the_layer_before() -> None:
     assert FastV().cuts(depth) == (2,)
     assert FastV(layer=0.25).cuts(depth) == (8,)
     assert FastV().needs(2, depth) == Needs(attention="previous")
-    assert FastV().positions is Positions.KEEP
+    assert FastV(positions="paper").position_rule is Positions.KEEP
     assert FastV.stage is Stage.LAYER
 
 

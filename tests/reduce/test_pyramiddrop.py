@@ -75,7 +75,7 @@ def test_ranks_by_the_last_token() -> None:
 
 def test_reads_the_layer_about_to_run_and_renumbers() -> None:
     assert PyramidDrop().needs(8, DEPTH) == Needs(attention="next")
-    assert PyramidDrop().positions is Positions.COMPACT
+    assert PyramidDrop(positions="paper").position_rule is Positions.COMPACT
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def test_density_peaks_equals_plain_python() -> None:
 
 def test_what_it_asks_for_and_refuses() -> None:
     assert RecoverableCompression().needs(0, Depth(24, 32)) == Needs(cls_layers=(22,), text=True)
-    assert RecoverableCompression().positions is Positions.COMPACT
+    assert RecoverableCompression(positions="paper").position_rule is Positions.COMPACT
     with pytest.raises(TokenryError, match="min_keep=0"):
         RecoverableCompression(min_keep=0)
     rows = {2: torch.rand(1, 2, 9)}

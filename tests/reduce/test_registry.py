@@ -97,7 +97,7 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do() -> None:
 def test_a_setting_of_a_wrong_value_is_refused() -> None:
     with pytest.raises(BudgetError, match="0 tokens"):
         method("divprune", budget=0)
-    with pytest.raises(TokenryError, match="'keep' or 'compact', got 'shrink'"):
+    with pytest.raises(TokenryError, match="'keep', 'compact', 'paper', got 'shrink'"):
         method("divprune", positions="shrink")
 
 

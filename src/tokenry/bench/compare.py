@@ -112,8 +112,9 @@ def compare(
             references the best counts.
         max_new_tokens: longest answer.
         threads: CPU threads; as they are by default.
-        positions: one rule for the position ids of the tokens that stay ("keep" or "compact"), for all methods; by
-            default each follows its paper. Where a model reads positions, the rule can matter more than the method.
+        positions: one rule for the position ids of the tokens that stay, for all methods: "keep", "compact", or
+            "paper", which is each method's own and brings baselines under both. By default as configured, which keeps
+            them unless told otherwise. Where a model reads positions, the rule can matter more than the method.
         pictures: how many pictures with their overlays go into the results file.
         progress: whether to show a progress bar on stderr.
 
@@ -134,7 +135,7 @@ def compare(
             "data": data_name,
             "max_new_tokens": max_new_tokens,
             "scorer": _scorer_name(scorer),
-            "positions": "as in each paper" if positions is None else str(positions),
+            "positions": str(positions or Positions.KEEP),
         }
         setting = digest(facts)
         done = _known(path, setting)

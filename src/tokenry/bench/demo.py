@@ -9,7 +9,6 @@ from tokenry.bench.compare import Comparison, compare
 from tokenry.bench.data import SCENES, load_data
 from tokenry.hosts import load_model
 from tokenry.reduce.registry import method_paths
-from tokenry.tokens import Positions
 
 QUESTIONS = 100
 
@@ -18,10 +17,6 @@ def run_demo(
     out: str | Path, *, questions: int = QUESTIONS, seeds: int = 3, progress: bool = True
 ) -> Comparison:
     """Compare every method that comes with tokenry at 50, 25 and 10 % on the embedded model.
-
-    All methods keep the position ids of the full picture. Papers differ on this, and the embedded model, which was
-    trained on full pictures only, reads places off them: with renumbered ids the rule would be compared, not the
-    methods.
 
     Args:
         out: folder for the results.
@@ -43,6 +38,5 @@ def run_demo(
         name="Embedded model",
         data_name=data.name,
         max_new_tokens=8,
-        positions=Positions.KEEP,
         progress=progress,
     )

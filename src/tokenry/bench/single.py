@@ -97,7 +97,7 @@ def ask(
         question: the text.
         method: a name, a chain of names, or a configured `Reducer`.
         budget: its budget, unless it is configured.
-        positions: rule for the position ids of the tokens that stay; the method's own by default.
+        positions: rule for the position ids of the tokens that stay; as configured by default.
         compare_full: whether to ask on all tokens too.
         max_new_tokens: longest answer.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenry.cli import options
-from tokenry.cli.options import Attention, Dtype, Rule
+from tokenry.cli.options import Attention, Dtype
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def compare_methods(
     attn: options.AttentionOption = Attention.SDPA,
     device: options.DeviceOption = "cpu",
     threads: options.ThreadsOption = None,
-    positions: options.PositionsOption = Rule.PAPER,
+    positions: options.PositionsOption = None,
     max_new_tokens: options.TokensOption = 32,
 ) -> None:
     """Compare methods at several budgets; none, random and pool always take part.
@@ -56,7 +56,7 @@ def compare_methods(
             data_name=questions.name,
             max_new_tokens=max_new_tokens,
             threads=threads,
-            positions=positions.positions,
+            positions=positions,
             progress=True,
         )
     options.show(comparison, report=out)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from rich.console import Console
 
+from tokenry.tokens.positions import Positions
+
 if TYPE_CHECKING:
     from tokenry.bench import Comparison
     from tokenry.bench.data import Data
@@ -32,19 +34,6 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
-
-
-class Rule(StrEnum):
-    """Rules for position ids; `paper` leaves each method its own."""
-
-    PAPER = "paper"
-    KEEP = "keep"
-    COMPACT = "compact"
-
-    @property
-    def positions(self) -> str | None:
-        """As `compare` takes it."""
-        return None if self is Rule.PAPER else self.value
 
 
 class Attention(StrEnum):
@@ -89,9 +78,12 @@ BudgetsOption: TypeAlias = Annotated[
     ),
 ]
 PositionsOption: TypeAlias = Annotated[
-    Rule,
+    Positions | None,
     typer.Option(
-        "--positions", help="Position ids of kept tokens: one rule for all methods, or each paper's."
+        "--positions",
+        help="Position ids of kept tokens, for all methods: kept, renumbered, or each paper's (then the baselines run "
+        "under both).",
+        show_default="as configured: keep",
     ),
 ]
 TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]

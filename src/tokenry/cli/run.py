@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenry.cli import options
-from tokenry.cli.options import Attention, Dtype, Rule
+from tokenry.cli.options import Attention, Dtype
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def run_once(
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
     device: options.DeviceOption = "cpu",
-    positions: options.PositionsOption = Rule.PAPER,
+    positions: options.PositionsOption = None,
     max_new_tokens: options.TokensOption = 64,
 ) -> None:
     """Ask MODEL a question about a picture on fewer visual tokens, and show what that saved."""
@@ -57,7 +57,7 @@ def run_once(
         question,
         method,
         limit,
-        positions=positions.positions,
+        positions=positions,
         compare_full=compare_full,
         max_new_tokens=max_new_tokens,
     )

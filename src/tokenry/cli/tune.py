@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tokenry.cli import options
-from tokenry.cli.options import Attention, Dtype, Rule
+from tokenry.cli.options import Attention, Dtype
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def tune_methods(
     attn: options.AttentionOption = Attention.SDPA,
     device: options.DeviceOption = "cpu",
     threads: options.ThreadsOption = None,
-    positions: options.PositionsOption = Rule.PAPER,
+    positions: options.PositionsOption = None,
     max_new_tokens: options.TokensOption = 32,
 ) -> None:
     """Find the cheapest method and budget that keep TARGET of the score, with 97.5 % confidence."""
@@ -64,7 +64,7 @@ def tune_methods(
             data_name=questions.name,
             max_new_tokens=max_new_tokens,
             threads=threads,
-            positions=positions.positions,
+            positions=positions,
             progress=True,
         )
     options.show(tuning.comparison, report=out)

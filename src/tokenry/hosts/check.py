@@ -168,7 +168,7 @@ class _Bench:
 
     def laws_of(self, chain: tuple[Reducer, ...]) -> list[Law]:
         """Identity and equality of a method or a chain; one law that does not apply where the model is refused."""
-        name = "+".join(f"{method.slug} ({method.positions})" for method in chain)
+        name = "+".join(f"{method.slug} ({method.position_rule})" for method in chain)
         stage = max((method.stage for method in chain), key=list(Stage).index)
         truth = "sequence cut by hand" if self.host.why_no_layer_stage else "masked full sequence"
         laws: list[Law] = []
@@ -236,7 +236,7 @@ def oracle_gap(
     rules: dict[int, Positions] = {}
     for m in methods:
         for cut in m.cuts(host.depth):
-            compact = m.positions == Positions.COMPACT or rules.get(cut) is Positions.COMPACT
+            compact = m.position_rule is Positions.COMPACT or rules.get(cut) is Positions.COMPACT
             rules[cut] = Positions.COMPACT if compact else Positions.KEEP
     ids: Tensor = inputs["input_ids"]
     visual = torch.zeros_like(ids, dtype=torch.bool)

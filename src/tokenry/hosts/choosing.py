@@ -288,7 +288,7 @@ class Choosing:
 
 def _stricter(rule: Positions, method: Reducer) -> Positions:
     """The position rule of a cut after one more method: one that renumbers is enough."""
-    return Positions.COMPACT if method.positions == Positions.COMPACT else rule
+    return Positions.COMPACT if method.position_rule is Positions.COMPACT else rule
 
 
 def _require_fit(

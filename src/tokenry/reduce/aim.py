@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tokenry.reduce.base import Reducer, layer_at
 from tokenry.reduce.matching import bipartite_match, merge_onto
-from tokenry.tokens import BudgetLike, Depth, Needs, Positions, Reduction, Stage, TokenryError, TokenView
+from tokenry.tokens import BudgetLike, Depth, Needs, Reduction, Stage, TokenryError, TokenView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,6 @@ class AIM(Reducer):
     stage: ClassVar[Stage] = Stage.LAYER
 
     budget: BudgetLike = 0.25
-    positions: Positions | str = Positions.KEEP
     start: int | float | None = 0.5
     end: int | float = 0.75
     temperature: float = 0.1

@@ -44,11 +44,15 @@ class Reducer(ABC):
     Attributes:
         budget: how many visual tokens are left after the method's last cut (see `Budget`; anything that `Budget.of`
             reads is accepted).
-        positions: whether the tokens that stay keep their position ids or are renumbered; the default is the paper's.
+        positions: whether the tokens that stay keep their position ids ("keep"), are renumbered ("compact"), or what
+            the paper does ("paper"). Papers differ, and on many models the rule costs more than the selection; so all
+            methods keep them unless told otherwise.
     """
 
     slug: ClassVar[str]
     """Name in the catalogue."""
+    paper_positions: ClassVar[Positions] = Positions.KEEP
+    """What the paper does with position ids."""
     stage: ClassVar[Stage] = Stage.INPUT
     """The deepest place where the method acts."""
 
@@ -57,10 +61,7 @@ class Reducer(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Budget.of(self.budget))
-        try:
-            object.__setattr__(self, "positions", Positions(self.positions))
-        except ValueError:
-            raise TokenryError(f"positions is 'keep' or 'compact', got {self.positions!r}.") from None
+        object.__setattr__(self, "positions", Positions.of(self.positions))
 
     # --- what a method says about itself -------------------------------------------------------------------------
 
@@ -100,6 +101,11 @@ class Reducer(ABC):
     def limit(self) -> Budget:
         """The budget, as the `Budget` it was read into."""
         return Budget.of(self.budget)
+
+    @property
+    def position_rule(self) -> Positions:
+        """What happens to position ids: KEEP or COMPACT."""
+        return self.paper_positions if self.positions is Positions.PAPER else Positions(self.positions)
 
     # --- how it is used ------------------------------------------------------------------------------------------
 

@@ -32,9 +32,9 @@ class DivPrune(Reducer):
     """
 
     slug: ClassVar[str] = "divprune"
+    paper_positions: ClassVar[Positions] = Positions.COMPACT
 
     budget: BudgetLike = 0.098
-    positions: Positions | str = Positions.COMPACT
 
     def reduce(self, view: TokenView, keep: Int[Tensor, " items"]) -> Reduction:
         """Greedy max-min selection, in raster order."""

@@ -33,9 +33,9 @@ class FasterVLM(Scorer):
     """
 
     slug: ClassVar[str] = "fastervlm"
+    paper_positions: ClassVar[Positions] = Positions.COMPACT
 
     budget: BudgetLike = 0.25
-    positions: Positions | str = Positions.COMPACT
     layer: int = -2
 
     def needs(self, layer: int, depth: Depth) -> Needs:

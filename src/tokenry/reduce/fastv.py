@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.reduce.base import Scorer, layer_at
-from tokenry.tokens import BudgetLike, Depth, Needs, Positions, Stage, TokenryError, TokenView
+from tokenry.tokens import BudgetLike, Depth, Needs, Stage, TokenryError, TokenView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,6 @@ class FastV(Scorer):
     stage: ClassVar[Stage] = Stage.LAYER
 
     budget: BudgetLike = 0.5
-    positions: Positions | str = Positions.KEEP
     layer: int | float = 2
 
     def cuts(self, depth: Depth) -> tuple[int, ...]:

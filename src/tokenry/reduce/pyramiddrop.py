@@ -40,9 +40,9 @@ class PyramidDrop(Scorer):
 
     slug: ClassVar[str] = "pyramiddrop"
     stage: ClassVar[Stage] = Stage.LAYER
+    paper_positions: ClassVar[Positions] = Positions.COMPACT
 
     budget: BudgetLike = 0.125
-    positions: Positions | str = Positions.COMPACT
     layers: tuple[int | float, ...] = (0.25, 0.5, 0.75)
 
     def cuts(self, depth: Depth) -> tuple[int, ...]:

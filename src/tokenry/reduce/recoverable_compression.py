@@ -59,9 +59,9 @@ class RecoverableCompression(Reducer):
     """
 
     slug: ClassVar[str] = "recoverable-compression"
+    paper_positions: ClassVar[Positions] = Positions.COMPACT
 
     budget: BudgetLike = "8..100%"
-    positions: Positions | str = Positions.COMPACT
     layer: int = -2
     neighbours: int = 20
     threshold: float = 1.5

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from tokenry.catalog import cards
-from tokenry.reduce.base import Reducer
+from tokenry.reduce.base import CONFIG_VERSION, Reducer
 from tokenry.tokens import TokenryError, UnknownNameError
 
 ENTRY_POINTS = "tokenry.reducers"
@@ -145,7 +145,7 @@ def _read_json(text: str) -> _Json:
         raise TokenryError(
             f'A configuration is JSON such as {{"method": "divprune", "budget": 64}}; got {text!r} ({error!r}).'
         ) from None
-    return _Json(slug, config)
+    return _Json(slug, {"version": CONFIG_VERSION} | config)
 
 
 def _load(slug: str, path: str) -> type[Reducer]:

@@ -43,8 +43,8 @@ class ToDRE(Reducer):
     one's abstract describes k-center ("kcenter"); they choose different sets. No code is published. Under a causal
     mask text after the picture receives nothing from it, so the second mass is 0 and the first decides. Text before
     the picture is not counted; a sequence without text after it keeps its tokens. In a video the pivot is the best of
-    all frames, in a picture cut into tiles that of the thumbnail. The paper's stage 2 keeps the position ids of
-    stage 1; ``positions="compact"`` renumbers at both.
+    all frames, in a picture cut into tiles that of the thumbnail. The paper renumbers after stage 1
+    and not again after stage 2; ``positions="compact"``, and so ``"paper"``, renumbers at both.
 
     A decoder whose layer after l does not exist (fewer than 13 layers at 7/8) has no stage 2. A budget of 100 % is the
     identity: stage 2 is off. For stage 2 alone give a count that no picture exceeds.
@@ -61,9 +61,9 @@ class ToDRE(Reducer):
 
     slug: ClassVar[str] = "todre"
     stage: ClassVar[Stage] = Stage.LAYER
+    paper_positions: ClassVar[Positions] = Positions.COMPACT
 
     budget: BudgetLike = 0.25
-    positions: Positions | str = Positions.COMPACT
     rule: str = "maxsum"
     pivot: str = "cls"
     layer: int = -1

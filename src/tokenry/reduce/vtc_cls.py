@@ -38,9 +38,9 @@ class VtcCls(Scorer):
     """
 
     slug: ClassVar[str] = "vtc-cls"
+    paper_positions: ClassVar[Positions] = Positions.COMPACT
 
     budget: BudgetLike = 0.25
-    positions: Positions | str = Positions.COMPACT
     start: int | float = 2 / 3
     layer: int = -2
     ensemble: str = "sum"

@@ -16,8 +16,9 @@ from tokenry.tokens.errors import (
 
 if TYPE_CHECKING:
     from tokenry.tokens.budget import HALF, Budget, BudgetLike
+    from tokenry.tokens.positions import Positions
     from tokenry.tokens.reduction import DenseReduction, Reduction, best, gather_rows, prefix_mask
-    from tokenry.tokens.view import AttentionView, Depth, Needs, Positions, Stage, TokenView
+    from tokenry.tokens.view import AttentionView, Depth, Needs, Stage, TokenView
 
 __all__ = [
     "HALF",
@@ -55,7 +56,7 @@ _HOME = {
     "AttentionView": "view",
     "Depth": "view",
     "Needs": "view",
-    "Positions": "view",
+    "Positions": "positions",
     "Stage": "view",
     "TokenView": "view",
 }

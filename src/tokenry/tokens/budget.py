@@ -264,8 +264,8 @@ class Budget:
         return {"schedule": [[layer, step.to_json()] for layer, step in self.schedule or ()]}
 
     @classmethod
-    def from_json(cls, value: int | float | list[Any] | dict[str, Any]) -> Budget:
-        """The inverse of `to_json`.
+    def from_json(cls, value: Budget | int | float | str | list[Any] | dict[str, Any]) -> Budget:
+        """The inverse of `to_json`; reads what people write into a configuration, such as "25%", as well.
 
         Raises:
             BudgetError: anything that `to_json` does not write.

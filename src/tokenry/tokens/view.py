@@ -28,15 +28,6 @@ class Stage(StrEnum):
     """In the key-value cache."""
 
 
-class Positions(StrEnum):
-    """What happens to the position ids of the tokens that stay."""
-
-    KEEP = "keep"
-    """They keep the ids that the full sequence gave them; ids have gaps."""
-    COMPACT = "compact"
-    """They are renumbered 0..len-1, per stage, as if the dropped tokens had never been there."""
-
-
 @dataclass(frozen=True)
 class Depth:
     """How deep the host is: transformer blocks of its vision encoder (0 if it has none) and of its decoder."""
