@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from rich.console import Console
 
+from tokenry.data.metrics import METRICS
+
 if TYPE_CHECKING:
     from tokenry.bench import Comparison
     from tokenry.bench.data import Data
@@ -92,6 +94,23 @@ PositionsOption: TypeAlias = Annotated[
     Rule,
     typer.Option(
         "--positions", help="Position ids of kept tokens: one rule for all methods, or each paper's."
+    ),
+]
+MetricOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="How an answer is scored: " + "; ".join(f"{m.name} ({m.help})" for m in METRICS.values()) + ".",
+    ),
+]
+PromptOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="How a question is put: a text with {question} in it, and {choices} for its options if it has any.",
+        show_default="the question; with choices, these and an instruction to answer with a letter",
     ),
 ]
 TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]
