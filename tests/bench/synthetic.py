@@ -26,7 +26,8 @@ FACTS: dict[str, Any] = {
     "versions": {"python": "3.11", "torch": "2.13", "transformers": "5.23", "tokenry": "0.1.0"},
     "data": "scenes",
     "max_new_tokens": 8,
-    "scorer": "exact_match",
+    "metric": "exact",
+    "prompt": "{question}",
     "positions": "keep",
 }
 LAYERS, TOKENS = 4, 16

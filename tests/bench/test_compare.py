@@ -200,6 +200,9 @@ def test_bad_input_is_refused_before_the_model_runs(
         ({"positions": "here"}, "positions"),
         ({"out": tmp_path / "file"}, "another folder"),
         ({"data": [EXAMPLES[0], EXAMPLES[0]]}, "more than once"),
+        ({"metric": "exakt"}, "exact, contains, vqa, anls, multiple-choice"),
+        ({"metric": "multiple-choice"}, "can judge none of the examples"),
+        ({"prompt": "What is it?"}, "{question} in it"),
     ]
     for change, message in cases:
         options = {"data": EXAMPLES, "methods": [], "budgets": ["25%"], "out": tmp_path / "out"} | change
@@ -230,11 +233,37 @@ def test_without_references_there_are_no_scores(model: Any, processor: Any, tmp_
         tune(model, processor, data, out=tmp_path)
 
 
-def test_a_scorer_of_ones_own(model: Any, processor: Any, tmp_path: Path) -> None:
-    found = compare(
-        model, processor, EXAMPLES, [], ["50%"], out=tmp_path, scorer=lambda said, truth: 0.25, **SHORT
-    )
+def test_a_metric_of_ones_own(model: Any, processor: Any, tmp_path: Path) -> None:
+    """It sees the whole example, and its name and source are part of what identifies a result."""
+    seen = []
+
+    def mine(prediction: str, example: Example) -> float:
+        seen.append((example.id, example.kind, bool(example.regions)))
+        return 0.25
+
+    found = compare(model, processor, EXAMPLES, [], ["50%"], out=tmp_path, metric=mine, **SHORT)
     assert found.row("none").score == 0.25
+    assert set(seen) == {(e.id, e.kind, bool(e.regions)) for e in EXAMPLES}
+    assert "mine" in found.results.runs[0].facts["metric"]
+
+
+def test_the_question_is_put_in_the_prompt(model: Any, processor: Any, tmp_path: Path) -> None:
+    """The rendered question is what is asked and written down; another prompt is another comparison."""
+    asked = replace(
+        EXAMPLES[0], question="what is in {choices}?", choices=("a {question}", "a dog"), answer="A"
+    )
+    options: dict[str, Any] = {"out": tmp_path, "metric": "multiple-choice", **SHORT}
+    usual = compare(model, processor, [asked], [], ["50%"], **options).results
+    mine = compare(
+        model, processor, [asked], [], ["50%"], prompt="{choices}\n\nQ: {question}", **options
+    ).results
+    assert {r.question for r in usual.results} == {
+        "what is in {choices}?\nA. a {question}\nB. a dog\n"
+        "Answer with the option's letter from the given choices directly."
+    }
+    assert {r.question for r in mine.results} == {"A. a {question}\nB. a dog\n\nQ: what is in {choices}?"}
+    assert usual.runs[0].setting != mine.runs[0].setting
+    assert {r.score for r in mine.results} <= {0.0, 1.0}
 
 
 def test_tuning_takes_the_cheapest_that_keeps_enough(model: Any, processor: Any, tmp_path: Path) -> None:
@@ -244,7 +273,7 @@ def test_tuning_takes_the_cheapest_that_keeps_enough(model: Any, processor: Any,
         "methods": ["divprune"],
         "budgets": ["50%", "25%"],
         "out": tmp_path,
-        "scorer": lambda a, b: 1.0,
+        "metric": lambda a, b: 1.0,
     }
     found = tune(model, processor, data, max_drop=0.7, **options, **SHORT)
     assert found.best is not None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from tokenry.bench import measure
+from tokenry.bench import measure, read_results
 from tokenry.cli.main import USER_ERROR, app
 from tokenry.cli.options import FAILED, INTERRUPTED, split_budgets, split_methods
 from tokenry.data.examples import load_scenes
+from tokenry.data.metrics import METRICS
 from tokenry.tokens import UnsupportedError
 
 FAST = ("--limit", "2", "--max-new-tokens", "2")
@@ -66,6 +68,24 @@ def test_compare_on_a_folder_skips_what_cannot_be_used(
     ):
         assert f"\n  {thing}" in found.output
     assert "1 questions (data)" in found.output
+
+
+def test_compare_scores_and_asks_as_it_is_told(model_folder: Path, tmp_path: Path) -> None:
+    how = ("--metric", "contains", "--prompt", "{question} Be brief.")
+    found = tokenry("compare", model_folder, "-b", "25%", "-o", tmp_path, *how, *FAST)
+    assert found.exit_code == 0, found.output
+    facts = read_results(tmp_path / "results.jsonl").runs[0].facts
+    assert (facts["metric"], facts["prompt"]) == ("contains", "{question} Be brief.")
+    assert (
+        "scored by contains; asked as <q>{question} Be brief.</q>" in (tmp_path / "report.html").read_text()
+    )
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_the_help_tells_what_each_metric_counts(command: str) -> None:
+    told = " ".join(re.sub("[│|]", " ", tokenry(command, "--help").output).split())
+    for metric in METRICS.values():
+        assert f"{metric.name} ({metric.help})" in told
 
 
 def test_ctrl_c_says_how_to_go_on(
@@ -152,6 +172,8 @@ def test_check_holds(model_folder: Path) -> None:
         (("compare", "embedded", "--limit", "0"), "nothing to compare"),
         (("compare", "no-such-model", "--limit", "1"), "no-such-model"),
         (("tune", "embedded", "--by", "speed"), "speed"),
+        (("compare", "no-such-model", "--metric", "bleu"), "anls, multiple-choice"),
+        (("tune", "no-such-model", "--prompt", "what is it?"), "{question} in it"),
         (("run", "embedded", "no-such.png", "what?"), "no-such.png"),
         (("run", "embedded", __file__, "what?"), "Cannot read the picture"),
         (("report", "no-such.jsonl"), "no-such.jsonl"),

@@ -5,6 +5,8 @@ from tokenry.bench.columns import COSTS
 from tokenry.bench.compare import Comparison, compare
 from tokenry.bench.data import Data, load_data
 from tokenry.bench.demo import run_demo
+from tokenry.bench.metrics import METRICS, Metric, metric
+from tokenry.bench.prompts import Template
 from tokenry.bench.report import Report, write_report
 from tokenry.bench.results import Results, read_results
 from tokenry.bench.single import Single, ask, prepare
@@ -16,17 +18,21 @@ from tokenry.data.pictures import open_picture
 __all__ = [
     "BUDGETS",
     "COSTS",
+    "METRICS",
     "Comparison",
     "Data",
+    "Metric",
     "Report",
     "Results",
     "Row",
     "Single",
+    "Template",
     "Tuning",
     "as_table",
     "ask",
     "compare",
     "load_data",
+    "metric",
     "open_picture",
     "prepare",
     "read_results",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,11 +18,14 @@ from transformers import PreTrainedModel
 
 from tokenry.bench import environment, measure
 from tokenry.bench.arms import BUDGETS, Arm, Spec, plan_arms
-from tokenry.bench.measure import Prompt, Scorer
+from tokenry.bench.measure import Prompt
+from tokenry.bench.metrics import Metric, MetricLike, require_judgeable
+from tokenry.bench.metrics import metric as find_metric
 from tokenry.bench.overlay import encode_picture
+from tokenry.bench.prompts import Template
 from tokenry.bench.results import Picture, Refusal, Results, ResultsWriter, Run, digest, read_results
 from tokenry.bench.summary import Row, nothing_ran, summarise
-from tokenry.data.examples import Example, exact_match
+from tokenry.data.examples import Example
 from tokenry.hosts import Encoded
 from tokenry.tokens import BudgetLike, InputError, Positions, TokenryError
 
@@ -78,7 +80,8 @@ def compare(
     out: str | Path = "comparison",
     name: str | None = None,
     data_name: str = "examples",
-    scorer: Scorer = exact_match,
+    metric: MetricLike = "exact",
+    prompt: str | None = None,
     max_new_tokens: int = 32,
     threads: int | None = None,
     positions: Positions | str | None = None,
@@ -108,8 +111,10 @@ def compare(
         out: folder for the results file.
         name: how the model is called in the report.
         data_name: how the data set is called; part of what identifies a result.
-        scorer: (prediction, reference) -> 0..1; exact match after normalisation by default. Of an example with several
-            references the best counts.
+        metric: how an answer is scored: one of `bench.METRICS` by name, or a function (prediction, example) -> 0..1.
+            Examples without references are not scored.
+        prompt: how a question is put: a text with ``{question}`` in it and, if wanted, ``{choices}``. By default the
+            question as it is; of an example with choices, the options below it and the usual instruction.
         max_new_tokens: longest answer.
         threads: CPU threads; as they are by default.
         positions: one rule for the position ids of the tokens that stay, for all methods: "keep", "compact", or
@@ -128,13 +133,16 @@ def compare(
         KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
     """
     arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)
-    examples = _choose(data, limit)
+    judge, template = find_metric(metric), Template(prompt)
+    examples = [template.apply(e) for e in _choose(data, limit)]
+    require_judgeable(judge, examples)
     path = Path(out) / FILE_NAME
     with ResultsWriter(path) as writer, environment.limit_threads(threads), _evaluating(model):
         facts = environment.facts(model, name) | {
             "data": data_name,
             "max_new_tokens": max_new_tokens,
-            "scorer": _scorer_name(scorer),
+            "metric": judge.name,
+            "prompt": str(template),
             "positions": str(positions or Positions.KEEP),
         }
         setting = digest(facts)
@@ -147,7 +155,7 @@ def compare(
         }
         started = datetime.now(UTC).isoformat(timespec="seconds")
         writer.append(Run(setting, facts, plan, started, environment.load_average()))
-        task = _Task(model, processor, arms, setting, writer, scorer, max_new_tokens, done)
+        task = _Task(model, processor, arms, setting, writer, judge, max_new_tokens, done)
         task.run(examples, _shown(examples, pictures), progress)
     return Comparison(path, read_results(path, setting))
 
@@ -186,16 +194,6 @@ def _known(path: Path, setting: str) -> frozenset[str]:
         return frozenset()  # a new file
 
 
-def _scorer_name(scorer: Scorer) -> str:
-    """Name and source of a scorer: another scorer, another result."""
-    name = getattr(scorer, "__qualname__", type(scorer).__name__)
-    if scorer is exact_match:
-        return name
-    with suppress(OSError, TypeError):
-        return f"{name}-{digest(inspect.getsource(scorer))[:8]}"
-    return name
-
-
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, and back to what it was."""
@@ -216,7 +214,7 @@ class _Task:
     arms: tuple[Arm, ...]
     setting: str
     writer: ResultsWriter
-    scorer: Scorer
+    metric: Metric
     max_new_tokens: int
     done: frozenset[str]
 
@@ -273,7 +271,7 @@ class _Task:
         )
         key = self.key(arm, prompt)
         line = measure.to_result(
-            found, arm, prompt, encoded, setting=self.setting, key=key, scorer=self.scorer, shown=shown
+            found, arm, prompt, encoded, setting=self.setting, key=key, metric=self.metric, shown=shown
         )
         self.writer.append(line)
 

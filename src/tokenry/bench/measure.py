@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
@@ -27,13 +27,11 @@ from tokenry.bench.arms import Arm
 from tokenry.bench.environment import PeakMemory
 from tokenry.bench.results import Result, Trace, digest
 from tokenry.data.examples import Example, region_mask
+from tokenry.data.metrics import Metric
 from tokenry.data.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
 from tokenry.tokens import Reduction
-
-Scorer = Callable[[str, str], float | bool]
-"""(prediction, reference) -> 0..1; of several references the best counts."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ def to_result(
     *,
     setting: str,
     key: str,
-    scorer: Scorer,
+    metric: Metric,
     shown: bool,
 ) -> Result:
     """The line that the results file keeps; `shown` examples keep their traces."""
@@ -213,7 +211,7 @@ def to_result(
         question=example.question,
         truth=" / ".join(example.references) if example.references else None,
         answer=found.text,
-        score=max((float(scorer(found.text, one)) for one in example.references), default=None),
+        score=metric.score(found.text, example) if example.references else None,
         tokens=found.by_layer[0],
         full_tokens=found.full_tokens,
         by_layer=found.by_layer,

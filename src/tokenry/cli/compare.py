@@ -29,6 +29,8 @@ def compare_methods(
     device: options.DeviceOption = "cpu",
     threads: options.ThreadsOption = None,
     positions: options.PositionsOption = None,
+    metric: options.MetricOption = "exact",
+    prompt: options.PromptOption = None,
     max_new_tokens: options.TokensOption = 32,
 ) -> None:
     """Compare methods at several budgets; none, random and pool always take part.
@@ -40,6 +42,8 @@ def compare_methods(
 
     names, limits = options.split_methods(methods), options.split_budgets(budgets)
     plan_arms(names, limits, seeds=seeds)  # a misspelt name is told before the model is loaded
+    bench.metric(metric)
+    bench.Template(prompt)
     questions = options.questions(data, limit)
     options.check_writable(out)
     loaded, processor = options.load(model, dtype, attn, device)
@@ -57,6 +61,8 @@ def compare_methods(
             max_new_tokens=max_new_tokens,
             threads=threads,
             positions=positions,
+            metric=metric,
+            prompt=prompt,
             progress=True,
         )
     options.show(comparison, report=out)

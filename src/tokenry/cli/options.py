@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from rich.console import Console
 
+from tokenry.data.metrics import METRICS
 from tokenry.tokens.positions import Positions
 
 if TYPE_CHECKING:
@@ -84,6 +85,23 @@ PositionsOption: TypeAlias = Annotated[
         help="Position ids of kept tokens, for all methods: kept, renumbered, or each paper's (then the baselines run "
         "under both).",
         show_default="as configured: keep",
+    ),
+]
+MetricOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="How an answer is scored: " + "; ".join(f"{m.name} ({m.help})" for m in METRICS.values()) + ".",
+    ),
+]
+PromptOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="How a question is put: a text with {question} in it, and {choices} for its options if it has any.",
+        show_default="the question; with choices, these and an instruction to answer with a letter",
     ),
 ]
 TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]

@@ -36,6 +36,8 @@ def tune_methods(
     device: options.DeviceOption = "cpu",
     threads: options.ThreadsOption = None,
     positions: options.PositionsOption = None,
+    metric: options.MetricOption = "exact",
+    prompt: options.PromptOption = None,
     max_new_tokens: options.TokensOption = 32,
 ) -> None:
     """Find the cheapest method and budget that keep TARGET of the score, with 97.5 % confidence."""
@@ -46,6 +48,8 @@ def tune_methods(
     names, limits = options.split_methods(methods), options.split_budgets(budgets)
     plan_arms(names, limits)
     cost_column(by)
+    bench.metric(metric)
+    bench.Template(prompt)
     questions = options.questions(data, limit)
     options.check_writable(out)
     loaded, processor = options.load(model, dtype, attn, device)
@@ -65,6 +69,8 @@ def tune_methods(
             max_new_tokens=max_new_tokens,
             threads=threads,
             positions=positions,
+            metric=metric,
+            prompt=prompt,
             progress=True,
         )
     options.show(tuning.comparison, report=out)
