@@ -15,7 +15,7 @@ class Figure:
 
     Attributes:
         value: over all questions, or the mean over seeds.
-        low, high: bounds of its 95 % bootstrap interval; None where none was computed.
+        low, high: bounds of its 95 % interval (`tokenry.bench.stats`); None where none was computed.
         by_seed: for each set of questions, or each training seed, alone.
     """
 

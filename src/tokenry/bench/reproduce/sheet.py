@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tokenry.bench.reproduce.figure import Figure
-from tokenry.bench.stats import paired_interval
+from tokenry.bench.stats import DIFFERENCES, paired_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +117,7 @@ class Sheet:
 _ARRAYS = ("correct", "objects", "asked", "counts", "text", "seeds")
 _LISTS = ("kinds", "pictures", "answers")
 _READING = "reading: "
+SHARES = (0.0, 1.0)
 
 
 def mean_over(
@@ -125,6 +126,7 @@ def mean_over(
     where: Bool[np.ndarray, " q"] | None = None,
     *,
     scale: float = 1.0,
+    bounds: tuple[float, float] = SHARES,
 ) -> Figure:
     """The mean of a value per question, over the questions for which it exists.
 
@@ -133,19 +135,22 @@ def mean_over(
         values: one per question; NaN = none.
         where: only these questions.
         scale: 100 gives points.
+        bounds: the least and the greatest value that there can be, before scaling.
     """
     chosen = np.isfinite(values) if where is None else np.isfinite(values) & where
-    values, seeds = values[chosen] * scale, sheet.seeds[chosen]
-    interval = paired_interval(values, [p for p, c in zip(sheet.pictures, chosen, strict=True) if c])
-    by_seed = tuple(_mean(values[seeds == seed]) for seed in sorted(set(sheet.seeds.tolist())))
-    return Figure(interval.mean, interval.low, interval.high, by_seed)
+    values, seeds = values[chosen], sheet.seeds[chosen]
+    pictures = [p for p, c in zip(sheet.pictures, chosen, strict=True) if c]
+    interval = paired_interval(values, pictures, bounds=bounds)
+    by_seed = tuple(scale * _mean(values[seeds == seed]) for seed in sorted(set(sheet.seeds.tolist())))
+    return Figure(scale * interval.mean, scale * interval.low, scale * interval.high, by_seed)
 
 
 def points(
     better: Sheet, worse: Sheet, what: str = "correct", where: Bool[np.ndarray, " q"] | None = None
 ) -> Figure:
     """How many points one sheet is above another, question by question."""
-    return mean_over(better, getattr(better, what) - getattr(worse, what), where, scale=100)
+    difference = getattr(better, what) - getattr(worse, what)
+    return mean_over(better, difference, where, scale=100, bounds=DIFFERENCES)
 
 
 def _mean(values: Float[np.ndarray, " n"]) -> float:

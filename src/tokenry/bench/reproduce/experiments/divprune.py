@@ -34,7 +34,8 @@ def experiment(trial: Trial) -> Findings:
     figures = {
         "points over random": points(ours, random),
         "points over cls": points(ours, cls),
-        "distance over random": mean_over(ours, distance[f"divprune {b:.4g}"]).over(by_chance),
+        # A cosine distance is between 0 and 2.
+        "distance over random": mean_over(ours, distance[f"divprune {b:.4g}"], bounds=(0, 2)).over(by_chance),
     }
     return Findings(
         (f"DivPrune at {b:.4g} of the tokens", f"random selection at {b:.4g}"),
