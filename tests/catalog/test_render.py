@@ -148,5 +148,5 @@ def test_partly_is_marked_and_explained_in_every_table_of_methods(checkout: Path
     assert "A method marked (partly) is usable, but something of what done means is missing" in readme
     assert "| input | not shown | [2412.01818]" in readme
     assert "| partly | usable, but something of what done means is missing" in index
-    assert "| done | not shown | [2412.01818]" in index
+    assert "| [fastervlm](fastervlm.md) | done | not shown |" in index
     assert "(partly)" not in render.generate(checkout, [done])[Path("README.md")]
