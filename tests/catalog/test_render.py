@@ -10,6 +10,7 @@ import pytest
 
 from tests.catalog.test_results import VALUES
 from tokenry.catalog import Card, card, cards, render
+from tokenry.data.metrics import METRICS
 from tokenry.tokens.errors import TokenryError
 
 ROOT = Path(__file__).parents[2]
@@ -150,3 +151,14 @@ def test_partly_is_marked_and_explained_in_every_table_of_methods(checkout: Path
     assert "| partly | usable, but something of what done means is missing" in index
     assert "| [fastervlm](fastervlm.md) | done | not shown |" in index
     assert "(partly)" not in render.generate(checkout, [done])[Path("README.md")]
+
+
+def test_a_registry_becomes_a_table_where_a_page_names_it(checkout: Path) -> None:
+    name = "tokenry.data.metrics:METRICS"
+    page = checkout / "docs/page.md"
+    page.write_text(f"above\n<!-- {name}:begin -->\n<!-- {name}:end -->\nbelow\n")
+    text = render.generate(checkout, cards())[Path("docs/page.md")]
+    assert "| metric | what it is |\n| --- | --- |\n" in text
+    assert [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")] == list(METRICS)
+    assert text.startswith("above\n")
+    assert text.endswith("below\n")

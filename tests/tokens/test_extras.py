@@ -37,7 +37,7 @@ def test_the_extra_that_is_named_brings_the_package() -> None:
 
 
 def test_nobody_else_says_how_to_install_an_extra() -> None:
-    files = [f for f in (ROOT / "src").rglob("*.py") if "tokenry[" in f.read_text(encoding="utf-8")]
+    files = [f for f in (ROOT / "src").rglob("*.py") if "'tokenry[" in f.read_text(encoding="utf-8")]
     assert [f.name for f in files] == ["extras.py"]
 
 

@@ -6,15 +6,19 @@
 - between their markers: the table of methods in README.md, those of model families in `docs/hosts.md` (from
   `families.json` and `families-mapping.json` in `docs/results`), that of releases in `docs/releases.md` (from
   `docs/results/upstream.json`), and those of reproductions and of speed in `docs/results.md` (from
-  `docs/results/*.json`).
+  `docs/results/*.json`);
+- in any page of `docs`, between the markers `package.module:NAME`, the table of that registry: a mapping from names to
+  things with a line of `help`, and perhaps other `names`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ _MEASURED = "methods/{}.md#what-was-measured"
 _REPRODUCED = (
     "*reproduced*: the verdict on the paper's claim at small scale, `shown`, `partly` or `not shown`"
 )
+_REGISTRY = re.compile(r"<!-- (tokenry[\w.]*:\w+):begin -->")
 _PROVENANCE = ("machine", "versions", "date")
 _ROOM_TITLES = {
     "reduce": "Fewer tokens",
@@ -74,6 +79,10 @@ def generate(root: Path, catalogue: Sequence[Card] | None = None) -> dict[Path, 
     ):
         text = files.get(path) or (root / path).read_text(encoding="utf-8")
         files[path] = _between_markers(text, name, content, path)
+    for path in sorted(page.relative_to(root) for page in (root / "docs").glob("*.md")):
+        text = files.get(path) or (root / path).read_text(encoding="utf-8")
+        for name in _REGISTRY.findall(text):
+            text = files[path] = _between_markers(text, name, _registry(name), path)
     return files
 
 
@@ -261,6 +270,23 @@ def _speed(paths: Sequence[Path]) -> str:
             escape(targets) + _where(values),
         ]
     return "\n\n".join(parts) or "No benchmark has been recorded yet."
+
+
+def _registry(name: str) -> str:
+    """The table of a mapping "package.module:NAME" from names to things with a line of `help`."""
+    module, _, attribute = name.partition(":")
+    entries: Mapping[str, Any] = getattr(import_module(module), attribute)
+    aliased = any(hasattr(entry, "names") for entry in entries.values())
+    rows = [
+        (
+            f"`{key}`",
+            *([", ".join(f"`{alias}`" for alias in entry.names)] if aliased else []),
+            escape(entry.help),
+        )
+        for key, entry in entries.items()
+    ]
+    header = (attribute.lower().removesuffix("s"), *(["as"] if aliased else []), "what it is")
+    return table(header, rows)
 
 
 def _where(values: dict[str, Any]) -> str:
