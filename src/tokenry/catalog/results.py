@@ -13,6 +13,40 @@ from tokenry.tokens.errors import TokenryError
 
 REQUIRED = ("claim", "ours", "baseline", "ratio", "seeds", "verdict", "machine", "versions", "date")
 VERDICTS = ("shown", "partly", "not shown")
+BOUNDS = ("at least", "above", "at most")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One thing that was to hold, written down before the first full run.
+
+    Attributes:
+        name: What was to hold, in words.
+        bound: "at least 3", as text.
+        measured: What was measured, as text.
+        interval: Its interval of 95 % as text; empty where there is none.
+        holds: Whether it does.
+        decisive: Whether the verdict depends on it.
+    """
+
+    name: str
+    bound: str
+    measured: str
+    interval: str
+    holds: bool
+    decisive: bool
+
+    @classmethod
+    def of(cls, name: str, values: Mapping[str, Any]) -> Criterion:
+        """As it stands in a result file."""
+        return cls(
+            name=name,
+            bound=", ".join(f"{bound} {text(values[bound])}" for bound in BOUNDS if bound in values),
+            measured=text(values["value"]),
+            interval=" to ".join(map(text, values.get("interval", ()))),
+            holds=values["holds"],
+            decisive=values["decisive"],
+        )
 
 
 @dataclass(frozen=True)
@@ -32,17 +66,26 @@ class Result:
         """One of `VERDICTS`."""
         return str(self.values["verdict"])
 
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """What was to hold, those that decide the verdict first."""
+        found = [Criterion.of(name, values) for name, values in self.values.get("criteria", {}).items()]
+        return tuple(sorted(found, key=lambda criterion: not criterion.decisive))
+
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield label and value of every entry but those of `tables`, as text; nested ones as "outer, inner"."""
         for key, value in self.values.items():
-            if not _is_table(value):
+            if _records(value) is None:
                 yield from _rows(key, value)
 
     def tables(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Yield every entry that maps names to records as (label, records), each record with its name in column ""."""
+        """Yield every entry that is a table as (label, records), the name of each record in its first column.
+
+        A table maps names to records, or names to rows of equal length of which the first holds the columns' names.
+        """
         for key, value in self.values.items():
-            if _is_table(value):
-                yield key, [{"": name} | record for name, record in value.items()]
+            if (records := _records(value)) is not None:
+                yield key, records
 
 
 def read(path: Path) -> Result:
@@ -101,10 +144,18 @@ def text(value: object) -> str:
     return json.dumps(value)
 
 
-def _is_table(value: object) -> bool:
-    return (
-        isinstance(value, dict) and bool(value) and all(isinstance(record, dict) for record in value.values())
-    )
+def _records(value: object) -> list[dict[str, Any]] | None:
+    if not (isinstance(value, dict) and value):
+        return None
+    if all(isinstance(record, dict) for record in value.values()):
+        return [{"": name} | record for name, record in value.items()]
+    if not all(isinstance(row, list) for row in value.values()):
+        return None
+    (corner, columns), *rows = value.items()
+    named = all(isinstance(column, str) for column in columns)
+    if not (named and rows and all(len(row) == len(columns) for _, row in rows)):
+        return None
+    return [{corner: name} | dict(zip(columns, row, strict=True)) for name, row in rows]
 
 
 def _rows(label: str, value: object) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -10,12 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenry import catalog
-from tokenry.catalog import results
-from tokenry.catalog.card import Card
-from tokenry.catalog.docstrings import docstring
+from tokenry.catalog import Card, results
+from tokenry.catalog.card import STATE_MEANINGS
+from tokenry.cli import system
 
-_LABEL = 28  # columns: longer names of measurements wrap, so that 80 leave room for what was measured
-_STATE_STYLE = {"done": "green", "partly": "yellow", "open": "dim"}
+_WIDE = 100  # columns: from here on there is room for stage and verdict
 
 
 def register(app: typer.Typer) -> None:
@@ -31,77 +33,46 @@ def list_systems(
 ) -> None:
     """List the catalogued systems and how far each has come."""
     chosen = catalog.cards(room=room, stage=stage, state=state)
+    console = Console()
+    console.print(_listing(chosen, console.width))
+    done = sum(card.state == "done" for card in chosen)
+    partly = sum(card.state == "partly" for card in chosen)
+    told = f", {partly} partly ({STATE_MEANINGS['partly'].partition(';')[0]})" if partly else ""
+    console.print(f"\n{len(chosen)} systems, {done} done{told}; `tokenry info NAME` tells more about one.")
+
+
+def _listing(chosen: Sequence[Card], width: int) -> Table:
+    """The systems below the names of their rooms; what does not fit is left out, not squeezed."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("system", no_wrap=True)
-    for heading in ("room", "stage", "state"):
+    wide = width >= _WIDE
+    verdicts = {card.slug: found.verdict for card in chosen if wide and (found := results.find(card))}
+    staged = wide and any(card.stage for card in chosen)
+    for heading in ("system", "state", *(["stage"] if staged else []), *(["reproduced"] if verdicts else [])):
         table.add_column(heading, no_wrap=True)
     table.add_column("what it does", ratio=1)
-    for card in chosen:
-        table.add_row(
-            card.slug,
-            card.room,
-            card.stage or "",
-            Text(card.state, style=_STATE_STYLE[card.state]),
-            Text(card.summary),  # as it is: square brackets are not markup here
-        )
-    console = Console()
-    console.print(table)
-    done = sum(card.state == "done" for card in chosen)
-    console.print(f"\n{len(chosen)} systems, {done} done; `tokenry info NAME` tells more about one.")
+    for room, cards in groupby(chosen, key=attrgetter("room")):
+        table.add_row(Text(f"[{room}]", style="bold"))
+        for card in cards:
+            table.add_row(
+                card.slug,
+                Text(card.state, style=system.STATE_STYLES[card.state]),
+                *([card.stage or ""] if staged else []),
+                *([verdicts.get(card.slug, "")] if verdicts else []),
+                Text(card.summary),  # as it is: square brackets are not markup here
+            )
+    return table
 
 
 def show_system(
     slug: Annotated[
         str, typer.Argument(metavar="NAME", help="A name from `tokenry list`.", show_default=False)
     ],
+    full: Annotated[
+        bool, typer.Option("--full", help="With its documentation and everything that was measured.")
+    ] = False,
 ) -> None:
-    """Show one system: its paper, its entry point, what was measured."""
+    """Show one system: its paper, how it is used, and whether its claim could be reproduced."""
     card = catalog.card(slug)
     console = Console()
     result = results.find(card)
-    console.print(_facts(card, with_caution=result is None))
-    if card.entry_point is not None:
-        console.print(Text(f"\n{docstring(card.entry_point)}\n"))
-    if result is not None:
-        console.print(_result_table(result, card.caution))
-
-
-def _facts(card: Card, *, with_caution: bool) -> Table:
-    """What the card says; its caution belongs beside a verdict, if there is one (an installed wheel has none)."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(ratio=1)
-    rows = {
-        "system": card.name,
-        "paper": f"{card.title} ({card.venue or card.year})" if card.year else card.title,
-        "link": card.link,
-        "what it does": card.summary,
-        "room": card.room,
-        "stage": card.stage,
-        "kind": f"{card.kind}, {'trained' if card.trained else 'training-free'}",
-        "state": card.state,
-        "entry point": card.entry_point,
-        "notes": card.notes,
-        "caution": card.caution if with_caution else None,
-    }
-    for label, value in rows.items():
-        if value is not None:
-            table.add_row(label, Text(value))
-    return table
-
-
-def _result_table(result: results.Result, caution: str | None) -> Table:
-    table = Table(
-        title="small-scale reproduction",
-        title_justify="left",
-        title_style="bold",
-        show_header=False,
-        box=None,
-    )
-    table.add_column(style="bold", max_width=_LABEL)
-    table.add_column(ratio=1)
-    for label, value in result.rows():
-        table.add_row(label, Text(value))
-        if label == "verdict" and caution is not None:
-            table.add_row("caution", Text(caution))
-    return table
+    console.print(system.full(card, result, console) if full else system.brief(card, result, console.width))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.tokens.errors import InputError
+from tokenry.tokens.extras import optional
 
 SILHOUETTE_K: Final = range(2, 9)
 _DECIMALS: Final = 5  # vectors that agree to so many are one: batches of an encoder differ in the seventh
@@ -98,9 +98,4 @@ def k_by_silhouette(
 
 
 def _sklearn(part: str) -> Any:
-    try:
-        return import_module(f"sklearn.{part}")
-    except ImportError as error:
-        raise UnsupportedError(
-            "Clustering needs scikit-learn, which is not installed: pip install 'tokenry[retrieval]'"
-        ) from error
+    return optional(f"sklearn.{part}", package="scikit-learn", extra="retrieval", purpose="Clustering")

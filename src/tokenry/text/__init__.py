@@ -6,8 +6,9 @@ looks for the bytes of a language model looks here.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
     from tokenry.predict.lm.byte_model import byte_model as byte_model
@@ -24,14 +25,4 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'tokenry.text' has no attribute {name!r}")
-    value = getattr(import_module(f"tokenry.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = lazy(__name__, _HOME)

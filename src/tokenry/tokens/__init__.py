@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenry.tokens.errors import (
     BudgetError,
@@ -13,6 +12,7 @@ from tokenry.tokens.errors import (
     UnknownNameError,
     UnsupportedError,
 )
+from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
     from tokenry.tokens.budget import HALF, Budget, BudgetLike
@@ -45,26 +45,20 @@ __all__ = [
 
 # What needs torch is loaded on first use: whoever only wants the errors (the catalogue, `tokenry list`) does without.
 _HOME = {
-    "HALF": "budget",
-    "Budget": "budget",
-    "BudgetLike": "budget",
-    "DenseReduction": "reduction",
-    "Reduction": "reduction",
-    "best": "reduction",
-    "gather_rows": "reduction",
-    "prefix_mask": "reduction",
-    "AttentionView": "view",
-    "Depth": "view",
-    "Needs": "view",
-    "Positions": "positions",
-    "Stage": "view",
-    "TokenView": "view",
+    "HALF": "tokens.budget",
+    "Budget": "tokens.budget",
+    "BudgetLike": "tokens.budget",
+    "DenseReduction": "tokens.reduction",
+    "Reduction": "tokens.reduction",
+    "best": "tokens.reduction",
+    "gather_rows": "tokens.reduction",
+    "prefix_mask": "tokens.reduction",
+    "AttentionView": "tokens.view",
+    "Depth": "tokens.view",
+    "Needs": "tokens.view",
+    "Positions": "tokens.positions",
+    "Stage": "tokens.view",
+    "TokenView": "tokens.view",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'tokenry.tokens' has no attribute {name!r}")
-    value = getattr(import_module(f"tokenry.tokens.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy(__name__, _HOME)

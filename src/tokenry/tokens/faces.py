@@ -1,0 +1,33 @@
+"""Faces of rooms: what a package has to offer by name, loaded when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def lazy(
+    package: str, homes: Mapping[str, str], rooms: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package whose names are loaded on first use (PEP 562).
+
+    Args:
+        package: The package's `__name__`.
+        homes: The module that each name comes from, by its path below tokenry.
+        rooms: Packages within the package that are names of it themselves.
+    """
+
+    def get(name: str) -> Any:
+        if name in rooms:
+            return import_module(f"{package}.{name}")
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = vars(sys.modules[package])[name] = getattr(import_module(f"tokenry.{homes[name]}"), name)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes, *rooms})
+
+    return get, names
