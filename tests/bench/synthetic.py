@@ -73,8 +73,10 @@ def result(
 def run(items: int, **changed: Any) -> Run:
     """The line that announces the results."""
     arms = [(m, b) for m in ("random", "pool", "fine", "poor") for b in BUDGETS]
+    rivals = {b: [("random", b), ("pool", b)] for b in BUDGETS}
     plan = {
         "arms": [("none", ""), *arms],
+        "against": [[], *(rivals[b] if m in ("fine", "poor") else [] for m, b in arms)],
         "items": [f"item-{i}" for i in range(items)],
         "pictures": items // 2,
         "seeds": 2,

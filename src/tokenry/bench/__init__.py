@@ -5,6 +5,7 @@ from tokenry.bench.columns import COSTS
 from tokenry.bench.compare import Comparison, compare
 from tokenry.bench.data import Data, load_data
 from tokenry.bench.demo import run_demo
+from tokenry.bench.export import as_csv, as_json
 from tokenry.bench.metrics import METRICS, Metric, metric
 from tokenry.bench.prompts import Template
 from tokenry.bench.report import Report, write_report
@@ -28,6 +29,8 @@ __all__ = [
     "Single",
     "Template",
     "Tuning",
+    "as_csv",
+    "as_json",
     "as_table",
     "ask",
     "compare",

@@ -41,30 +41,22 @@ def cost_column(name: str) -> Column:
 def choose(rows: Sequence[Row], *, allowed_drop: float, by: str = "prefill_flops") -> Choice:
     """The cheapest row whose score is, with 97.5 % confidence, not more than `allowed_drop` below the full model's.
 
-    The criterion is the lower bound of the paired 95 % interval, not the mean: with few examples a lucky mean is
-    cheap, and a method that was chosen for being lucky disappoints in use. A wide interval is a request for more
-    examples. The rows it chooses from were picked neither for luck nor against it; still, the more rows, the more
-    chances, so confirm a choice on fresh data before relying on the last point.
+    The criterion is the lower bound of the paired interval, not the mean: with few examples a lucky mean is cheap, and
+    a method that was chosen for being lucky disappoints in use. The interval is the one that is corrected for all rows
+    of the comparison (`Row.sure`), since the best of many has had many chances to be lucky; it holds whatever drop is
+    asked for, and however many are tried. A wide interval is a request for more examples.
 
     Args:
-        rows: rows of a comparison.
+        rows: rows of a comparison, all of them.
         allowed_drop: score that may be lost, as a share (0.01 = one point).
         by: the cost to minimise, a name in `COSTS`.
     """
     column = cost_column(by)
     usable = [r for r in rows if r.score is not None and column.value(r) is not None]
-    good = [r for r in usable if r.change is not None and r.change.low >= -allowed_drop]
+    good = [r for r in usable if r.sure is not None and r.sure.low >= -allowed_drop]
     best = min(good, key=lambda r: (column.value(r) or 0, -(r.score or 0)), default=None)
     frontier: list[Row] = []
     for row in sorted(usable, key=lambda r: (column.value(r) or 0, -(r.score or 0))):
         if not frontier or (row.score or 0) > (frontier[-1].score or 0):
             frontier.append(row)
     return Choice(best, tuple(frontier), allowed_drop, column)
-
-
-def retained(row: Row) -> float | None:
-    """The share of the full model's score that a row certainly keeps: the lower bound of its interval."""
-    if row.change is None or row.score is None:
-        return None
-    full = row.score - row.change.mean
-    return (full + row.change.low) / full if full > 0 else None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tokenry.bench.summary import Row
+from tokenry.bench.arms import BASELINES
+from tokenry.bench.stats import Interval
+from tokenry.bench.summary import Rivalry, Row
 
 MISSING = "–"
 
@@ -21,6 +23,7 @@ class Column:
         text: as it is written.
         help: what it means, in one sentence.
         is_cost: whether less of it is better.
+        interval: what stands beside the figure.
     """
 
     name: str
@@ -29,11 +32,17 @@ class Column:
     text: Callable[[float], str]
     help: str
     is_cost: bool = False
+    interval: Callable[[Row], Interval | None] = lambda row: None
 
     def of(self, row: Row) -> str:
-        """The figure of a row as text."""
+        """The figure of a row as text, without its interval."""
         value = self.value(row)
         return MISSING if value is None else self.text(value)
+
+    def bounds(self, row: Row) -> str:
+        """The interval of the figure in points, "[−4.0, +1.0]"; empty where it has none."""
+        found = self.interval(row)
+        return "" if found is None else bracket(found)
 
 
 def percent(value: float) -> str:
@@ -44,6 +53,11 @@ def percent(value: float) -> str:
 def signed(value: float) -> str:
     """A difference of shares in points, with its sign (a true minus)."""
     return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def bracket(interval: Interval) -> str:
+    """An interval in points, "[−4.0, +1.0]"."""
+    return f"[{signed(interval.low)}, {signed(interval.high)}]"
 
 
 def number(value: float) -> str:
@@ -75,12 +89,44 @@ def size(value: float) -> str:
     return magnitude(value, ("B", "KiB", "MiB", "GiB", "TiB"), 1024)
 
 
+def _versus(baseline: str) -> Column:
+    """The column of the differences from a baseline."""
+
+    def rivalry(row: Row) -> Rivalry | None:
+        return row.versus(baseline)
+
+    return Column(
+        f"vs_{baseline}", f"vs {baseline}", lambda r: v.change.mean if (v := rivalry(r)) else None, signed,
+        f"Score minus that of {baseline} at as many tokens, in points, with its paired, pointwise 95 % interval.",
+        interval=lambda r: v.change if (v := rivalry(r)) else None,
+    )  # fmt: skip
+
+
 COLUMNS: tuple[Column, ...] = (
-    Column("score", "score", lambda r: r.score, percent, "Mean score in percent (exact match by default)."),
+    Column("score", "score", lambda r: r.score, percent, "Mean score in percent."),
+    Column(
+        "correct", "right", lambda r: None if r.score is None else r.score * r.scored, number,
+        "The sum of the scores: answers that are right, where scores are 0 or 1.",
+    ),
+    Column(
+        "scored", "of", lambda r: r.scored if r.score is not None else None, number,
+        "Questions with a score: those with a reference, answered both by this arm and on all tokens.",
+    ),
     Column(
         "change", "vs full", lambda r: r.change.mean if r.change else None, signed,
-        "Score minus the full model's, in points, with a paired 95 % bootstrap interval over pictures.",
+        "Score minus the full model's, in points, with its paired 95 % interval over pictures. The interval is "
+        "pointwise: among twenty such, one is wrong by chance.",
+        interval=lambda r: r.change,
     ),
+    Column(
+        "lost", "lost", lambda r: r.outcomes.lost if r.outcomes else None, number,
+        "Questions on which the score fell below the full model's.",
+    ),
+    Column(
+        "gained", "gained", lambda r: r.outcomes.gained if r.outcomes else None, number,
+        "Questions on which the score rose above the full model's.",
+    ),
+    *(_versus(name) for name in BASELINES),
     Column("agreement", "same answer", lambda r: r.agreement, percent, "Answers equal to the full model's, percent."),
     Column(
         "recall", "object recall", lambda r: r.recall, percent,
@@ -119,6 +165,21 @@ COLUMNS: tuple[Column, ...] = (
 COSTS: dict[str, Column] = {c.name: c for c in COLUMNS if c.is_cost}
 
 
-def interval(row: Row) -> str:
-    """The paired interval of a row in points, "[−4.0, +1.0]"."""
-    return f"[{signed(row.change.low)}, {signed(row.change.high)}]" if row.change else ""
+def versus_baselines(row: Row) -> str:
+    """How a row does against the baselines, as a sentence that claims no more than was shown."""
+    if not row.against:
+        return "No baseline leaves as many tokens."
+    figures = " and ".join(
+        f"{r.name} {signed(r.change.mean)} points {bracket(r.change)}" for r in row.against
+    )
+    if row.beats_baselines:
+        verdict = (
+            "It is better than the baselines at this budget, with 97.5 % confidence for all arms together"
+        )
+    elif any(r.is_better for r in row.against):
+        better = " and ".join(r.name for r in row.against if r.is_better)
+        rest = " and ".join(r.name for r in row.against if not r.is_better)
+        verdict = f"It is better than {better}, but not shown to be better than {rest} at this budget"
+    else:
+        verdict = "It is not shown to be better than the baselines at this budget"
+    return f"{verdict}: against {figures}."

@@ -149,6 +149,7 @@ def compare(
         done = _known(path, setting)
         plan = {
             "arms": list(dict.fromkeys((arm.method, arm.budget) for arm in arms)),
+            "against": list({(arm.method, arm.budget): arm.against for arm in arms}.values()),
             "items": [measure.item_digest(e) for e in examples],
             "pictures": len({e.picture for e in examples}),
             "seeds": seeds,

@@ -226,6 +226,7 @@ def to_result(
         if not arm.methods and example.regions
         else recall(trace, example.regions, prompt.images[0].size),
         trace=trace if shown and arm.seed == 0 else None,
+        kept=None if trace is None else digest(trace.life, trace.group),
     )
 
 

@@ -9,20 +9,34 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tokenry.bench import plots
-from tokenry.bench.arms import FULL
+from tokenry.bench.arms import BASELINES, FULL
 from tokenry.bench.canvas import MARKERS, Canvas
 from tokenry.bench.choose import choose
-from tokenry.bench.columns import COLUMNS, COSTS, interval, percent, signed
+from tokenry.bench.columns import COLUMNS, COSTS, Column, bracket, number, percent, signed, versus_baselines
 from tokenry.bench.overlay import decode_picture, has_grid, svg_overlay
 from tokenry.bench.plots import Style
 from tokenry.bench.results import Picture, Result, Results
-from tokenry.bench.summary import Change, Row, changes, nothing_ran, refused, summarise
+from tokenry.bench.stats import Interval
+from tokenry.bench.summary import (
+    Change,
+    Row,
+    changes,
+    nothing_ran,
+    refused,
+    same_choice,
+    summarise,
+    warnings,
+)
 from tokenry.data.examples import normalise_answer
 from tokenry.tokens import InputError
 
 AXES = ("tokens_mean", "prefill_flops", "prefill_ms")
 """Costs that score is drawn against."""
 _TARGETS = (0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8)
+_MAIN = ("score", "change", *(f"vs_{name}" for name in BASELINES), "tokens", "prefill_ms")
+"""Columns of the table that are there at once; the others come at the press of a button."""
+_COUNTS = ("correct", "scored")
+"""Columns that stand beside the score."""
 _LISTED = 40
 """Changed answers listed per method and budget; the rest is counted."""
 
@@ -33,6 +47,7 @@ def render(results: Results) -> str:
     style = plots.styles([r for r in rows if r.refusal is None])
     run = results.runs[-1]
     full = next((r for r in rows if r.is_full), None)
+    columns = [c for c in COLUMNS if c.name not in _COUNTS and any(c.value(r) is not None for r in rows)]
     env = Environment(
         loader=PackageLoader("tokenry.bench"),
         autoescape=True,
@@ -52,10 +67,13 @@ def render(results: Results) -> str:
         other=results.other,
         tiles=_tiles(rows, full),
         verdict=_verdict(rows, full),
+        warnings=warnings(results, rows),
+        same_choice=same_choice(results),
         charts=_charts(rows),
         legend=[{"method": m, "swatch": _swatch(s)} for m, s in style.items() if m != FULL],
-        columns=[c for c in COLUMNS if any(c.value(r) is not None for r in rows)],
-        rows=[_table_row(row, style, _scale(rows)) for row in rows if row.refusal is None],
+        columns=columns,
+        main=_MAIN,
+        rows=[_table_row(row, style, columns, _scale(rows)) for row in rows if row.refusal is None],
         refused=refused(rows),
         topics=_topics(rows, style),
         layers=_layers(rows, style),
@@ -85,13 +103,14 @@ def _verdict(rows: Sequence[Row], full: Row | None) -> str:
     if picked is None:
         return (
             f"On {full.examples} questions no method and budget compared here keeps 80 % of the full model's score "
-            "with 97.5 % confidence: compare on more questions, or at larger budgets."
+            "with 97.5 % confidence for all of them together: compare on more questions, or at larger budgets."
         )
     best, target = picked
     saved = 1 - (best.prefill_flops or 0) / (full.prefill_flops or 1)
     return (
         f"{best.method} at {best.budget} is the cheapest that keeps at least {100 * target:g} % of the full model's "
-        f"score, with 97.5 % confidence. It saves {100 * saved:.0f} % of the prefill's operations."
+        "score, with 97.5 % confidence for all arms together. It saves "
+        f"{100 * saved:.0f} % of the prefill's operations. {versus_baselines(best)}"
     )
 
 
@@ -99,28 +118,44 @@ def _tiles(rows: Sequence[Row], full: Row | None) -> list[tuple[str, str]]:
     """The figures that a reader wants first, each with what it is."""
     if full is None:
         return []
-    figure = "no references" if full.score is None else f"{percent(full.score)} %"
-    tiles = [(figure, f"score on all {full.full_tokens or 0:.0f} visual tokens")]
+    whole = f"on all {full.full_tokens or 0:.0f} visual tokens"
+    if full.score is None:
+        return [("no references", f"so there is no score {whole}")]
+    tiles = [(f"{percent(full.score)} %", f"score {whole}: {_counts(full)}")]
     picked = _pick(rows, full)
-    if picked is None:
+    if picked is None or (best := picked[0]).change is None:
         return tiles
-    best, _ = picked
     tokens = f"{best.tokens_mean or 0:.0f} tokens per layer"
-    tiles.append((_points(best), f"{best.method} at {best.budget}: {tokens}, 95 % interval {interval(best)}"))
+    lost = (
+        f"{best.outcomes.lost} lost, {best.outcomes.gained} gained of {best.scored}; "
+        if best.outcomes
+        else ""
+    )
+    tiles.append(
+        (
+            _points(best.change),
+            f"{best}, {tokens}, against all tokens: {lost}95 % interval {bracket(best.change)}",
+        )
+    )
+    tiles += [
+        (
+            _points(r.change),
+            f"{best.method} against {r.name} at as many tokens: 95 % interval {bracket(r.change)}",
+        )
+        for r in best.against
+    ]
     if best.prefill_ms and full.prefill_ms:
         before, after = COSTS["prefill_ms"].of(full), COSTS["prefill_ms"].of(best)
         chosen = f"of which {COSTS['selection_ms'].of(best)} ms choose tokens"
-        tiles.append(
-            (f"{full.prefill_ms / best.prefill_ms:.2f}×", f"faster prefill: {before} → {after} ms, {chosen}")
-        )
-    luck = next((r for r in rows if (r.method, r.budget) == ("random", best.budget) and r.change), None)
-    if luck is not None and best.method != "random":
-        tiles.append((_points(luck), f"random at {luck.budget}, for comparison"))
+        ratio = full.prefill_ms / best.prefill_ms
+        speed = f"{ratio:.2f}×" if ratio >= 1 else f"{1 / ratio:.2f}×"
+        how = "faster" if ratio >= 1 else "slower"
+        tiles.append((speed, f"{how} prefill here: {before} → {after} ms, {chosen}"))
     return tiles
 
 
-def _points(row: Row) -> str:
-    return f"{signed(row.change.mean)} points" if row.change else ""
+def _points(interval: Interval) -> str:
+    return f"{signed(interval.mean)} points"
 
 
 def _charts(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -149,19 +184,30 @@ def _swatch(style: Style) -> Markup:
 
 def _scale(rows: Sequence[Row]) -> float:
     """The largest difference that an interval in the table reaches."""
-    return (
-        max((max(abs(r.change.low), abs(r.change.high)) for r in rows if r.change is not None), default=1.0)
-        or 1.0
-    )
+    intervals = [found for r in rows for c in COLUMNS if (found := c.interval(r)) is not None]
+    return max((max(abs(i.low), abs(i.high)) for i in intervals), default=1.0) or 1.0
 
 
-def _table_row(row: Row, style: dict[str, Style], scale: float) -> dict[str, Any]:
+def _table_row(row: Row, style: dict[str, Style], columns: Sequence[Column], scale: float) -> dict[str, Any]:
     return {
         "row": row,
         "swatch": _dot(style[row.method]) if row.method in style else Markup(),
-        "interval": interval(row),
-        "glyph": _glyph(row, scale),
+        "cells": [
+            {
+                "value": column.value(row),
+                "text": column.of(row),
+                "aside": _counts(row) if column.name == "score" else column.bounds(row),
+                "glyph": _glyph(column.interval(row), scale) if column.name == "change" else Markup(),
+                "more": column.name not in _MAIN,
+            }
+            for column in columns
+        ],
     }
+
+
+def _counts(row: Row) -> str:
+    """How many answers are right, "170 of 200"."""
+    return "" if row.score is None else f"{number(row.score * row.scored)} of {row.scored}"
 
 
 def _dot(style: Style) -> Markup:
@@ -170,24 +216,21 @@ def _dot(style: Style) -> Markup:
     return canvas.svg("")
 
 
-def _glyph(row: Row, scale: float) -> Markup:
-    """The paired interval, drawn: the full model is the upright line, loss is to its left."""
-    if row.change is None:
+def _glyph(interval: Interval | None, scale: float) -> Markup:
+    """A paired interval, drawn: no difference is the upright line, loss is to its left."""
+    if interval is None:
         return Markup()
-    canvas = Canvas(84, 14)
-    zero = 64.0  # losses are what there is to see
+    canvas = Canvas(64, 14)
+    zero = 44.0  # losses are what there is to see
 
     def x(value: float) -> float:
-        return max(2.0, min(82.0, zero + 60 * value / scale))
+        return max(2.0, min(62.0, zero + 42 * value / scale))
 
-    sure = row.change.high < 0 or row.change.low > 0
+    sure = interval.high < 0 or interval.low > 0
+    colour = ("#cf3f5a" if interval.mean < 0 else "#2a9461") if sure else "muted"
     canvas.line([(zero, 0), (zero, 14)], "muted", opacity=0.6)
-    canvas.line(
-        [(x(row.change.low), 7), (x(row.change.high), 7)],
-        "#cf3f5a" if sure and row.change.mean < 0 else "#2a9461",
-        width=3,
-    )
-    canvas.line([(x(row.change.mean), 2), (x(row.change.mean), 12)], "ink", width=2)
+    canvas.line([(x(interval.low), 7), (x(interval.high), 7)], colour, width=3)
+    canvas.line([(x(interval.mean), 2), (x(interval.mean), 12)], "ink", width=2)
     return canvas.svg("")
 
 

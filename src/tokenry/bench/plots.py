@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tokenry.bench.arms import BASELINES, FULL
 from tokenry.bench.canvas import Canvas, Point
-from tokenry.bench.columns import COSTS, Column, interval, percent
+from tokenry.bench.columns import COSTS, Column, bracket, percent
 from tokenry.bench.summary import Row
 
 # Mid-tones that keep a contrast of at least 3:1 on white and on the dark page alike.
@@ -162,7 +162,7 @@ def _series(
             for _, y in ends:
                 canvas.line([(x - 3, y), (x + 3, y)], style.colour, width=1.6, opacity=0.55, series=method)
     for at, row in points:
-        figure = f"{percent(_height(row) or 0)} % {interval(row)}".rstrip()
+        figure = f"{percent(_height(row) or 0)} %" + (f" {bracket(row.change)}" if row.change else "")
         title = f"{row}: {figure}, {column.of(row)} {column.label}"
         canvas.marker(
             at, style.marker, style.colour, radius=5 if canvas.width > 600 else 4, series=method, title=title

@@ -35,6 +35,12 @@ class Report:
     skipped: int
 
 
+def results_file(given: str | Path) -> Path:
+    """The results file, of a folder the one in it."""
+    path = Path(given)
+    return path / "results.jsonl" if path.is_dir() else path
+
+
 def write_report(file: str | Path, out: str | Path | None = None) -> Report:
     """Write the report of a results file: the last setting in it.
 
@@ -45,8 +51,7 @@ def write_report(file: str | Path, out: str | Path | None = None) -> Report:
     Raises:
         InputError: no such file, nothing readable in it, or a folder that cannot be written.
     """
-    file = Path(file)
-    file = file / "results.jsonl" if file.is_dir() else file
+    file = results_file(file)
     results = read_results(file)
     rows = summarise(results)
     if not any(row.examples for row in rows):

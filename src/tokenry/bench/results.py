@@ -87,6 +87,7 @@ class Result:
         memory_bytes: peak memory while answering; None where the platform does not tell.
         recall: share of the patches under the answer's regions still present, averaged over the decoder's layers.
         trace: what became of the tokens, for the examples a report shows.
+        kept: digest of what became of the tokens; None where that is not told.
     """
 
     kind: ClassVar[str] = "result"
@@ -116,6 +117,7 @@ class Result:
     memory_bytes: float | None
     recall: float | None
     trace: Trace | None = None
+    kept: str | None = None
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:

@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from tokenry.bench.arms import FULL
 from tokenry.bench.results import Result, Results
-from tokenry.bench.stats import Interval, paired_interval
+from tokenry.bench.stats import LEVEL, Interval, Outcomes, corrected, outcomes, paired_interval
 from tokenry.data.examples import normalise_answer
+
+Arm: TypeAlias = tuple[str, str]
+"""Method and budget; seeds are pooled."""
+
+_WRONG_METRIC = 0.01
+"""A full model that scores no more than this share has hardly been understood."""
+
+
+@dataclass(frozen=True)
+class Rivalry:
+    """A row's score against a baseline's that leaves as many tokens.
+
+    Attributes:
+        name: the baseline.
+        change: score minus the baseline's, with its paired interval.
+        sure: the interval at the level that is corrected for all such comparisons: it holds for all of them together.
+    """
+
+    name: str
+    change: Interval
+    sure: Interval
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the row beats the baseline, however many rows were tried."""
+        return self.sure.low > 0
 
 
 @dataclass(frozen=True)
@@ -21,7 +48,11 @@ class Row:
         method, budget: the arm; seeds are pooled.
         examples, seeds: how many.
         score: mean, None where the data set has no references.
+        scored: examples with a score.
         change: score minus the full model's, with its paired interval; None for `none` itself.
+        sure: the same interval at the level that is corrected for all rows: claims about the best of them stand on it.
+        outcomes: on how many examples the score rose and fell (of several seeds: their mean).
+        against: the baselines that leave as many tokens.
         agreement: share of answers equal to the full model's.
         tokens, tokens_mean: visual tokens entering the decoder, and on average over its layers.
         full_tokens: visual tokens that the pictures have.
@@ -38,7 +69,11 @@ class Row:
     examples: int = 0
     seeds: int = 0
     score: float | None = None
+    scored: int = 0
     change: Interval | None = None
+    sure: Interval | None = None
+    outcomes: Outcomes | None = None
+    against: tuple[Rivalry, ...] = ()
     agreement: float | None = None
     tokens: float | None = None
     tokens_mean: float | None = None
@@ -59,6 +94,15 @@ class Row:
     def is_full(self) -> bool:
         """Whether this is the model on all of its tokens."""
         return self.method == FULL
+
+    @property
+    def beats_baselines(self) -> bool:
+        """Whether the row is better than each baseline, however many rows were tried."""
+        return bool(self.against) and all(rivalry.is_better for rivalry in self.against)
+
+    def versus(self, baseline: str) -> Rivalry | None:
+        """How the row does against a baseline; None where they were not compared."""
+        return next((rivalry for rivalry in self.against if rivalry.name == baseline), None)
 
     def __str__(self) -> str:
         return f"{self.method} at {self.budget}" if self.budget else self.method
@@ -82,11 +126,8 @@ class Change:
 
 def summarise(results: Results) -> tuple[Row, ...]:
     """The rows of a comparison: `none` first, then the arms in the order in which they were planned."""
-    arms: dict[tuple[str, str], list[Result]] = defaultdict(list)
-    for result in results.results:
-        arms[result.method, result.budget].append(result)
-    full = {r.item: r for r in arms.get((FULL, ""), [])}
-    rows = [_row(method, budget, found, full) for (method, budget), found in arms.items()]
+    measured = _Measured(results)
+    rows = [measured.row(*arm) for arm in measured.arms]
     rows += [Row(r.method, r.budget, refusal=r.reason) for r in results.refusals]
     order = planned(results)
     return tuple(sorted(rows, key=lambda r: order.get((r.method, r.budget), len(order))))
@@ -115,6 +156,47 @@ def refused(rows: Sequence[Row]) -> tuple[Refused, ...]:
         if row.refusal is not None:
             reasons[row.refusal].append(row)
     return tuple(Refused(_arms(several), reason) for reason, several in reasons.items())
+
+
+def warnings(results: Results, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What a reader should know before believing a table."""
+    full = next((row for row in rows if row.is_full), None)
+    if full is None or full.score is None or full.score > _WRONG_METRIC:
+        return ()
+    example = next(r for r in results.results if r.method == FULL and r.score is not None)
+    return (
+        f"On all of its tokens the model scores {100 * full.score:.1f} % of {full.scored} questions: hardly any "
+        f"reference matched, so differences mean nothing. Is the metric right? It says {example.answer!r} where the "
+        f"reference is {example.truth!r} ({example.question!r}).",
+    )
+
+
+def same_choice(results: Results) -> tuple[str, ...]:
+    """Methods that kept the same tokens of every picture, which on this model makes them one; a sentence for each.
+
+    Budgets that leave all tokens say nothing, and are left out.
+    """
+    kept: dict[Arm, dict[str, str]] = defaultdict(dict)
+    for result in results.results:
+        shortened = min(result.by_layer, default=0) < result.full_tokens
+        if result.kept is not None and result.seed == 0 and shortened:
+            kept[result.method, result.budget][result.item] = result.kept
+    alike: dict[tuple[str, frozenset[tuple[str, str]]], list[str]] = defaultdict(list)
+    for (method, budget), choice in kept.items():
+        alike[budget, frozenset(choice.items())].append(method)
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for (budget, _), methods in alike.items():
+        if len(methods) > 1:
+            groups[tuple(methods)].append(budget)
+    return tuple(
+        f"{_and(methods)} kept the same tokens of every picture at {_and(budgets)}: on this model they are one method."
+        for methods, budgets in groups.items()
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def nothing_ran(rows: Sequence[Row]) -> str | None:
@@ -157,47 +239,109 @@ def changes(results: Results) -> dict[tuple[str, str], list[Change]]:
     return {arm: found[arm] for arm in sorted(found, key=lambda a: order[a])}
 
 
-def _row(method: str, budget: str, results: Sequence[Result], full: dict[str, Result]) -> Row:
-    paired = [r for r in results if r.item in full]
-    if not paired:
-        return Row(
-            method, budget, refusal="no example has been answered both by this arm and on all tokens yet"
-        )
-    by_item: dict[str, list[Result]] = defaultdict(list)
-    for result in paired:
-        by_item[result.item].append(result)
-    scored = {e: _mean(r.score for r in rs) for e, rs in by_item.items() if full[e].score is not None}
-    scores = {e: s for e, s in scored.items() if s is not None}
-    change = None
-    if method != FULL and scores:
+class _Measured:
+    """The results of a comparison by arm, and what its arms are compared with."""
+
+    def __init__(self, results: Results) -> None:
+        self.arms: dict[Arm, list[Result]] = defaultdict(list)
+        for result in results.results:
+            self.arms[result.method, result.budget].append(result)
+        self.full = {r.item: r for r in self.arms.get((FULL, ""), [])}
         # Seeds are pooled per example first: an interval over pictures, not over draws.
-        difference = [s - float(full[e].score or 0) for e, s in scores.items()]
-        change = paired_interval(difference, [full[e].picture for e in scores])
-    topics: dict[str, list[float]] = defaultdict(list)
-    for example, score in scores.items():
-        topics[full[example].topic].append(score)
-    layers = zip(*(r.by_layer for r in paired), strict=False)
+        self.scores = {arm: _scores(found, self.full) for arm, found in self.arms.items()}
+        against = _against(results)
+        self.rivals = {arm: [r for r in against.get(arm, ()) if self.scores.get(r)] for arm in self.arms}
+        self.tried = sum(bool(scores) for arm, scores in self.scores.items() if arm[0] != FULL)
+        self.met = sum(len(rivals) for arm, rivals in self.rivals.items() if self.scores[arm])
+
+    def row(self, method: str, budget: str) -> Row:
+        """The row of an arm."""
+        paired = [r for r in self.arms[method, budget] if r.item in self.full]
+        if not paired:
+            reason = "no example has been answered both by this arm and on all tokens yet"
+            return Row(method, budget, refusal=reason)
+        row = replace(
+            _figures(method, budget, paired),
+            agreement=_mean(float(_same(r, self.full[r.item])) for r in paired),
+        )
+        scores = self.scores[method, budget]
+        if not scores:
+            return row
+        topics: dict[str, list[float]] = defaultdict(list)
+        for item, score in scores.items():
+            topics[self.full[item].topic].append(score)
+        row = replace(
+            row,
+            score=_mean(scores.values()),
+            scored=len(scores),
+            by_topic={topic: statistics.fmean(values) for topic, values in sorted(topics.items()) if topic},
+        )
+        if row.is_full:
+            return row
+        change, sure = self._intervals(scores, self.scores[FULL, ""], self.tried)
+        rivals = [
+            Rivalry(_baseline(name), *self._intervals(scores, self.scores[name, at], self.met))
+            for name, at in self.rivals[method, budget]
+        ]
+        counts = outcomes([score - self.scores[FULL, ""][item] for item, score in scores.items()])
+        return replace(row, change=change, sure=sure, outcomes=counts, against=tuple(rivals))
+
+    def _intervals(
+        self, scores: dict[str, float], others: dict[str, float], comparisons: int
+    ) -> tuple[Interval, Interval]:
+        """The paired interval on its own, and corrected for so many comparisons."""
+        both = [item for item in scores if item in others]
+        difference = [scores[item] - others[item] for item in both]
+        pictures = [self.full[item].picture for item in both]
+        return (
+            paired_interval(difference, pictures),
+            paired_interval(difference, pictures, level=corrected(LEVEL, comparisons)),
+        )
+
+
+def _scores(results: Sequence[Result], full: Mapping[str, Result]) -> dict[str, float]:
+    """The mean score over seeds by example, of those that have one here and on all tokens."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for result in results:
+        if result.score is not None and result.item in full and full[result.item].score is not None:
+            found[result.item].append(result.score)
+    return {item: statistics.fmean(scores) for item, scores in found.items()}
+
+
+def _against(results: Results) -> dict[Arm, list[Arm]]:
+    """The baselines that each arm has to beat, as planned."""
+    return {
+        tuple(arm): [tuple(rival) for rival in rivals]
+        for run in results.runs
+        for arm, rivals in zip(run.plan.get("arms", ()), run.plan.get("against", ()), strict=False)
+    }
+
+
+def _baseline(label: str) -> str:
+    """What a baseline is called whatever its settings: "random" of "random(positions=compact)"."""
+    return label.partition("(")[0]
+
+
+def _figures(method: str, budget: str, results: Sequence[Result]) -> Row:
+    """What does not need a reference."""
+    layers = zip(*(r.by_layer for r in results), strict=False)
     return Row(
         method=method,
         budget=budget,
-        examples=len(by_item),
-        seeds=len({r.seed for r in paired}),
-        score=_mean(scores.values()),
-        change=change,
-        agreement=_mean(float(_same(r, full[r.item])) for r in paired),
-        tokens=_mean(r.tokens for r in paired),
-        tokens_mean=_mean(r.tokens_mean for r in paired),
-        full_tokens=_mean(r.full_tokens for r in paired),
+        examples=len({r.item for r in results}),
+        seeds=len({r.seed for r in results}),
+        tokens=_mean(r.tokens for r in results),
+        tokens_mean=_mean(r.tokens_mean for r in results),
+        full_tokens=_mean(r.full_tokens for r in results),
         by_layer=tuple(statistics.fmean(layer) for layer in layers),
-        prefill_flops=_mean(r.prefill_flops for r in paired),
-        kv_bytes=_mean(r.kv_bytes for r in paired),
-        encoder_ms=_median(paired, lambda r: r.encoder_ms),
-        selection_ms=_median(paired, lambda r: r.selection_ms),
-        prefill_ms=_median(paired, lambda r: r.prefill_ms),
-        decode_ms=_median(paired, lambda r: r.decode_ms),
-        memory_bytes=_median(paired, lambda r: r.memory_bytes),
-        recall=_mean(r.recall for r in paired),
-        by_topic={topic: statistics.fmean(values) for topic, values in sorted(topics.items()) if topic},
+        prefill_flops=_mean(r.prefill_flops for r in results),
+        kv_bytes=_mean(r.kv_bytes for r in results),
+        encoder_ms=_median(results, lambda r: r.encoder_ms),
+        selection_ms=_median(results, lambda r: r.selection_ms),
+        prefill_ms=_median(results, lambda r: r.prefill_ms),
+        decode_ms=_median(results, lambda r: r.decode_ms),
+        memory_bytes=_median(results, lambda r: r.memory_bytes),
+        recall=_mean(r.recall for r in results),
     )
 
 

@@ -5,52 +5,104 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tokenry.bench.columns import COLUMNS, interval
+from tokenry.bench.columns import COLUMNS, Column
 from tokenry.bench.results import Results
-from tokenry.bench.summary import Row, nothing_ran, refused, summarise
+from tokenry.bench.summary import Row, nothing_ran, refused, same_choice, summarise, warnings
 
-_NARROW = frozenset(
-    {"score", "change", "agreement", "recall", "tokens_mean", "prefill_flops", "prefill_ms", "selection_ms"}
+_NEEDED = ("score", "change", "tokens", "prefill_ms")
+_WELCOME = (
+    "correct",
+    "scored",
+    "vs_random",
+    "vs_pool",
+    "lost",
+    "gained",
+    "agreement",
+    "tokens_mean",
+    "prefill_flops",
+    "recall",
 )
+"""Columns of a narrow terminal: those that are always there, and those that are taken in this order while they fit."""
+_GAP = 2
+_NAME = 12
+"""Least width of the method's name, which is broken rather than let figures be squeezed."""
 
 
-def as_table(results: Results, *, wide: bool = True) -> Group:
+def as_table(results: Results, *, width: int | None = None) -> Group:
     """Every row with its figures, arms that cannot run (first of all if none can), and the circumstances.
 
     Args:
         results: what was measured.
-        wide: all columns, or only those that fit on a hundred characters.
+        width: of the terminal, in characters; columns that do not fit are left out, and named. None: all columns.
     """
     rows = summarise(results)
     done = [r for r in rows if r.refusal is None]
-    columns = [
-        c for c in COLUMNS if (wide or c.name in _NARROW) and any(c.value(r) is not None for r in done)
-    ]
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("method", no_wrap=True)
-    table.add_column("budget", justify="right", no_wrap=True)
+    known = [c for c in COLUMNS if any(c.value(r) is not None for r in done)]
+    shown = known if width is None else _fitting(known, done, width)
+    parts: list[RenderableType] = [_table(shown, done, width)]
+    if hidden := [c.label for c in known if c not in shown]:
+        parts.append(Text(f"Not shown here: {', '.join(hidden)} (--wide, --csv, --json).", style="dim"))
+    parts += [Text(one, style="yellow") for one in warnings(results, rows)]
+    parts += [Text(str(one), style="yellow") for one in refused(rows)]
+    parts += [Text(one) for one in same_choice(results)]
+    parts += [Text(), Text(footer(results, done), style="dim")]
+    if (failure := nothing_ran(rows)) is not None:
+        # Said first: what follows is a table with one line, and looks like a result.
+        table, *rest = parts
+        parts = [Text(failure, style="bold red"), *rest[:-2], Text(), table, *rest[-2:]]
+    return Group(*parts)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+    room = None if width is None else width - sum(_width(c, rows) + _GAP for c in columns)
+    names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
+    if room is not None and names + budgets + _GAP > room:
+        budgets = min(budgets, max(len("budget"), room - _GAP - min(names, _NAME)))
+        names = max(_NAME, room - _GAP - budgets)
+    table.add_column("method", width=names, overflow="fold")
+    table.add_column("budget", width=budgets, justify="right", overflow="fold")
     for column in columns:
-        table.add_column(column.label, justify="right", no_wrap=True)
-        if column.name == "change":
-            table.add_column("95 % interval", justify="right", no_wrap=True)
-    for i, row in enumerate(done):
+        table.add_column(column.label, width=_width(column, rows), justify="right")
+    for i, row in enumerate(rows):
         cells = [Text(row.method), Text(row.budget)]
-        for column in columns:
-            cells.append(Text(column.of(row), style=_style(row) if column.name == "change" else ""))
-            if column.name == "change":
-                cells.append(Text(interval(row), style="dim"))
-        last = i + 1 == len(done) or done[i + 1].method != row.method
+        cells += [_cell(column, row) for column in columns]
+        last = i + 1 == len(rows) or rows[i + 1].method != row.method
         table.add_row(*cells, style="bold" if row.is_full else "", end_section=last)
-    notes = [Text(str(one), style="yellow") for one in refused(rows)]
-    end = Text(footer(results, done), style="dim")
-    if (failure := nothing_ran(rows)) is None:
-        return Group(table, *notes, Text(), end)
-    # Said first: what follows is a table with one line, and looks like a result.
-    return Group(Text(failure, style="bold red"), *notes, Text(), table, Text(), end)
+    return table
+
+
+def _cell(column: Column, row: Row) -> Text:
+    cell = Text(column.of(row), style=_style(column, row))
+    if bounds := column.bounds(row):
+        cell.append(f" {bounds}", style="dim")
+    return cell
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
+    """The columns that a terminal has room for, in their usual order."""
+    names = _widest([r.method for r in rows], "method") + _widest([r.budget for r in rows], "budget") + _GAP
+    chosen = [c for c in columns if c.name in _NEEDED]
+    room = width - names - sum(_width(c, rows) + _GAP for c in chosen)
+    for column in sorted((c for c in columns if c.name in _WELCOME), key=lambda c: _WELCOME.index(c.name)):
+        if (needed := _width(column, rows) + _GAP) <= room:
+            chosen.append(column)
+            room -= needed
+    return [c for c in columns if c in chosen]
+
+
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    """Characters that a column needs; its heading is broken between words."""
+    return _widest([_cell(column, row).plain for row in rows], *column.label.split())
+
+
+def _widest(texts: Sequence[str], *more: str) -> int:
+    return max(map(cell_len, (*texts, *more)))
 
 
 def footer(results: Results, rows: Sequence[Row]) -> str:
@@ -62,13 +114,17 @@ def footer(results: Results, rows: Sequence[Row]) -> str:
     return (
         f"{max((r.examples for r in rows), default=0)} questions ({facts['data']}); {facts['model']}, "
         f"{facts['dtype']}, {facts['attention']} attention, {facts['device']}, {facts['threads']} threads; "
-        f"{facts['machine']}, load {load}; position ids: {facts['positions']}; "
-        f"{versions}. Score, agreement and recall in percent; intervals are paired with the full model."
+        f"{facts['machine']}, load {load}; position ids: {facts['positions']}; scored by {facts['metric']}; "
+        f"{versions}. Score, agreement and recall in percent, differences in points with paired 95 % intervals, each "
+        "by itself. Coloured: holds with 97.5 % confidence for all rows together."
     )
 
 
-def _style(row: Row) -> str:
-    """Red for a certain loss, green for none."""
-    if row.change is None:
-        return ""
-    return "red" if row.change.high < 0 else "green" if row.change.low >= 0 else ""
+def _style(column: Column, row: Row) -> str:
+    """Red for a loss and green for none (or for more than a baseline), where it holds for all rows together."""
+    if column.name == "change" and row.sure is not None:
+        return "red" if row.sure.high < 0 else "green" if row.sure.low >= 0 else ""
+    rivalry = row.versus(column.name.removeprefix("vs_")) if column.name.startswith("vs_") else None
+    if rivalry is not None:
+        return "red" if rivalry.sure.high < 0 else "green" if rivalry.is_better else ""
+    return ""

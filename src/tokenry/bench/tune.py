@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from tokenry.bench.arms import BASELINES, Spec, plan_arms
 from tokenry.bench.choose import Choice, choose, cost_column
+from tokenry.bench.columns import versus_baselines
 from tokenry.bench.compare import Comparison, compare
 from tokenry.bench.summary import Row, nothing_ran
 from tokenry.data.examples import Example
@@ -43,16 +44,17 @@ class Tuning:
         if (failure := nothing_ran(self.comparison.rows)) is not None:
             return failure
         cost, drop = self.choice.cost, 100 * self.choice.allowed_drop
+        rows = [r for r in self.comparison.rows if r.sure is not None]
+        confidence = f"97.5 % confidence for all {len(rows)} arms together"
         if self.best is not None:
-            rule = f"loses, with 97.5 % confidence, at most {drop:.1f} points"
-            return f"{self.best} is the cheapest by {cost.label} that {rule}."
-        rows = [r for r in self.comparison.rows if r.change is not None]
-        least = max(rows, key=lambda r: r.change.low if r.change else 0.0, default=None)
+            rule = f"loses, with {confidence}, at most {drop:.1f} points"
+            return f"{self.best} is the cheapest by {cost.label} that {rule}. {versus_baselines(self.best)}"
+        least = max(rows, key=lambda r: r.sure.low if r.sure else 0.0, default=None)
         nearest = (
-            f" The safest, {least}, may lose {-100 * least.change.low:.1f}." if least and least.change else ""
+            f" The safest, {least}, may lose {-100 * least.sure.low:.1f}." if least and least.sure else ""
         )
         return (
-            f"Nothing compared loses, with 97.5 % confidence, at most {drop:.1f} points.{nearest} Compare on more "
+            f"Nothing compared loses, with {confidence}, at most {drop:.1f} points.{nearest} Compare on more "
             "questions (narrower intervals), at larger budgets, or allow a larger loss."
         )
 
@@ -71,9 +73,10 @@ def tune(
 ) -> Tuning:
     """Find the cheapest method and budget that keep a stated accuracy.
 
-    Everything is compared on all examples, with the two baselines, and chosen from by the rule of
-    `tokenry.bench.choose`: the lower bound of the paired interval has to clear the target, so that luck is not
-    mistaken for quality. Interrupted, it continues where it stopped.
+    Everything is compared on all examples, with the baselines, and chosen from by the rule of `tokenry.bench.choose`:
+    the lower bound of the paired interval, corrected for all arms that were tried, has to clear the target, so that
+    luck is not mistaken for quality. Fewer methods and budgets mean narrower intervals. Interrupted, it continues
+    where it stopped.
 
     Args:
         model: a vision-language model.

@@ -32,6 +32,9 @@ def compare_methods(
     metric: options.MetricOption = "exact",
     prompt: options.PromptOption = None,
     max_new_tokens: options.TokensOption = 32,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    as_csv: options.CsvOption = False,
 ) -> None:
     """Compare methods at several budgets; none, random and pool always take part.
 
@@ -40,6 +43,7 @@ def compare_methods(
     from tokenry import bench
     from tokenry.bench.arms import plan_arms
 
+    form = options.Form.of(wide, as_json, as_csv)
     names, limits = options.split_methods(methods), options.split_budgets(budgets)
     plan_arms(names, limits, seeds=seeds)  # a misspelt name is told before the model is loaded
     bench.metric(metric)
@@ -65,5 +69,5 @@ def compare_methods(
             prompt=prompt,
             progress=True,
         )
-    options.show(comparison, report=out)
+    options.show(comparison.path, comparison.results, form, report=out)
     options.fail_if_nothing_ran(comparison)

@@ -18,12 +18,16 @@ def register(app: typer.Typer) -> None:
 def run_demo(
     out: options.OutOption = Path("demo-report"),
     questions: Annotated[int, typer.Option(help="Questions about held-out scenes.")] = 100,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    as_csv: options.CsvOption = False,
 ) -> None:
     """Compare all methods on the embedded model and pictures, print the table, write a report."""
     from tokenry import bench
 
+    form = options.Form.of(wide, as_json, as_csv)
     options.check_writable(out)
     with options.resumable(out):
         comparison = bench.run_demo(out, questions=questions)
-    options.show(comparison, report=out)
+    options.show(comparison.path, comparison.results, form, report=out)
     options.fail_if_nothing_ran(comparison)

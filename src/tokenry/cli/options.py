@@ -19,6 +19,7 @@ from tokenry.tokens.positions import Positions
 if TYPE_CHECKING:
     from tokenry.bench import Comparison
     from tokenry.bench.data import Data
+    from tokenry.bench.results import Results
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -35,6 +36,33 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+
+
+class Form(StrEnum):
+    """How a comparison is printed."""
+
+    NARROW = "table"
+    WIDE = "wide table"
+    JSON = "json"
+    CSV = "csv"
+
+    @classmethod
+    def of(cls, wide: bool, as_json: bool, as_csv: bool) -> Form:
+        """The form that was asked for.
+
+        Raises:
+            InputError: two of them.
+        """
+        from tokenry.tokens.errors import InputError
+
+        if wide + as_json + as_csv > 1:
+            raise InputError("A comparison is printed in one form: --wide, --json or --csv.")
+        return cls.WIDE if wide else cls.JSON if as_json else cls.CSV if as_csv else cls.NARROW
+
+    @property
+    def is_for_programs(self) -> bool:
+        """Whether standard output is read by a program, and holds nothing else."""
+        return self in (Form.JSON, Form.CSV)
 
 
 class Attention(StrEnum):
@@ -104,6 +132,11 @@ PromptOption: TypeAlias = Annotated[
         show_default="the question; with choices, these and an instruction to answer with a letter",
     ),
 ]
+WideOption: TypeAlias = Annotated[
+    bool, typer.Option("--wide", help="All columns of the table, however wide.")
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CsvOption: TypeAlias = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]
 
 
@@ -201,18 +234,32 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=240)
 
 
-def show(comparison: Comparison, *, report: Path | None) -> None:
-    """Print a comparison's table, write its report, say where."""
-    from tokenry.bench import as_table, write_report
+def show(path: Path, results: Results, form: Form, *, report: Path | None, **more: Any) -> None:
+    """Print a comparison in the form that was asked for, write its report, say where.
 
-    out = console()
-    out.print(as_table(comparison.results, wide=out.width >= 210))
-    written = write_report(comparison.path, report)
-    out.print()
+    Args:
+        path: the results file.
+        results: its content.
+        form: table, JSON or CSV.
+        report: folder for the report; that of the file by default.
+        more: further values for JSON, by name.
+    """
+    from tokenry.bench import as_csv, as_json, as_table, write_report
+
+    written = write_report(path, report)
+    if form is Form.JSON:
+        typer.echo(as_json(results, **more), nl=False)
+    elif form is Form.CSV:
+        typer.echo(as_csv(results), nl=False)
+    else:
+        out = console()
+        narrow = form is Form.NARROW and out.is_terminal
+        out.print(as_table(results, width=out.width if narrow else None), crop=False, soft_wrap=not narrow)
+        out.print()
     if written.skipped:
-        out.print(f"[yellow]{written.skipped} unreadable lines of {comparison.path} were skipped.")
-    typer.echo(f"Results: {comparison.path}")
-    typer.echo(f"Report:  {written.page.resolve()}")
+        typer.echo(f"{written.skipped} unreadable lines of {path} were skipped.", err=True)
+    typer.echo(f"Results: {path}", err=form.is_for_programs)
+    typer.echo(f"Report:  {written.page.resolve()}", err=form.is_for_programs)
 
 
 def fail_if_nothing_ran(comparison: Comparison) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tokenry.cli import options
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
@@ -20,12 +22,14 @@ def report_file(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the report.", show_default="FILE's")
     ] = None,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    as_csv: options.CsvOption = False,
 ) -> None:
-    """Write the report of a comparison: one HTML page, and its charts and overlays as PNG."""
-    from tokenry.bench import write_report
+    """Print the table of a comparison and write its report: one HTML page, and its charts and overlays as PNG."""
+    from tokenry.bench import read_results
+    from tokenry.bench.report import results_file
 
-    written = write_report(file, out)
-    if written.skipped:
-        typer.echo(f"{written.skipped} unreadable lines were skipped.", err=True)
-    typer.echo(f"Report: {written.page.resolve()}")
-    typer.echo(f"PNG:    {len(written.pictures)} files beside it")
+    form = options.Form.of(wide, as_json, as_csv)
+    path = results_file(file)
+    options.show(path, read_results(path), form, report=out)

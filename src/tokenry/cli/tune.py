@@ -39,12 +39,16 @@ def tune_methods(
     metric: options.MetricOption = "exact",
     prompt: options.PromptOption = None,
     max_new_tokens: options.TokensOption = 32,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    as_csv: options.CsvOption = False,
 ) -> None:
     """Find the cheapest method and budget that keep TARGET of the score, with 97.5 % confidence."""
     from tokenry import bench
     from tokenry.bench.arms import plan_arms
     from tokenry.bench.choose import cost_column
 
+    form = options.Form.of(wide, as_json, as_csv)
     names, limits = options.split_methods(methods), options.split_budgets(budgets)
     plan_arms(names, limits)
     cost_column(by)
@@ -73,8 +77,16 @@ def tune_methods(
             prompt=prompt,
             progress=True,
         )
-    options.show(tuning.comparison, report=out)
+    choice = {
+        "choice": None if tuning.methods is None else [method.to_json() for method in tuning.methods],
+        "chosen": None if tuning.best is None else str(tuning.best),
+        "frontier": [str(row) for row in tuning.choice.frontier],
+        "verdict": str(tuning),
+    }
+    options.show(tuning.comparison.path, tuning.comparison.results, form, report=out, **choice)
     options.fail_if_nothing_ran(tuning.comparison)
+    if form.is_for_programs:
+        return
     typer.echo("\nNot beaten in both score and cost, cheapest first:")
     for row in tuning.choice.frontier:
         typer.echo(f"  {row!s:<34} score {100 * (row.score or 0):5.1f}   {tuning.choice.cost.of(row)}")

@@ -30,6 +30,14 @@ if (legend) {
   }
 }
 
+// The other columns of the table.
+const all = document.querySelector("button.all");
+all?.addEventListener("click", () => {
+  const on = all.getAttribute("aria-pressed") !== "true";
+  all.setAttribute("aria-pressed", String(on));
+  document.getElementById(all.getAttribute("aria-controls")).classList.toggle("full-width", on);
+});
+
 // Sortable tables: a heading's button sorts by the figures in data-value; rows without a figure stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.querySelectorAll("thead th")];
