@@ -135,7 +135,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("tokens", "tokens in", lambda r: r.tokens, number, "Visual tokens entering the language model.", True),
     Column(
-        "tokens_mean", "tokens, mean", lambda r: r.tokens_mean, number,
+        "tokens_mean", "mean tokens", lambda r: r.tokens_mean, number,
         "Visual tokens per decoder layer, averaged over the layers.", True,
     ),
     Column("prefill_flops", "prefill FLOPs", lambda r: r.prefill_flops, flops, "Analytic, decoder only.", True),

@@ -110,10 +110,11 @@ def footer(results: Results, rows: Sequence[Row]) -> str:
     run = results.runs[-1]
     facts: dict[str, Any] = run.facts
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
     load = "not known" if run.load is None else f"{run.load:.2f} per core"
     return (
         f"{max((r.examples for r in rows), default=0)} questions ({facts['data']}); {facts['model']}, "
-        f"{facts['dtype']}, {facts['attention']} attention, {facts['device']}, {facts['threads']} threads; "
+        f"{facts['dtype']}, {facts['attention']} attention, {facts['device']}, {threads}; "
         f"{facts['machine']}, load {load}; position ids: {facts['positions']}; scored by {facts['metric']}; "
         f"{versions}. Score, agreement and recall in percent, differences in points with paired 95 % intervals, each "
         "by itself. Coloured: holds with 97.5 % confidence for all rows together."

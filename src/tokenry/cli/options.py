@@ -25,6 +25,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 FAILED = 1
 """Exit code of a comparison in which nothing ran that was to be compared with the model as it is."""
+_UNBOUNDED = 10_000
+"""Width of output that is not to be broken into lines."""
 _NAMED = 10
 """Things in a folder that cannot be used and are named; the rest is counted."""
 
@@ -253,9 +255,10 @@ def show(path: Path, results: Results, form: Form, *, report: Path | None, **mor
         typer.echo(as_csv(results), nl=False)
     else:
         out = console()
-        narrow = form is Form.NARROW and out.is_terminal
-        out.print(as_table(results, width=out.width if narrow else None), crop=False, soft_wrap=not narrow)
-        out.print()
+        fits = form is Form.NARROW and out.is_terminal
+        screen = out if fits else Console(width=_UNBOUNDED)
+        screen.print(as_table(results, width=out.width if fits else None))
+        screen.print()
     if written.skipped:
         typer.echo(f"{written.skipped} unreadable lines of {path} were skipped.", err=True)
     typer.echo(f"Results: {path}", err=form.is_for_programs)
