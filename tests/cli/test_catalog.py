@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console, Group
 from typer.testing import CliRunner
 
 from tokenry.catalog import card, cards, results
 from tokenry.catalog.docstrings import docstring
+from tokenry.cli import system
 from tokenry.cli.main import app
 from tokenry.tokens.errors import TokenryError
 
@@ -51,12 +54,19 @@ def _words(text: str) -> str:
     return "".join(text.split())
 
 
+def _shown(what: Group, width: int) -> str:
+    """As the commands print it, without the making of a command line for each of a hundred systems."""
+    console = Console(width=width, file=io.StringIO())
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
 @pytest.mark.parametrize(("width", "most"), [(60, 60), (80, 45), (200, 40)])
 def test_info_of_every_system_fits_on_a_screen(width: int, most: int) -> None:
     for one in cards():
-        code, out, _ = _run("info", one.slug, env={"COLUMNS": str(width)})
+        out = _shown(system.brief(one, results.find(one), width), width)
         lines = out.splitlines()
-        assert code == 0
         assert len(lines) <= most, one.slug
         assert max(map(len, lines)) <= width, one.slug
         shown = _words(out)
@@ -89,8 +99,8 @@ def test_full_shows_all_of_the_docstring_and_of_the_measurements() -> None:
         found = results.find(one)
         if one.entry_point is None or found is None:
             continue
-        _, out, _ = _run("info", one.slug, "--full", env={"COLUMNS": "2000"})  # no cell wraps
-        shown = _words(out)
+        console = Console(width=700)  # no cell wraps
+        shown = _words(_shown(system.full(one, found, console), console.width))
         markup = str.maketrans("", "", "`*")
         text = docstring(one.entry_point).replace("::", "").translate(markup)
         lost = [word for word in text.split() if word.strip(":") not in shown.translate(markup)]

@@ -58,6 +58,13 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     assert lost == []
 
 
+def test_entries_about_several_parameters_tell_of_each(site: Path) -> None:
+    """`ByteTrie` has an entry "lo, hi: ..."; the parser of docstrings knows one name an entry."""
+    page = (site / "reference/tokenry.text/index.html").read_text(encoding="utf-8")
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page)).split())
+    assert re.search(r"lo \(Int.{20,30} node -> the tokens that start .* hi \(Int.{20,30} See lo\.", text)
+
+
 def test_every_room_has_a_page(site: Path) -> None:
     rooms = {m.name for m in pkgutil.iter_modules(tokenry.__path__) if m.ispkg} - {"cli"}
     pages = {page.name.removeprefix("tokenry.") for page in (site / "reference").iterdir()}
