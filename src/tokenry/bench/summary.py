@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenry.bench.arms import FULL
-from tokenry.bench.results import Result, Results
+from tokenry.bench.results import EVERY_ARM, Failure, Result, Results
 from tokenry.bench.stats import Interval, paired_interval
 from tokenry.data.examples import normalise_answer
 
@@ -20,6 +20,7 @@ class Row:
     Attributes:
         method, budget: the arm; seeds are pooled.
         examples, seeds: how many.
+        failed: examples that this arm could not answer, or the model on all tokens, or neither; see `failed`.
         score: mean, None where the data set has no references.
         change: score minus the full model's, with its paired interval; None for `none` itself.
         agreement: share of answers equal to the full model's.
@@ -37,6 +38,7 @@ class Row:
     budget: str
     examples: int = 0
     seeds: int = 0
+    failed: int = 0
     score: float | None = None
     change: Interval | None = None
     agreement: float | None = None
@@ -86,9 +88,17 @@ def summarise(results: Results) -> tuple[Row, ...]:
     for result in results.results:
         arms[result.method, result.budget].append(result)
     full = {r.item: r for r in arms.get((FULL, ""), [])}
+    order = planned(results)
+    failures = {arm: _failures(results, arm) for arm in order}
     rows = [_row(method, budget, found, full) for (method, budget), found in arms.items()]
     rows += [Row(r.method, r.budget, refusal=r.reason) for r in results.refusals]
-    order = planned(results)
+    missing = [arm for arm in order if failures[arm] and arm not in {(r.method, r.budget) for r in rows}]
+    rows += [Row(*arm, refusal=_commonest(failures[arm])) for arm in missing]
+    lost = {item for item in {f.item for f in failures.get((FULL, ""), ())} if item not in full}
+    rows = [
+        replace(row, failed=len(lost | {f.item for f in failures.get((row.method, row.budget), ())}))
+        for row in rows
+    ]
     return tuple(sorted(rows, key=lambda r: order.get((r.method, r.budget), len(order))))
 
 
@@ -117,8 +127,53 @@ def refused(rows: Sequence[Row]) -> tuple[Refused, ...]:
     return tuple(Refused(_arms(several), reason) for reason, several in reasons.items())
 
 
+@dataclass(frozen=True)
+class Failed:
+    """Answers that failed for the same reason.
+
+    Attributes:
+        arms: names of the arms, as a sentence has them; "all arms" where the questions themselves failed.
+        examples: names of the questions, each once.
+        reason: what the error says.
+    """
+
+    arms: str
+    examples: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        several = f"{len(self.examples)} questions" if len(self.examples) > 1 else self.examples[0]
+        return f"{several} ({self.arms}): {self.reason}"
+
+
+def failed(results: Results) -> tuple[Failed, ...]:
+    """What was not answered, each reason once, the commonest first."""
+    reasons: dict[str, list[Failure]] = defaultdict(list)
+    for failure in results.failures:
+        reasons[failure.reason].append(failure)
+    found = []
+    for reason, several in reasons.items():
+        arms = dict.fromkeys(f.arm[:2] for f in several)
+        named = "all arms" if EVERY_ARM[:2] in arms else _arms([Row(*arm) for arm in arms])
+        found.append(Failed(named, tuple(dict.fromkeys(f.example for f in several)), reason))
+    return tuple(sorted(found, key=lambda one: -len(one.examples)))
+
+
+def _failures(results: Results, arm: tuple[str, str]) -> list[Failure]:
+    """What an arm could not answer, by its own fault or the question's."""
+    return [f for f in results.failures if f.arm[:2] in (arm, EVERY_ARM[:2])]
+
+
+def _commonest(failures: Sequence[Failure]) -> str:
+    (reason, _), *rest = Counter(failure.reason for failure in failures).most_common()
+    return reason + (f" (and {len(rest)} other reasons)" if rest else "")
+
+
 def nothing_ran(rows: Sequence[Row]) -> str | None:
     """What to say first if not one arm ran on fewer tokens; None if one did."""
+    full = next((row for row in rows if row.is_full), None)
+    if full is not None and full.refusal is not None:
+        return f"Nothing was compared: on all of its tokens the model answered none of the {full.failed} questions."
     reduced = [row for row in rows if not row.is_full]
     if not reduced or any(row.refusal is None for row in reduced):
         return None
@@ -138,7 +193,7 @@ def _arms(rows: Sequence[Row]) -> str:
 
 def planned(results: Results) -> dict[tuple[str, str], int]:
     """Rank of each arm: by run, as planned."""
-    plans = [tuple(arm) for run in results.runs for arm in run.plan.get("arms", [])]
+    plans = [arm for run in results.runs for arm in run.plan["arms"]]
     seen = [(FULL, ""), *plans, *((r.method, r.budget) for r in results.results)]
     return {arm: i for i, arm in enumerate(dict.fromkeys(seen))}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -56,7 +55,7 @@ def as_table(results: Results, *, wide: bool = True) -> Group:
 def footer(results: Results, rows: Sequence[Row]) -> str:
     """The circumstances in one paragraph."""
     run = results.runs[-1]
-    facts: dict[str, Any] = run.facts
+    facts = run.facts
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     load = "not known" if run.load is None else f"{run.load:.2f} per core"
     return (
