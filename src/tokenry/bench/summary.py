@@ -148,12 +148,13 @@ class Failed:
 
 def failed(results: Results) -> tuple[Failed, ...]:
     """What was not answered, each reason once, the commonest first."""
+    order = planned(results)
     reasons: dict[str, list[Failure]] = defaultdict(list)
     for failure in results.failures:
         reasons[failure.reason].append(failure)
     found = []
     for reason, several in reasons.items():
-        arms = dict.fromkeys(f.arm[:2] for f in several)
+        arms = sorted({f.arm[:2] for f in several}, key=lambda arm: order.get(arm, -1))
         named = "all arms" if EVERY_ARM[:2] in arms else _arms([Row(*arm) for arm in arms])
         found.append(Failed(named, tuple(dict.fromkeys(f.example for f in several)), reason))
     return tuple(sorted(found, key=lambda one: -len(one.examples)))
