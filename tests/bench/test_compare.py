@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tokenry.bench import compare, measure, tune
 from tokenry.bench.arms import plan_arms
-from tokenry.bench.measure import Prompt, as_seen, recall
+from tokenry.bench.measure import Batch, Prompt, as_seen, recall
 from tokenry.bench.results import Trace, read_results
 from tokenry.data.examples import Example, load_scenes
 from tokenry.data.pictures import Picture
@@ -40,15 +40,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     made: dict[str, list[str]] = {"encode": [], "answer": []}
     encode, answer = measure.encode, measure.answer
 
-    def counted_encode(model: Any, prompt: Prompt, methods: Any) -> Any:
-        made["encode"].append(prompt.example.picture)
-        return encode(model, prompt, methods)
+    def counted_encode(model: Any, batch: Batch, methods: Any) -> Any:
+        made["encode"].append(" ".join(prompt.example.picture for prompt in batch.prompts))
+        return encode(model, batch, methods)
 
     def counted_answer(
-        model: Any, processor: Any, prompt: Prompt, encoded: Any, arm: Any, **options: Any
+        model: Any, processor: Any, batch: Batch, encoded: Any, arm: Any, **options: Any
     ) -> Any:
-        made["answer"].append(f"{prompt.example.id} {arm} {arm.seed}")
-        return answer(model, processor, prompt, encoded, arm, **options)
+        names = " ".join(prompt.example.id for prompt in batch.prompts)
+        made["answer"].append(f"{names} {arm} {arm.seed}")
+        return answer(model, processor, batch, encoded, arm, **options)
 
     monkeypatch.setattr(measure, "encode", counted_encode)
     monkeypatch.setattr(measure, "answer", counted_answer)
@@ -84,12 +85,12 @@ def test_answers_are_those_of_the_model_itself(model: Any, processor: Any, tmp_p
 
 
 def test_flops_of_the_full_model_are_what_torch_counts(model: Any, processor: Any) -> None:
-    prompt = Prompt.of(model, processor, EXAMPLES[0])
-    encoded = measure.encode(model, prompt, [])
-    found = measure.answer(model, processor, prompt, encoded, plan_arms([], ["25%"])[0], max_new_tokens=1)
+    batch = Batch.of(model, processor, [Prompt.of(model, processor, EXAMPLES[0])])
+    encoded = measure.encode(model, batch, [])
+    (found,) = measure.answer(model, processor, batch, encoded, plan_arms([], ["25%"])[0], max_new_tokens=1)
     # The counter does not know the fused CPU kernel; the plain one is made of products that it counts.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(**prompt.after(encoded), logits_to_keep=1)
+        model(**batch.after(encoded), logits_to_keep=1)
     assert found.prefill_flops == counter.get_total_flops()
 
 
@@ -138,7 +139,7 @@ def test_only_what_is_new_is_measured(
     found = compare(model, processor, EXAMPLES, ["divprune"], ["25%"], out=tmp_path, limit=2, **SHORT)
     asked = [c for c in calls["answer"] if "divprune" not in c]
     assert len([c for c in calls["answer"] if "divprune" in c]) == 1 + 2
-    assert len(asked) == 4  # the warm-up of the others
+    assert not asked  # the others have no more to say
     assert {r.method for r in found.rows} == {"none", "random", "pool", "divprune"}
 
 

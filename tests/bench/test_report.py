@@ -78,7 +78,7 @@ def test_pictures_are_complete_and_nothing_half_written_is_left(report: Report) 
     for path in report.pictures:
         with Image.open(path) as image:
             image.load()
-    assert not list(report.page.parent.rglob("*.part"))
+    assert not list(report.page.parent.rglob(".report*"))
 
 
 def test_a_report_can_be_written_again_and_beside_its_file(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_nothing_measured_yet_is_told(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     file = synthetic.write(tmp_path / "results.jsonl", synthetic.lines(4))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="Choose another folder"):
+    with pytest.raises(InputError, match="choose another folder"):
         write_report(file, tmp_path / "file")
 
 

@@ -415,7 +415,7 @@ def test_an_interrupted_reproduction_leaves_no_half_result_and_goes_on(
 
 def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="could not be written"):
         package.verdict.write({"a": 1}, tmp_path / "file" / "x.json")
 
 

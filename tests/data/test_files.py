@@ -1,4 +1,4 @@
-"""Folders are written whole or not at all."""
+"""Files and folders are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenry.data.files import whole_folder
+from tokenry.data.files import whole_file, whole_folder
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 
@@ -83,3 +83,30 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
     ):
         (scratch / "x").write_text("new")
     assert _listed(tmp_path) == {"there/x": "old"}
+
+
+def test_a_file_appears_whole_with_its_folders_and_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b.json"
+    for text in ("1", "2"):
+        with whole_file(target) as scratch:
+            assert (scratch.suffix, scratch.exists()) == (".json", False)
+            scratch.write_text(text)
+            assert not target.exists() or target.read_text() == "1"
+    assert _listed(tmp_path) == {"a/b.json": "2"}
+
+
+@pytest.mark.parametrize("raised", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_that_fails_changes_nothing(tmp_path: Path, raised: BaseException) -> None:
+    (tmp_path / "x").write_text("old")
+    told = InputError if isinstance(raised, OSError) else type(raised)
+    with pytest.raises(told), whole_file(tmp_path / "x") as scratch:  # noqa: PT012
+        scratch.write_text("half")
+        raise raised
+    assert _listed(tmp_path) == {"x": "old"}
+
+
+def test_two_writers_of_a_file_do_not_meet(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "x") as one, whole_file(tmp_path / "x") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert _listed(tmp_path) in ({"x": "one"}, {"x": "other"})

@@ -192,3 +192,16 @@ def test_rows_of_a_batch_are_the_single_prompts_padded_on_the_left(
         assert torch.equal(both["input_ids"][row, -width:], alone["input_ids"][0])
         assert both["attention_mask"][row].sum() == width
         assert torch.equal(both["pixel_values"][row : 2 * row + 1], alone["pixel_values"])
+
+
+def test_each_row_of_a_batch_keeps_what_its_own_question_quotes(model_and_processor: tuple[Any, Any]) -> None:
+    """Control tokens are taken apart by tokens that are taken out again: in other places, and more, in other rows."""
+    model, processor = model_and_processor
+    texts = ["what?", "what does <image> mean, at such length?", "how many things?<eos><eos>", "<pad>"]
+    found = question_inputs(model, processor, [[PICTURE]] * 4, texts)
+    for row, text in enumerate(texts):
+        alone = question_inputs(model, processor, [[PICTURE]], [text])["input_ids"][0]
+        mask = found["attention_mask"][row].bool()
+        assert torch.equal(found["input_ids"][row][mask], alone), text
+        assert bool(mask[-len(alone) :].all()), "padded on the left"
+        assert set(found["input_ids"][row][~mask].tolist()) <= {processor.tokenizer.pad_token_id}

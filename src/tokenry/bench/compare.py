@@ -9,25 +9,20 @@ from datetime import UTC, datetime
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
-import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment, measure
-from tokenry.bench.arms import BUDGETS, Arm, Spec, plan_arms
-from tokenry.bench.measure import Prompt
-from tokenry.bench.metrics import Metric, MetricLike, require_judgeable
+from tokenry.bench.arms import BUDGETS, Spec, plan_arms
+from tokenry.bench.metrics import MetricLike, require_judgeable
 from tokenry.bench.metrics import metric as find_metric
-from tokenry.bench.overlay import encode_picture
 from tokenry.bench.prompts import Template
-from tokenry.bench.results import Picture, Refusal, Results, ResultsWriter, Run, digest, read_results
+from tokenry.bench.results import Facts, Plan, Results, ResultsWriter, Run, digest, read_results
+from tokenry.bench.running import Task, pictures_of
 from tokenry.bench.summary import Row, nothing_ran, summarise
 from tokenry.data.examples import Example
-from tokenry.hosts import Encoded
-from tokenry.tokens import BudgetLike, InputError, Positions, TokenryError
+from tokenry.tokens import BudgetLike, InputError, Positions
 
 FILE_NAME = "results.jsonl"
 
@@ -85,19 +80,25 @@ def compare(
     max_new_tokens: int = 32,
     threads: int | None = None,
     positions: Positions | str | None = None,
+    batch_size: int = 1,
     pictures: int = 6,
     progress: bool = False,
 ) -> Comparison:
     """Ask a model the same questions under every method and budget, and once on all of its tokens.
 
     `none`, `random` (with `seeds` repetitions) and `pool` are always among the methods. Questions are put one at a
-    time, and for each of them all arms run one after the other in an order drawn anew, so that a machine that slows
-    down slows all of them alike; a picture is encoded once for all of its questions and arms. Every arm answers one
-    question unmeasured first (warm-up). How times are taken is told in `tokenry.bench.measure`.
+    time (or `batch_size`), and for each of them all arms run one after the other in an order drawn anew, so that a
+    machine that slows down slows all of them alike; a picture is opened when its turn comes, and encoded once for all
+    of its questions and arms. Every arm answers one question unmeasured first (warm-up). How times are taken is told
+    in `tokenry.bench.measure`.
 
     Results are appended to ``out/results.jsonl`` as they come. A result depends on model, weights, data, method,
     settings, machine and code version; what the file already holds of exactly this comparison is not measured again,
-    so an interrupted comparison continues where it stopped.
+    so an interrupted comparison continues where it stopped. One comparison at a time writes to a folder.
+
+    An error belongs to its question: a picture that cannot be opened, a prompt that does not fit, an arm or a metric
+    that fails on one of them is written down (``results.failures``) and tried again by the next run; the comparison
+    goes on with what is left.
 
     Args:
         model: a vision-language model, on the device it is to be measured on.
@@ -120,6 +121,9 @@ def compare(
         positions: one rule for the position ids of the tokens that stay, for all methods: "keep", "compact", or
             "paper", which is each method's own and brings baselines under both. By default as configured, which keeps
             them unless told otherwise. Where a model reads positions, the rule can matter more than the method.
+        batch_size: questions in a pass, padded on the left. Each has its own picture encoded and is charged its share
+            of the pass; results of different batch sizes are not compared with each other. Questions that cannot be
+            put together are put one at a time.
         pictures: how many pictures with their overlays go into the results file.
         progress: whether to show a progress bar on stderr.
 
@@ -127,12 +131,15 @@ def compare(
         The rows, read back from the file.
 
     Raises:
-        TokenryError: no data, an unknown method, a budget that means nothing, a folder that cannot be written: all
-            before the model is run. A method that the model does not support is not an error but a row that says so;
-            the comparison's `failure` tells if there is no other.
+        TokenryError: no data, an unknown method, a budget that means nothing, a folder that cannot be written or that
+            another comparison is writing to: all before the model is run; a disk that is full, later. A method that
+            the model does not support is not an error but a row that says so; the comparison's `failure` tells if
+            there is no other.
         KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
     """
     arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)
+    if batch_size < 1:
+        raise InputError(f"A pass takes at least one question, got a batch size of {batch_size}.")
     judge, template = find_metric(metric), Template(prompt)
     examples = [template.apply(e) for e in _choose(data, limit)]
     require_judgeable(judge, examples)
@@ -144,20 +151,23 @@ def compare(
             "metric": judge.name,
             "prompt": str(template),
             "positions": str(positions or Positions.KEEP),
+            "batch_size": batch_size,
         }
         setting = digest(facts)
-        done = _known(path, setting)
-        plan = {
+        plan: Plan = {
             "arms": list(dict.fromkeys((arm.method, arm.budget) for arm in arms)),
-            "against": list({(arm.method, arm.budget): arm.against for arm in arms}.values()),
+            "against": [*{(arm.method, arm.budget): list(arm.against) for arm in arms}.values()],
             "items": [measure.item_digest(e) for e in examples],
-            "pictures": len({e.picture for e in examples}),
+            "pictures": len({pictures_of(e) for e in examples}),
             "seeds": seeds,
         }
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        writer.append(Run(setting, facts, plan, started, environment.load_average()))
-        task = _Task(model, processor, arms, setting, writer, judge, max_new_tokens, done)
-        task.run(examples, _shown(examples, pictures), progress)
+        writer.append(Run(setting, cast(Facts, facts), plan, started, environment.load_average()))
+        done = read_results(path, setting).keys  # of the examples that this run announces
+        shown = _shown(examples, pictures)
+        Task(model, processor, arms, setting, writer, judge, max_new_tokens, batch_size, done, shown).run(
+            examples, progress
+        )
     return Comparison(path, read_results(path, setting))
 
 
@@ -172,8 +182,8 @@ def _choose(data: Sequence[Example], limit: int | None) -> list[Example]:
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise InputError(f"Examples need names of their own; {twice!r} occurs more than once.")
-    first = {picture: i for i, picture in reversed(list(enumerate(e.picture for e in chosen)))}
-    return sorted(chosen, key=lambda e: first[e.picture])
+    first = {pictures: i for i, pictures in reversed(list(enumerate(map(pictures_of, chosen))))}
+    return sorted(chosen, key=lambda e: first[pictures_of(e)])
 
 
 def _shown(examples: Sequence[Example], count: int) -> frozenset[str]:
@@ -188,13 +198,6 @@ def _shown(examples: Sequence[Example], count: int) -> frozenset[str]:
     return frozenset(e.id for e in chosen.values())
 
 
-def _known(path: Path, setting: str) -> frozenset[str]:
-    try:
-        return read_results(path, setting).keys
-    except InputError:
-        return frozenset()  # a new file
-
-
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, and back to what it was."""
@@ -204,88 +207,3 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-@dataclass
-class _Task:
-    """One run through examples and arms."""
-
-    model: PreTrainedModel
-    processor: Any
-    arms: tuple[Arm, ...]
-    setting: str
-    writer: ResultsWriter
-    metric: Metric
-    max_new_tokens: int
-    done: frozenset[str]
-
-    def run(self, examples: Sequence[Example], shown: frozenset[str], progress: bool) -> None:
-        """Measure what is not yet known."""
-        order = np.random.default_rng(0)
-        warm = False
-        with _progress(not progress) as bar:
-            shown_as = bar.add_task("comparing", total=len(examples) * len(self.arms))
-            for _, group in groupby(examples, key=lambda e: e.picture):
-                encoded: Encoded | None = None
-                for example in group:
-                    prompt = Prompt.of(self.model, self.processor, example)
-                    pending = [arm for arm in self.arms if self.key(arm, prompt) not in self.done]
-                    if pending and not warm:
-                        self._warm_up(prompt)
-                        pending, warm = [arm for arm in pending if arm in self.arms], True
-                        bar.update(shown_as, total=len(examples) * len(self.arms))
-                    if pending and encoded is None:
-                        encoded = measure.encode(
-                            self.model, prompt, [m for arm in self.arms for m in arm.methods]
-                        )
-                    if pending and example.id in shown:
-                        self.writer.append(self._picture(prompt))
-                    bar.advance(shown_as, len(self.arms) - len(pending))
-                    for i in order.permutation(len(pending)):
-                        assert encoded is not None
-                        self._measure(pending[i], prompt, encoded, example.id in shown)
-                        bar.advance(shown_as)
-
-    def key(self, arm: Arm, prompt: Prompt) -> str:
-        """What identifies a result: everything that it depends on."""
-        foreign = environment.foreign_code(arm.methods)
-        return digest(self.setting, arm.config, foreign, prompt.item, prompt.digest)
-
-    def _warm_up(self, prompt: Prompt) -> None:
-        """Let every arm answer once; those that the model does not support are written down and left out."""
-        refused: dict[tuple[str, str], str] = {}
-        for arm in self.arms:
-            try:
-                encoded = measure.encode(self.model, prompt, arm.methods)
-                measure.answer(self.model, self.processor, prompt, encoded, arm, max_new_tokens=2)
-            except TokenryError as error:
-                if not arm.methods:
-                    raise
-                refused[arm.method, arm.budget] = str(error)
-        for (method, budget), reason in refused.items():
-            self.writer.append(Refusal(self.setting, method, budget, reason))
-        self.arms = tuple(arm for arm in self.arms if (arm.method, arm.budget) not in refused)
-
-    def _measure(self, arm: Arm, prompt: Prompt, encoded: Encoded, shown: bool) -> None:
-        found = measure.answer(
-            self.model, self.processor, prompt, encoded, arm, max_new_tokens=self.max_new_tokens
-        )
-        key = self.key(arm, prompt)
-        line = measure.to_result(
-            found, arm, prompt, encoded, setting=self.setting, key=key, metric=self.metric, shown=shown
-        )
-        self.writer.append(line)
-
-    def _picture(self, prompt: Prompt) -> Picture:
-        example = prompt.example
-        width, height = prompt.images[0].size
-        boxes = [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in example.regions]
-        image = measure.as_seen(self.processor, prompt)
-        return Picture(self.setting, example.picture, encode_picture(image), {example.id: boxes})
-
-
-@contextmanager
-def _progress(silent: bool) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=silent, transient=False) as bar, torch.inference_mode():
-        yield bar

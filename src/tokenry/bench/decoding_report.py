@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tokenry.tokens.errors import InputError
+from tokenry.data.files import whole_file
 
 GREEDY: Final = "greedy"
 """The way that all others are compared with."""
@@ -235,12 +235,8 @@ def save_report(report: DecodingReport, path: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}. Choose another file (--out).") from error
+    with whole_file(path) as scratch:
+        scratch.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def _footer(report: DecodingReport) -> str:

@@ -1,10 +1,15 @@
-"""Running one example under one arm, and writing down what it took.
+"""Running examples under one arm, and writing down what it took.
 
 How times are taken. The answer comes from one call of the model's own `generate` (greedy). Hooks around the model's
 forward pass take the time of each pass: the first is the prefill - from embedded prompt and encoded picture to the
 logits of the first new token, with the choice of tokens inside it - and the median of the later ones is the time per
 new token. What `generate` does between passes (bookkeeping in Python, the same for every arm) is left out. The vision
 side runs before, once per picture, and is timed apart. CUDA is synchronised around every pass.
+
+Questions may be put in batches, rows of different length padded on the left. What is done for all of them at once
+(vision side, prefill, choice of tokens) is shared out evenly: a question is charged the time divided by the rows. The
+time per new token is that of a pass of the batch, over the passes until the question's own answer ended: it is what
+somebody who waits for the answer waits for. FLOPs and cache are counted for each question alone, without padding.
 """
 
 from __future__ import annotations
@@ -19,7 +24,9 @@ from functools import reduce
 from typing import Any, Self
 
 import torch
+from jaxtyping import Int
 from PIL import Image
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tokenry import hosts
@@ -64,8 +71,34 @@ class Prompt:
         inputs = hosts.question_inputs(model, processor, [images], [example.question])
         return cls(example, item_digest(example), inputs, _digest(inputs), images)
 
+
+@dataclass(frozen=True)
+class Batch:
+    """Questions that are put to the model in one pass.
+
+    Attributes:
+        prompts: one for each row.
+        inputs: what the processor made of all of them together.
+    """
+
+    prompts: tuple[Prompt, ...]
+    inputs: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, processor: Any, prompts: Sequence[Prompt]) -> Batch:
+        """Put the prompts together, rows padded on the left.
+
+        Raises:
+            InputError: the processor cannot put questions about pictures together.
+        """
+        if len(prompts) == 1:
+            return cls(tuple(prompts), prompts[0].inputs)
+        questions = [prompt.example.question for prompt in prompts]
+        inputs = hosts.question_inputs(model, processor, [prompt.images for prompt in prompts], questions)
+        return cls(tuple(prompts), inputs)
+
     def after(self, encoded: Encoded) -> dict[str, Any]:
-        """This prompt's inputs with the picture as encoded for another question about the same picture."""
+        """This batch's inputs with its pictures as encoded, be it for other questions about the same pictures."""
         kept = {name: self.inputs[name] for name in encoded.inputs if name in self.inputs}
         return {**encoded.inputs, **kept}
 
@@ -95,26 +128,26 @@ class Stopwatch:
         self._stack.close()
 
     def _start(self, *_: object) -> None:
-        _synchronise(self._model)
+        synchronise(self._model)
         self._started = time.perf_counter()
 
     def _stop(self, *_: object) -> None:
-        _synchronise(self._model)
+        synchronise(self._model)
         self.seconds.append(time.perf_counter() - self._started)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said under one arm, and what that took. Times are seconds.
+    """What the model said to one question under one arm, and what that took. Times are seconds.
 
     Attributes:
         text: the answer, without special tokens.
-        passes: time of each forward pass; the first is the prefill.
-        selection_s: choosing tokens.
+        passes: time of each forward pass until the answer ended; the first is the prefill, its share of the batch's.
+        selection_s: choosing tokens, its share of the batch's.
         by_layer: visual tokens in each decoder layer.
         full_tokens: visual tokens of the prompt.
         prefill_flops, kv_bytes: analytic; `full_*`: of the same prompt on all tokens.
-        memory_bytes: peak while answering, where known.
+        memory_bytes: peak while answering, where known; the batch's.
         traces: what became of each picture's tokens; none for the model as it is.
     """
 
@@ -136,21 +169,21 @@ class Answer:
         return statistics.median(self.passes[1:]) if len(self.passes) > 1 else None
 
 
-def encode(model: PreTrainedModel, prompt: Prompt, methods: Sequence[Reducer]) -> Encoded:
-    """The vision side of a prompt, with all that the methods read of it."""
-    _synchronise(model)
-    return hosts.encode(model, prompt.inputs, methods)
+def encode(model: PreTrainedModel, batch: Batch, methods: Sequence[Reducer]) -> Encoded:
+    """The vision side of a batch, with all that the methods read of it."""
+    synchronise(model)
+    return hosts.encode(model, batch.inputs, methods)
 
 
 def answer(
-    model: PreTrainedModel, processor: Any, prompt: Prompt, encoded: Encoded, arm: Arm, *, max_new_tokens: int
-) -> Answer:
-    """Ask the model, on the tokens that an arm leaves it.
+    model: PreTrainedModel, processor: Any, batch: Batch, encoded: Encoded, arm: Arm, *, max_new_tokens: int
+) -> tuple[Answer, ...]:
+    """Ask the model, on the tokens that an arm leaves it: one answer for each row of the batch.
 
     `none` runs the model itself, without a session around it.
     """
-    inputs = prompt.after(encoded)
-    width = inputs["input_ids"].shape[1]
+    inputs = batch.after(encoded)
+    rows, width = inputs["input_ids"].shape
     with ExitStack() as stack:
         session = (
             stack.enter_context(hosts.reduced(model, arm.methods, encoded=encoded)) if arm.methods else None
@@ -161,27 +194,53 @@ def answer(
             ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         traces = tuple(session.trace) if session else ()
         selection = session.selection_s if session else 0.0
-        cost = session.cost if session else None
+        lengths = session.lengths if session else None
     host = Host.of(model)
-    full = sum(n for pictures in encoded.pictures.values() for n in pictures.lengths)
-    depth = len(host.layers)
-    lengths = torch.full((1, depth), width)
-    full_flops, full_kv = float(decoder_flops(host, lengths)), float(kv_bytes(host, lengths))
-    return Answer(
-        text=processor.batch_decode(ids[:, width:], skip_special_tokens=True)[0].strip(),
-        passes=tuple(watch.seconds),
-        selection_s=selection,
-        by_layer=tuple(sum(t.counts[layer] for t in traces) for layer in range(depth))
-        if session
-        else (full,) * depth,
-        full_tokens=full,
-        prefill_flops=float(cost.prefill_flops) if cost else full_flops,
-        full_prefill_flops=full_flops,
-        kv_bytes=float(cost.kv_bytes) if cost else full_kv,
-        full_kv_bytes=full_kv,
-        memory_bytes=peak.bytes,
-        traces=traces,
-    )
+    full = _real_tokens(inputs)[:, None].expand(-1, len(host.layers))
+    visual = sum(kind.sum(1).cpu() for kind in hosts.visual_kinds(host, inputs["input_ids"], inputs).values())
+    ends = _ends(model)
+    found = []
+    for row in range(rows):
+        said = _until(ids[row, width:], ends)
+        mine, whole = tuple(t for t in traces if t.row == row), full[row : row + 1]
+        spent = whole if lengths is None else lengths[row : row + 1]
+        tokens = int(visual[row]) if torch.is_tensor(visual) else 0
+        found.append(
+            Answer(
+                text=processor.batch_decode(said[None], skip_special_tokens=True)[0].strip(),
+                passes=(watch.seconds[0] / rows, *watch.seconds[1 : len(said)]),
+                selection_s=selection / rows,
+                by_layer=tuple(sum(t.counts[i] for t in mine) for i in range(len(host.layers)))
+                if session
+                else (tokens,) * len(host.layers),
+                full_tokens=tokens,
+                prefill_flops=float(decoder_flops(host, spent)),
+                full_prefill_flops=float(decoder_flops(host, whole)),
+                kv_bytes=float(kv_bytes(host, spent)),
+                full_kv_bytes=float(kv_bytes(host, whole)),
+                memory_bytes=peak.bytes,
+                traces=mine,
+            )
+        )
+    return tuple(found)
+
+
+def _real_tokens(inputs: Mapping[str, Any]) -> Int[Tensor, " rows"]:
+    """The tokens of each row that are not padding."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    return (torch.ones_like(ids) if mask is None else mask).long().sum(1).cpu()
+
+
+def _ends(model: PreTrainedModel) -> Int[Tensor, " n"]:
+    """The tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return torch.tensor([] if ends is None else ends, dtype=torch.long).view(-1)
+
+
+def _until(said: Int[Tensor, " n"], ends: Int[Tensor, " m"]) -> Int[Tensor, " k"]:
+    """An answer up to its end: what stands behind it fills the row until the longest answer ends."""
+    found = torch.isin(said, ends.to(said.device)).nonzero()
+    return said if not len(found) else said[: int(found[0, 0]) + 1]
 
 
 def to_result(
@@ -190,12 +249,13 @@ def to_result(
     prompt: Prompt,
     encoded: Encoded,
     *,
+    rows: int,
     setting: str,
     key: str,
     metric: Metric,
     shown: bool,
 ) -> Result:
-    """The line that the results file keeps; `shown` examples keep their traces."""
+    """The line that the results file keeps of a question in a pass of so many; `shown` examples keep their traces."""
     example = prompt.example
     trace = trace_of(found) if len(encoded.pictures) == 1 else None
     return Result(
@@ -217,7 +277,7 @@ def to_result(
         by_layer=found.by_layer,
         prefill_flops=found.prefill_flops,
         kv_bytes=found.kv_bytes,
-        encoder_ms=1000 * encoded.seconds,
+        encoder_ms=1000 * encoded.seconds / rows,
         selection_ms=1000 * found.selection_s,
         prefill_ms=1000 * found.passes[0],
         decode_ms=None if found.decode_s is None else 1000 * found.decode_s,
@@ -227,6 +287,7 @@ def to_result(
         else recall(trace, example.regions, prompt.images[0].size),
         trace=trace if shown and arm.seed == 0 else None,
         kept=None if trace is None else digest(trace.life, trace.group),
+        rows=rows,
     )
 
 
@@ -235,16 +296,16 @@ def as_seen(processor: Any, prompt: Prompt) -> Image.Image:
     processor cut it into tiles or packed its patches."""
     pixels = prompt.inputs.get("pixel_values")
     settings = getattr(processor, "image_processor", None)
-    mean, std = getattr(settings, "image_mean", None), getattr(settings, "image_std", None)
+    mean, std = (torch.tensor(getattr(settings, name, None) or ()) for name in ("image_mean", "image_std"))
     if (
         not torch.is_tensor(pixels)
         or pixels.ndim != 4
         or pixels.shape[:2] != (1, 3)
-        or mean is None
-        or std is None
+        or mean.numel() != 3
+        or std.numel() != 3
     ):
         return prompt.images[0]
-    colours = pixels[0].float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    colours = pixels[0].float().cpu() * std.view(3, 1, 1) + mean.view(3, 1, 1)
     return Image.fromarray((255 * colours.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy())
 
 
@@ -312,6 +373,7 @@ def _digest(inputs: Mapping[str, Any]) -> str:
     return found.hexdigest()[:20]
 
 
-def _synchronise(model: PreTrainedModel) -> None:
+def synchronise(model: PreTrainedModel) -> None:
+    """Wait until the model's device has done what it was given, or fail with what failed there."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)

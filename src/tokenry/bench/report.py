@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tokenry.bench.overlay import contact_sheet, decode_picture
 from tokenry.bench.page import AXES, readable, render, traced
 from tokenry.bench.results import Results, read_results
 from tokenry.bench.summary import Row, summarise
+from tokenry.data.files import whole_file
 from tokenry.tokens import InputError
 
 PAGE = "report.html"
@@ -54,21 +55,17 @@ def write_report(file: str | Path, out: str | Path | None = None) -> Report:
     file = results_file(file)
     results = read_results(file)
     rows = summarise(results)
-    if not any(row.examples for row in rows):
+    if not any(row.examples for row in rows) and not results.failures:
         raise InputError(f"{file} holds no results yet: nothing was measured before the comparison stopped.")
     folder = Path(out) if out is not None else file.parent
-    try:
-        (folder / "overlays").mkdir(parents=True, exist_ok=True)
-        page = _write(folder / PAGE, lambda at: at.write_text(render(results), encoding="utf-8"))
-        pictures = [
-            _write(folder / name, lambda at, image=image: image.save(at, "PNG"))  # type: ignore[misc]
-            for name, image in _pictures(results, rows)
-        ]
-    except OSError as error:
-        raise InputError(
-            f"Cannot write the report to {folder}: {error.strerror}. Choose another folder."
-        ) from error
-    return Report(page, tuple(pictures), results.skipped)
+    text, files = render(results), _pictures(results, rows)
+    with whole_file(folder / PAGE) as at:
+        # Halves of surrogate pairs, which names of files may hold, have no UTF-8.
+        at.write_text(text, encoding="utf-8", errors="backslashreplace")
+    for name, image in files:
+        with whole_file(folder / name) as at:
+            image.save(at, "PNG")
+    return Report(folder / PAGE, tuple(folder / name for name, _ in files), results.skipped)
 
 
 def _pictures(results: Results, rows: Sequence[Row]) -> list[tuple[str, Image.Image]]:
@@ -92,11 +89,3 @@ def _pictures(results: Results, rows: Sequence[Row]) -> list[tuple[str, Image.Im
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", picture.name).strip("-.") or "picture"
         files.append((f"overlays/{stem[:60]}-{item[:6]}.png", sheet))
     return files
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write to a temporary name beside it, then rename: no half-written file is ever seen under its name."""
-    temporary = path.with_name(f".{path.name}.part")
-    write(temporary)
-    temporary.replace(path)
-    return path

@@ -1,8 +1,11 @@
 """The results file: JSON lines that are only ever appended to, and from which alone a report is built.
 
-Four kinds of line. A *run* says what was about to be measured, on what; a *result* is one example under one arm; a
-*refusal* is an arm that the model does not support; a *picture* is one of the few pictures that a report shows. Every
-line names the setting it was measured in, so that one file may hold several and none is mixed up with another.
+Five kinds of line. A *run* says what was about to be measured, on what; a *result* is one example under one arm; a
+*failure* is an example that could not be answered; a *refusal* is an arm that the model does not support; a *picture*
+is one of the few pictures that a report shows. Every line names the setting it was measured in, so that one file may
+hold several and none is mixed up with another.
+
+One run writes at a time. What is read back is what was written: a line that is anything else is skipped and counted.
 """
 
 from __future__ import annotations
@@ -10,16 +13,62 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, NotRequired, Self, TypeAlias, TypedDict
 
+from tokenry.bench.typed_json import reader
+from tokenry.bench.writing import Claim
 from tokenry.tokens import InputError
 
 FORMAT = 1
 """Written into every line; raised when a field changes its meaning. Lines of another format are skipped."""
+_LONGEST = 32 << 20
+"""Bytes of a line that may be one of ours: a run of a million questions is shorter."""
+
+Facts = TypedDict(
+    "Facts",
+    {
+        "model": str,
+        "class": str,
+        "fingerprint": str,
+        "parameters": int,
+        "dtype": str,
+        "attention": str,
+        "device": str,
+        "machine": str,
+        "threads": int,
+        "code": str,
+        "versions": dict[str, str],
+        "data": str,
+        "max_new_tokens": int,
+        "metric": NotRequired[str],
+        "scorer": NotRequired[str],  # what files of before have in its place
+        "prompt": NotRequired[str],
+        "positions": str,
+        "batch_size": NotRequired[int],
+    },
+)
+"""What a table or page tells of the circumstances; facts may hold more."""
+
+
+class _Planned(TypedDict):
+    arms: list[tuple[str, str]]
+    items: list[str]
+    pictures: int
+    seeds: int
+
+
+class Plan(_Planned, total=False):
+    """What a run sets out to measure: arms as (method, budget), digests of examples, how many pictures and seeds.
+
+    `against` has the baselines that each arm has to beat, in the order of the arms.
+    """
+
+    against: list[list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +78,7 @@ class Run:
     Attributes:
         setting: digest of `facts`; what is equal for all results that may be compared with each other.
         facts: model, its fingerprint, data, dtype, attention, device, threads, versions, machine, generation settings.
-        plan: arms, number of pictures, and `items`: digests of the examples, which say what the results are of.
+        plan: arms, number of pictures, and `items`, which say what the results are of.
         started: UTC time, ISO 8601.
         load: one-minute load average divided by the number of cores, as the run began (None: not known).
     """
@@ -37,8 +86,8 @@ class Run:
     kind: ClassVar[str] = "run"
 
     setting: str
-    facts: dict[str, Any]
-    plan: dict[str, Any]
+    facts: Facts
+    plan: Plan
     started: str
     load: float | None = None
 
@@ -60,13 +109,19 @@ class Trace:
     group: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.grid) != 3 or (self.group is not None and len(self.group) != len(self.life)):
+        if self.group is not None and len(self.group) != len(self.life):
             raise ValueError("a trace's parts disagree")
+        if min(self.grid) < 1 or self.layers < 1 or not all(0 <= life <= self.layers for life in self.life):
+            raise ValueError("no such token, grid or decoder")
 
 
 @dataclass(frozen=True)
 class Result:
     """One example under one arm. Times are milliseconds.
+
+    Of a pass over several questions, `encoder_ms`, `selection_ms` and `prefill_ms` are the pass's, divided by `rows`;
+    `decode_ms` is what a step of the whole batch takes, which is what each of its questions waits for a token;
+    `memory_bytes` is the batch's. FLOPs and cache are the question's own, without padding.
 
     Attributes:
         setting, key: digests of the setting, and of everything that this result depends on.
@@ -88,6 +143,7 @@ class Result:
         recall: share of the patches under the answer's regions still present, averaged over the decoder's layers.
         trace: what became of the tokens, for the examples a report shows.
         kept: digest of what became of the tokens; None where that is not told.
+        rows: questions in the pass that answered it: the run's batch size, fewer at the end, 1 where a batch failed.
     """
 
     kind: ClassVar[str] = "result"
@@ -118,12 +174,20 @@ class Result:
     recall: float | None
     trace: Trace | None = None
     kept: str | None = None
+    rows: int = 1
 
     def __post_init__(self) -> None:
-        for name in _NUMBERS:
+        for name in (*_SHARES, *_COUNTS):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) or (value is None and name in _OPTIONAL)):
+            if value is not None and not 0 <= value <= (1 if name in _SHARES else float("inf")):
                 raise ValueError(f"{name} is {value!r}")
+        if min(self.by_layer, default=0) < 0 or self.rows < 1:
+            raise ValueError("fewer tokens or questions than none")
+
+    @property
+    def arm(self) -> ArmKey:
+        """Method, budget and seed."""
+        return self.method, self.budget, self.seed
 
     @property
     def tokens_mean(self) -> float:
@@ -131,11 +195,46 @@ class Result:
         return sum(self.by_layer) / max(1, len(self.by_layer))
 
 
-_OPTIONAL = frozenset({"score", "decode_ms", "memory_bytes", "recall"})
-_NUMBERS = (
-    "seed", "score", "tokens", "full_tokens", "prefill_flops", "kv_bytes", "encoder_ms", "selection_ms", "prefill_ms",
-    "decode_ms", "memory_bytes", "recall",
+ArmKey: TypeAlias = tuple[str, str, int]
+"""Method, budget and seed."""
+EVERY_ARM: ArmKey = ("", "", 0)
+"""Where a question itself failed, and no arm was to blame."""
+_SHARES = ("score", "recall")
+_COUNTS = (
+    "seed", "tokens", "full_tokens", "prefill_flops", "kv_bytes", "encoder_ms", "selection_ms", "prefill_ms",
+    "decode_ms", "memory_bytes",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An example that could not be answered, and why; the next run tries it again.
+
+    Attributes:
+        setting: as in `Result`.
+        method, budget, seed: the arm that failed on it; `EVERY_ARM` where the question failed before any arm's turn.
+        item, example, picture, question: as in `Result`.
+        error: class of the exception.
+        reason: what it said, for an error that is not tokenry's after the name of its class.
+    """
+
+    kind: ClassVar[str] = "failure"
+
+    setting: str
+    method: str
+    budget: str
+    seed: int
+    item: str
+    example: str
+    picture: str
+    question: str
+    error: str
+    reason: str
+
+    @property
+    def arm(self) -> ArmKey:
+        """Method, budget and seed."""
+        return self.method, self.budget, self.seed
 
 
 @dataclass(frozen=True)
@@ -167,6 +266,10 @@ class Picture:
     data: str
     regions: dict[str, list[list[float]]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if any(len(box) != 4 for boxes in self.regions.values() for box in boxes):
+            raise ValueError("a box has four sides")
+
     @property
     def url(self) -> str:
         """The picture as a data URL."""
@@ -174,8 +277,8 @@ class Picture:
         return f"data:image/{kind};base64,{self.data}"
 
 
-Line: TypeAlias = Run | Result | Refusal | Picture
-_KINDS: dict[str, type[Line]] = {cls.kind: cls for cls in (Run, Result, Refusal, Picture)}
+Line: TypeAlias = Run | Result | Failure | Refusal | Picture
+_KINDS: dict[str, type[Line]] = {cls.kind: cls for cls in (Run, Result, Failure, Refusal, Picture)}
 
 
 @dataclass(frozen=True)
@@ -184,7 +287,8 @@ class Results:
 
     Attributes:
         runs: in order; all of the same setting.
-        results: one per key (a later line replaces an earlier one), of the examples of the last run.
+        results: one per arm and example (a later line replaces an earlier one), of the examples of the last run.
+        failures: of the examples of the last run, what is still without a result; one per arm and example.
         refusals: one per arm that has no result.
         pictures: by name.
         skipped: lines that could not be read.
@@ -197,6 +301,7 @@ class Results:
     pictures: dict[str, Picture]
     skipped: int = 0
     other: int = 0
+    failures: tuple[Failure, ...] = ()
 
     @property
     def keys(self) -> frozenset[str]:
@@ -208,21 +313,22 @@ class ResultsWriter:
     """Appends lines to a results file; every line is one write, so a kill leaves at most one torn line behind.
 
     Raises:
-        InputError: the folder or the file cannot be written.
+        InputError: the folder or the file cannot be written, or another run is writing to it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._claim = Claim(self.path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            size = os.fstat(self._file).st_size
+            if size and os.pread(self._file, 1, size - 1) != b"\n":
+                os.write(self._file, b"\n")  # a torn last line stays torn, and alone
         except OSError as error:
+            self._claim.release()
             raise InputError(
                 f"Cannot write {self.path}: {error.strerror}. Choose another folder (--out)."
             ) from error
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")  # a torn last line stays torn, and alone
 
     def append(self, line: Line) -> None:
         """Write one line.
@@ -231,9 +337,7 @@ class ResultsWriter:
             InputError: the disk is full or the file has become unwritable.
         """
         content = {"kind": line.kind, "format": FORMAT} | asdict(line)
-        data = (
-            json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        )
+        data = _json(content, allow_nan=False) + b"\n"
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -243,8 +347,9 @@ class ResultsWriter:
             ) from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let others write to it."""
         os.close(self._file)
+        self._claim.release()
 
     def __enter__(self) -> Self:
         return self
@@ -258,19 +363,18 @@ class ResultsWriter:
 def read_results(path: str | Path, setting: str | None = None) -> Results:
     """Read a results file: the lines of one setting, by default of the last run in the file.
 
-    Lines that are not JSON, lack a field or have another format are skipped and counted; all others survive.
+    Lines that are not ours, whole and of this format are skipped and counted; all others survive.
 
     Raises:
         InputError: no such file, or no readable run in it.
     """
     path = Path(path)
     try:
-        raw = path.read_bytes().splitlines()
+        lines = [_parse(line) for line in _lines(path)]
     except OSError as error:
         raise InputError(
             f"Cannot read {path}: {error.strerror}. `tokenry compare` writes such a file."
         ) from error
-    lines = [_parse(line) for line in raw if line.strip()]
     good = [line for line in lines if line is not None]
     settings = [line.setting for line in good if isinstance(line, Run)]
     wanted = setting if setting is not None else (settings[-1] if settings else None)
@@ -279,9 +383,21 @@ def read_results(path: str | Path, setting: str | None = None) -> Results:
     return _collect(good, wanted, skipped=len(lines) - len(good))
 
 
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines that hold something; of one that is too long to be ours, its beginning."""
+    with path.open("rb") as file:
+        while line := file.readline(_LONGEST):
+            rest = line
+            while len(rest) == _LONGEST and not rest.endswith(b"\n"):
+                rest = file.readline(_LONGEST)
+            if line.strip():
+                yield line
+
+
 def _collect(lines: Iterable[Line], setting: str, skipped: int) -> Results:
     runs: list[Run] = []
-    results: dict[str, Result] = {}
+    results: dict[tuple[str, ArmKey], Result] = {}
+    failures: dict[str, dict[ArmKey, Failure]] = defaultdict(dict)
     refusals: dict[tuple[str, str], Refusal] = {}
     pictures: dict[str, Picture] = {}
     other = 0
@@ -290,42 +406,59 @@ def _collect(lines: Iterable[Line], setting: str, skipped: int) -> Results:
             other += isinstance(line, Result)
         elif isinstance(line, Run):
             runs.append(line)
-        elif isinstance(line, Result):
-            results[line.key] = line
         elif isinstance(line, Refusal):
             refusals[line.method, line.budget] = line
-        else:
+        elif isinstance(line, Picture):
             pictures[line.name] = line
-    items = set(runs[-1].plan.get("items", ())) if runs else set()
+        else:
+            # What is known of an example under an arm is what was last seen of it. That its turn came says also that
+            # nothing keeps the question from all arms any more.
+            failed = failures[line.item]
+            failed.pop(EVERY_ARM, None)
+            failed.pop(line.arm, None)
+            if isinstance(line, Result):
+                results[line.item, line.arm] = line
+            else:
+                results.pop((line.item, line.arm), None)
+                failures[line.item] = ({} if line.arm == EVERY_ARM else failed) | {line.arm: line}
+    items = set(runs[-1].plan["items"]) if runs else set()
     chosen = tuple(r for r in results.values() if r.item in items)
     measured = {(r.method, r.budget) for r in chosen}
-    refused = tuple(r for arm, r in refusals.items() if arm not in measured)
-    return Results(tuple(runs), chosen, refused, pictures, skipped, other + len(results) - len(chosen))
+    return Results(
+        tuple(runs),
+        chosen,
+        tuple(r for arm, r in refusals.items() if arm not in measured),
+        pictures,
+        skipped,
+        other + len(results) - len(chosen),
+        tuple(f for item, failed in failures.items() if item in items for f in failed.values()),
+    )
 
 
 def _parse(raw: bytes) -> Line | None:
     try:
-        content = json.loads(raw)
-        cls = _KINDS[content.pop("kind")]
-        if content.pop("format") != FORMAT or set(content) - {f.name for f in fields(cls)}:
+        if len(raw) >= _LONGEST:
             return None
-        return cls(**_as_tuples(content))
+        content = json.loads(raw, parse_constant=_not_json)
+        cls: Any = _KINDS[content.pop("kind")]
+        if content.pop("format") != FORMAT:
+            return None
+        found: Line = reader(cls)(content)
+        return found
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def _as_tuples(content: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where a result has tuples of whole numbers, and an object where it has a trace."""
-    found = dict(content)
-    for name in ("by_layer", "grid", "life", "group"):
-        if isinstance(found.get(name), list):
-            found[name] = tuple(int(n) for n in found[name])
-    if isinstance(found.get("trace"), dict):
-        found["trace"] = Trace(**_as_tuples(found["trace"]))
-    return found
+def _not_json(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def digest(*parts: Any) -> str:
     """A hash of JSON values: equal parts, equal digest, in any process."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return hashlib.sha256(_json(parts, sort_keys=True)).hexdigest()[:20]
+
+
+def _json(content: Any, **options: Any) -> bytes:
+    """JSON text as UTF-8. Halves of surrogate pairs, which file names may hold, have no UTF-8 but a JSON escape."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), **options)
+    return text.encode("utf-8", "backslashreplace")

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from tokenry.bench import measure
 from tokenry.bench.arms import FULL, Arm
 from tokenry.bench.columns import flops, milliseconds, number, size
-from tokenry.bench.measure import Answer, Prompt
+from tokenry.bench.measure import Answer, Batch, Prompt
 from tokenry.bench.overlay import draw_overlay, has_grid
 from tokenry.bench.results import Trace
 from tokenry.data.examples import Example
@@ -110,12 +110,15 @@ def ask(
     prompt = _prompt(model, processor, picture, question)
     arms = [Arm("+".join(m.slug for m in methods), str(methods[-1].limit), 0, methods)]
     arms += [Arm(FULL, "", 0, ())] if compare_full else []
-    encoded: Encoded = measure.encode(model, prompt, methods)
+    batch = Batch.of(model, processor, [prompt])
+    encoded: Encoded = measure.encode(model, batch, methods)
     for arm in arms:
-        measure.answer(model, processor, prompt, encoded, arm, max_new_tokens=2)
-    encoded = measure.encode(model, prompt, methods)
+        measure.answer(model, processor, batch, encoded, arm, max_new_tokens=2)
+    encoded = measure.encode(model, batch, methods)
     answers = [
-        measure.answer(model, processor, prompt, encoded, arm, max_new_tokens=max_new_tokens) for arm in arms
+        found
+        for arm in arms
+        for found in measure.answer(model, processor, batch, encoded, arm, max_new_tokens=max_new_tokens)
     ]
     return Single(
         reduced=answers[0],

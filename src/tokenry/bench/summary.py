@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from tokenry.bench.arms import FULL
-from tokenry.bench.results import Result, Results
+from tokenry.bench.results import EVERY_ARM, Failure, Result, Results
 from tokenry.bench.stats import LEVEL, Interval, Outcomes, corrected, outcomes, paired_interval
 from tokenry.data.examples import normalise_answer
 
@@ -47,6 +47,7 @@ class Row:
     Attributes:
         method, budget: the arm; seeds are pooled.
         examples, seeds: how many.
+        failed: examples that this arm could not answer, or the model on all tokens, or neither; see `failed`.
         score: mean, None where the data set has no references.
         scored: examples with a score.
         change: score minus the full model's, with its paired interval; None for `none` itself.
@@ -68,6 +69,7 @@ class Row:
     budget: str
     examples: int = 0
     seeds: int = 0
+    failed: int = 0
     score: float | None = None
     scored: int = 0
     change: Interval | None = None
@@ -127,9 +129,17 @@ class Change:
 def summarise(results: Results) -> tuple[Row, ...]:
     """The rows of a comparison: `none` first, then the arms in the order in which they were planned."""
     measured = _Measured(results)
+    order = planned(results)
+    failures = {arm: _failures(results, arm) for arm in order}
     rows = [measured.row(*arm) for arm in measured.arms]
     rows += [Row(r.method, r.budget, refusal=r.reason) for r in results.refusals]
-    order = planned(results)
+    missing = [arm for arm in order if failures[arm] and arm not in {(r.method, r.budget) for r in rows}]
+    rows += [Row(*arm, refusal=_commonest(failures[arm])) for arm in missing]
+    lost = {item for item in {f.item for f in failures.get((FULL, ""), ())} if item not in measured.full}
+    rows = [
+        replace(row, failed=len(lost | {f.item for f in failures.get((row.method, row.budget), ())}))
+        for row in rows
+    ]
     return tuple(sorted(rows, key=lambda r: order.get((r.method, r.budget), len(order))))
 
 
@@ -199,8 +209,54 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
+@dataclass(frozen=True)
+class Failed:
+    """Answers that failed for the same reason.
+
+    Attributes:
+        arms: names of the arms, as a sentence has them; "all arms" where the questions themselves failed.
+        examples: names of the questions, each once.
+        reason: what the error says.
+    """
+
+    arms: str
+    examples: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        several = f"{len(self.examples)} questions" if len(self.examples) > 1 else self.examples[0]
+        return f"{several} ({self.arms}): {self.reason}"
+
+
+def failed(results: Results) -> tuple[Failed, ...]:
+    """What was not answered, each reason once, the commonest first."""
+    order = planned(results)
+    reasons: dict[str, list[Failure]] = defaultdict(list)
+    for failure in results.failures:
+        reasons[failure.reason].append(failure)
+    found = []
+    for reason, several in reasons.items():
+        arms = sorted({f.arm[:2] for f in several}, key=lambda arm: order.get(arm, -1))
+        named = "all arms" if EVERY_ARM[:2] in arms else _arms([Row(*arm) for arm in arms])
+        found.append(Failed(named, tuple(dict.fromkeys(f.example for f in several)), reason))
+    return tuple(sorted(found, key=lambda one: -len(one.examples)))
+
+
+def _failures(results: Results, arm: tuple[str, str]) -> list[Failure]:
+    """What an arm could not answer, by its own fault or the question's."""
+    return [f for f in results.failures if f.arm[:2] in (arm, EVERY_ARM[:2])]
+
+
+def _commonest(failures: Sequence[Failure]) -> str:
+    (reason, _), *rest = Counter(failure.reason for failure in failures).most_common()
+    return reason + (f" (and {len(rest)} other reasons)" if rest else "")
+
+
 def nothing_ran(rows: Sequence[Row]) -> str | None:
     """What to say first if not one arm ran on fewer tokens; None if one did."""
+    full = next((row for row in rows if row.is_full), None)
+    if full is not None and full.refusal is not None:
+        return f"Nothing was compared: on all of its tokens the model answered none of the {full.failed} questions."
     reduced = [row for row in rows if not row.is_full]
     if not reduced or any(row.refusal is None for row in reduced):
         return None
@@ -220,7 +276,7 @@ def _arms(rows: Sequence[Row]) -> str:
 
 def planned(results: Results) -> dict[tuple[str, str], int]:
     """Rank of each arm: by run, as planned."""
-    plans = [tuple(arm) for run in results.runs for arm in run.plan.get("arms", [])]
+    plans = [arm for run in results.runs for arm in run.plan["arms"]]
     seen = [(FULL, ""), *plans, *((r.method, r.budget) for r in results.results)]
     return {arm: i for i, arm in enumerate(dict.fromkeys(seen))}
 
@@ -311,9 +367,9 @@ def _scores(results: Sequence[Result], full: Mapping[str, Result]) -> dict[str, 
 def _against(results: Results) -> dict[Arm, list[Arm]]:
     """The baselines that each arm has to beat, as planned."""
     return {
-        tuple(arm): [tuple(rival) for rival in rivals]
+        arm: rivals
         for run in results.runs
-        for arm, rivals in zip(run.plan.get("arms", ()), run.plan.get("against", ()), strict=False)
+        for arm, rivals in zip(run.plan["arms"], run.plan.get("against", []), strict=False)
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -108,7 +107,7 @@ def _widest(texts: Sequence[str], *more: str) -> int:
 def footer(results: Results, rows: Sequence[Row]) -> str:
     """The circumstances in one paragraph."""
     run = results.runs[-1]
-    facts: dict[str, Any] = run.facts
+    facts = run.facts
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
     load = "not known" if run.load is None else f"{run.load:.2f} per core"

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.bench.canvas import Canvas
 from tokenry.data.corpora import Corpus
+from tokenry.data.files import whole_file
 from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
 
@@ -308,17 +309,11 @@ def save_plot(comparison: VocabularyComparison, path: Path) -> None:
     """
     check_plot(path)
     canvas = plot(comparison)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with whole_file(path) as scratch:
         if path.suffix == ".png":
-            canvas.png().save(temporary)
+            canvas.png().save(scratch)
         else:
-            temporary.write_text(_standalone(canvas), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            scratch.write_text(_standalone(canvas), encoding="utf-8")
 
 
 def _standalone(canvas: Canvas) -> str:

@@ -1,4 +1,4 @@
-"""Writing folders so that nothing half-written is ever seen: on a full disk, after Ctrl-C, or by another process."""
+"""Writing so that nothing half-written is ever seen: on a full disk, after Ctrl-C, or by another process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,33 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tokenry.tokens.errors import InputError, TokenryError
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Give a scratch path that becomes `target` if the block ends well; if it does not, nothing has changed.
+
+    The path has the ending of the target's name, and a name that no other process has.
+
+    Args:
+        target: The file; one that exists is replaced. Its folder is made if need be.
+
+    Raises:
+        InputError: If it cannot be written; the message says why.
+    """
+    scratch: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.stem}-", dir=target.parent))
+        yield scratch / target.name
+        os.replace(scratch / target.name, target)
+    except TokenryError:
+        raise
+    except Exception as error:
+        raise _unwritten(target, error) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -41,14 +68,18 @@ def whole_folder(target: Path, *, merge: bool = False) -> Iterator[Path]:
     except (
         Exception
     ) as error:  # safetensors has an error of its own for a full disk, tokenizers a bare Exception
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(
-            f"{target} could not be written: {reason}. What was there before is untouched; "
-            "make room, or choose another folder."
-        ) from error
+        raise _unwritten(target, error) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unwritten(target: Path, error: Exception) -> InputError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return InputError(
+        f"{target} could not be written: {reason}. What was there before is untouched; "
+        "make room, or choose another folder."
+    )
 
 
 def _exchange(new: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from tokenry.hosts.load import load_model
 from tokenry.hosts.prompt import question_inputs
 from tokenry.hosts.session import Session
 from tokenry.hosts.trace import ItemTrace
-from tokenry.hosts.vision import Encoded, encode_pictures
+from tokenry.hosts.vision import Encoded, encode_pictures, visual_kinds
 from tokenry.reduce import Reducer, read_methods
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "load_model",
     "question_inputs",
     "reduced",
+    "visual_kinds",
 ]
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tokenry.data.corpora import Corpus
+from tokenry.data.files import whole_file
 from tokenry.data.sources import gather
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack
 from tokenry.learn.loop import LoopSettings, train
@@ -243,9 +244,8 @@ def _vocabulary(recipe: Recipe, base: Any, texts: Sequence[str], details: dict[s
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

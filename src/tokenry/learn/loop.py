@@ -38,11 +38,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from tokenry.data.files import whole_folder
 from tokenry.tokens.errors import InputError, TokenryError
 
 _REPORT_EVERY = 20  # steps
@@ -153,7 +153,6 @@ def save_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
         TokenryError: if the checkpoint cannot be written (a full disk); those before it are untouched.
     """
     target = folder / f"step-{step:07d}"
-    temporary = folder / f".{target.name}.tmp"
     state = optimizer.state_dict()["state"]
     tensors = {
         f"{index}.{key}": torch.as_tensor(value)
@@ -161,17 +160,13 @@ def save_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
         for key, value in entry.items()
     }
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_model(objective, str(temporary / "model.safetensors"))
-        save_file(tensors, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step}))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(target) as scratch:
+            save_model(objective, str(scratch / "model.safetensors"))
+            save_file(tensors, scratch / "optimizer.safetensors")
+            (scratch / "state.json").write_text(json.dumps({"step": step}))
+    except InputError as error:
         raise TokenryError(
-            f"the checkpoint {target} could not be written ({error}): make room and run again, "
+            f"the checkpoint {target} could not be written ({error.__cause__}): make room and run again, "
             "the run goes on from the checkpoint before"
         ) from error
     for old in sorted(folder.glob("step-*"))[:-2]:

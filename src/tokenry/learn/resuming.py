@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tokenry.data.files import whole_file
 from tokenry.tokens.errors import InputError
 
 
@@ -31,9 +32,8 @@ def claim(note: Path, identity: Mapping[str, Any]) -> None:
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         if not note.exists():
-            temporary = note.with_name(f".{note.name}.tmp")
-            temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(note)
+            with whole_file(note) as scratch:
+                scratch.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         before = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{note.parent} cannot hold the run ({error}): choose another output") from error

@@ -45,8 +45,9 @@ class PlainText:
 
         Args:
             texts: what the user wrote.
-            encode: ``(processor, texts)`` -> the prompt with the texts in it, a mapping of tensors with one row of
-                `input_ids`. Called with the processor or tokenizer itself, or a copy that knows how to break tokens.
+            encode: ``(processor, texts)`` -> the prompts with the texts in them, a mapping of tensors with a row of
+                `input_ids` for each, padded on the left. Called with the processor or tokenizer itself, or a copy that
+                knows how to break tokens.
 
         Returns:
             What `encode` gave; where control tokens were broken, with one column for each id that stays.
@@ -59,8 +60,12 @@ class PlainText:
             return dict(encode(self._processor, texts))
         processor, token = _with_token(self._processor, mark)
         found = dict(encode(processor, broken))
-        ids: Int[Tensor, "1 s"] = found["input_ids"]
-        return {name: _columns(value, ids.shape, ids[0] != token) for name, value in found.items()}
+        ids: Int[Tensor, "b s"] = found["input_ids"]
+        padding = {"input_ids": _tokenizer_of(processor).pad_token_id or 0}
+        return {
+            name: _columns(value, ids.shape, ids != token, padding.get(name, 0))
+            for name, value in found.items()
+        }
 
     def ids(self, text: str, **options: Any) -> list[int]:
         """The ids of a text alone; `options` are the tokenizer's."""
@@ -134,8 +139,15 @@ def _with_token(processor: Any, text: str) -> tuple[Any, int]:
     return processor, int(tokenizer.convert_tokens_to_ids(text))
 
 
-def _columns(value: Any, shape: torch.Size, kept: Bool[Tensor, " s"]) -> Any:
-    """The columns that stay of whatever has one for each id (masks, types of token); anything else as it is."""
-    if torch.is_tensor(value) and not value.is_floating_point() and value.shape[:2] == shape:
-        return value[:, kept.to(value.device)]
-    return value
+def _columns(value: Any, shape: torch.Size, kept: Bool[Tensor, "b s"], padding: int) -> Any:
+    """What stays, row by row, of whatever has a column for each id (masks, types of token); anything else as it is.
+
+    Rows that lose more than others are padded on the left.
+    """
+    if not torch.is_tensor(value) or value.is_floating_point() or value.shape[:2] != shape:
+        return value
+    rows = [row[mask] for row, mask in zip(value, kept.to(value.device), strict=True)]
+    width = max(map(len, rows))
+    return torch.stack(
+        [torch.cat([row.new_full((width - len(row), *row.shape[1:]), padding), row]) for row in rows]
+    )

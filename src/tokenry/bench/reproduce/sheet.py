@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.numpy import save_file
 
 from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.stats import DIFFERENCES, paired_interval
+from tokenry.data.files import whole_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +87,14 @@ class Sheet:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         tensors |= {
             _READING + name: np.ascontiguousarray(values, np.float32)
             for name, values in self.readings.items()
         }
         texts = {name: json.dumps(getattr(self, name)) for name in (*_LISTS, "seconds")}
-        save_file(tensors, temporary, texts)
-        temporary.replace(path)
+        with whole_file(path) as scratch:
+            save_file(tensors, scratch, texts)
 
     @classmethod
     def load(cls, path: Path) -> Self | None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.reproduce.recipe import Criterion
+from tokenry.data.files import whole_file
 from tokenry.tokens import InputError
 
 
@@ -71,17 +70,9 @@ def write(values: Mapping[str, Any], path: Path) -> Reproduction:
     Raises:
         InputError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_without_nan(values), indent=1, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"The result cannot be written to {path}: {error}.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    text = json.dumps(_without_nan(values), indent=1, ensure_ascii=False, allow_nan=False)
+    with whole_file(path) as scratch:
+        scratch.write_text(text + "\n", encoding="utf-8")
     return Reproduction(path, values)
 
 

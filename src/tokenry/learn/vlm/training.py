@@ -1,8 +1,6 @@
 """Running a recipe: stage after stage, with validation and export at every checkpoint."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
+from tokenry.data.files import whole_folder
 from tokenry.data.scenes import KINDS, Split
 from tokenry.learn.loop import Batch, Objective, latest_checkpoint, load_checkpoint, train
 from tokenry.learn.vlm.batches import answer_batch, tower_batch
@@ -45,19 +44,16 @@ def export(
 
     Plain transformers load it; the last two are ours.
     """
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     half = LlavaForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
-    half.half().save_pretrained(temporary)
-    build_processor().save_pretrained(temporary)
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in head.state_dict().items()}
-    save_file(tensors, temporary / HEAD_FILE, metadata={"words": json.dumps(caption_words())})
-    (temporary / "training.json").write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
-    for path in temporary.iterdir():
-        path.chmod(0o644)  # safetensors creates files that their owner alone can read
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    with whole_folder(target) as scratch:
+        half.half().save_pretrained(scratch)
+        build_processor().save_pretrained(scratch)
+        save_file(tensors, scratch / HEAD_FILE, metadata={"words": json.dumps(caption_words())})
+        (scratch / "training.json").write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
+        for path in scratch.iterdir():
+            path.chmod(0o644)  # safetensors creates files that their owner alone can read
 
 
 def build(recipe: Recipe) -> tuple[LlavaForConditionalGeneration, TowerObjective, AnswerObjective]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.bench.results import digest
+from tokenry.data.files import whole_file
 from tokenry.data.manpages import load_manpages, manpages_provenance
 from tokenry.data.reviews import aspects_in, product_reviews
 from tokenry.embed.chat import ChatModel, Completion, LanguageModel
@@ -63,9 +63,8 @@ class Remembering:
         if new:
             found = self.model.complete(list(new.values()), limit)
             self.known |= {key: asdict(answer) for key, answer in zip(new, found, strict=True)}
-            scratch = self.path.with_suffix(".part")
-            scratch.write_text(json.dumps(self.known), encoding="utf-8")
-            os.replace(scratch, self.path)
+            with whole_file(self.path) as scratch:
+                scratch.write_text(json.dumps(self.known), encoding="utf-8")
         return [Completion(**self.known[key]) for key in keys]
 
 
