@@ -120,6 +120,7 @@ def test_anls_is_the_similarity_of_the_nearest_reference_and_nothing_from_half_o
         ("A: it is red", "A"),
         ("The answer is B", "B"),
         ("the answer is a.", "A"),
+        ("Answer: **b** (it is blue)", "B"),
         ("The answer is A because of its colour", "A"),
         ("Option a shows it", "A"),
         ("I think B, since there is no cat", "B"),

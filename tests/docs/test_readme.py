@@ -20,6 +20,7 @@ _BLOCK = re.compile(
     [
         pytest.param("README.md", marks=pytest.mark.packages),  # it fetches SmolLM2
         pytest.param("docs/adding-a-method.md", marks=pytest.mark.packages),
+        "docs/metrics.md",
         "docs/serving.md",
     ],
 )

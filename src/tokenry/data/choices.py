@@ -15,6 +15,7 @@ _WORD_LETTERS = "AI"
 """Letters that are words as well."""
 _AS_A_WORD = re.compile(rf"\s+(?!(?:and|as|because|but|is|nor|not|or|since)\b)[^\W_]|\s+{_TEXT}")
 """What follows such a letter where it is a word ("A red cat"), and not where it is an option ("A is right")."""
+_EMPHASIS = " *_`\"'"
 _ANSWER_IS = re.compile(r"\banswer(?:\s+is)?\s*:?$", re.IGNORECASE)
 _OPTION = re.compile(r"\b(?:option|choice)\s*:?$", re.IGNORECASE)
 
@@ -89,7 +90,7 @@ def named(answer: str, choices: Sequence[str]) -> frozenset[str]:
         found.upper()
         for match in regex.finditer(single, rest)
         if (found := match[1]).upper() in known
-        and _names_option(found, rest[: match.start()].rstrip(), rest[match.end() :])
+        and _names_option(found, rest[: match.start()].rstrip(_EMPHASIS), rest[match.end() :])
     }
     return frozenset(by_letter or by_text)
 
