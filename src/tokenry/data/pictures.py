@@ -197,7 +197,9 @@ def open_picture(path: str | Path) -> Image.Image:
     except (
         Exception
     ) as error:  # Pillow's readers of damaged files raise what Python and their libraries raise
-        raise InputError(f"Cannot read the picture {str(path)!r}: {error}.") from error
+        raise InputError(
+            f"Cannot read the picture {str(path)!r}: {str(error) or type(error).__name__}."
+        ) from error
 
 
 @cache

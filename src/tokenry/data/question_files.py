@@ -163,7 +163,7 @@ def _undecodable(path: Path, coding: str) -> str:
         return (
             f"{str(path)!r} is not {name}: byte 0x{data[error.start]:02x} at {error.start}, in line {line}. If it "
             "comes from Excel, save it as 'CSV UTF-8'; or convert it, from Windows-1252 for example with: "
-            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name!r} > questions{path.suffix}"
+            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name!r} > {path.stem + '-utf-8' + path.suffix!r}"
         )
     return f"{str(path)!r} is not {name}, or changed while it was read."
 
