@@ -139,7 +139,8 @@ def test_files_that_no_question_asks_about_are_counted(tmp_path: Path) -> None:
     picture(tmp_path / "good.png")
     for i in range(5):
         (tmp_path / f"stray-{i}.png").touch()
-    (tmp_path / ".DS_Store").touch()
+    for other in (".DS_Store", "._good.png", "README.txt"):
+        (tmp_path / other).touch()
     questions(tmp_path, {"image": "./good.png", "question": "what?"})
     assert [str(one) for one in load_folder(tmp_path).skipped] == [
         "stray-0.png, stray-1.png, stray-2.png and 2 more: no question asks about it"
@@ -200,12 +201,14 @@ def test_names_of_any_bytes_are_opened_and_can_be_written(name: bytes, tmp_path:
     folder.mkdir()
     path = folder / os.fsdecode(name)
     picture(path)
-    (folder / os.fsdecode(b"stray \xe9")).touch()
+    (folder / os.fsdecode(b"stray \xe9.png")).touch()
     questions(folder, *({"image": path.name + more, "question": "what?"} for more in ("", "x")))
     report = load_folder(folder)
     (found,) = report.examples
     assert found.image.size == (40, 30)
-    assert all(text.encode() for text in (found.id, found.picture, *map(str, report.skipped)))
+    lines = (found.id, found.picture, *map(str, report.skipped))
+    assert len(report.skipped) == 2
+    assert all(line.isprintable() and line.encode() for line in lines)
     with pytest.raises(TokenryError) as refused:
         load_folder(folder / "nowhere")
     assert str(refused.value).encode()

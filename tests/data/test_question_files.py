@@ -37,6 +37,7 @@ FILES = {
     "JSON array, called JSON Lines": ("questions.jsonl", f"[\n{LINE},\n{LINE}]"),
     "JSON object with data": ("questions.json", json.dumps({"info": {"version": 1}, "data": [ROW, ROW]})),
     "JSON object with questions": ("questions.json", json.dumps({"images": [{"id": 1}], "questions": [ROW, ROW]})),
+    "JSON object with lists of its own": ("questions.json", "\n".join([json.dumps(ROW | {"items": [{}]})] * 2)),
     "JSON object by id": ("questions.json", json.dumps({"first": ROW, "second": ROW})),
     "CSV": ("questions.csv", 'image,question,answer\np.png,"is it red, or green?",green\n' * 1
             + 'p.png,"is it red, or green?",green\n'),

@@ -228,7 +228,7 @@ def load_folder(path: str | Path, limit: int | None = None) -> FolderReport:
         if len(examples) == limit:
             break
     else:
-        if examples and (strays := folder.strays({source.name})):
+        if examples and (strays := folder.strays()):
             skipped["no question asks about it"] = strays
     report = FolderReport(tuple(examples), tuple(Skipped.of(*one) for one in skipped.items()))
     if not examples:

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -131,15 +131,15 @@ class PictureFolder:
             raise InputError(str(found))
         return found
 
-    def strays(self, others: Collection[str]) -> list[str]:
-        """Names of files in the folder that are neither a picture that was asked for nor one of some others."""
-        used = {os.path.normpath(name) for name in self._known} | set(others)
-        with os.scandir(self.folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if entry.name not in used and not entry.name.startswith(".") and os.path.isfile(entry.path)
-            )
+    def strays(self) -> list[str]:
+        """Names of pictures in the folder that nobody asked for."""
+        used = {os.path.normpath(name) for name in self._known}
+        endings = Image.registered_extensions()
+        return sorted(
+            name
+            for name in os.listdir(self.folder)
+            if os.path.splitext(name)[1].lower() in endings and name not in used and not name.startswith(".")
+        )
 
     def _checked(self, name: str) -> Path:
         """What is cheap to know and certain; whether a file is a picture shows when it is opened."""
@@ -172,8 +172,8 @@ class PictureFolder:
 
 
 def shown(name: str) -> str:
-    """A file's name as text: bytes that are none are written out (a name may be any bytes, a report may not)."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A file's name in a report: it may be any bytes, and what is no character to be seen is written out."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -243,7 +243,7 @@ def _upright(image: Image.Image) -> Image.Image:
     `ImageOps.exif_transpose` writes the other notes anew and fails where they are damaged; viewers do not mind them.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # notes that cannot be read at all say nothing
         turn = None
     if turn is None:

@@ -74,9 +74,9 @@ def plain(name: str) -> str:
 _PLACES: Final = {plain(name): field for field, column in COLUMNS.items() for name in column.names}
 
 
-def known_names(names: Iterable[str]) -> list[str]:
-    """Those of some names that mean something here."""
-    return [name for name in names if plain(name) in _PLACES]
+def known_fields(names: Iterable[str]) -> frozenset[str]:
+    """What some names of columns mean here."""
+    return frozenset(_PLACES[plain(name)] for name in names if plain(name) in _PLACES)
 
 
 def expected(field: str) -> str:
@@ -97,8 +97,8 @@ def check_names(names: Sequence[str], what: str) -> None:
         InputError: it does not.
     """
     plain_names = [plain(name) for name in names]
-    for name in known_names(names):
-        if plain_names.count(plain(name)) > 1:
+    for name, known in zip(names, plain_names, strict=True):
+        if known in _PLACES and plain_names.count(known) > 1:
             raise InputError(
                 f"{what} has two columns {name!r}. Which of them is meant? Rename or remove the other."
             )
@@ -124,9 +124,9 @@ def named(fields: Mapping[str, Any]) -> dict[str, Any]:
         by_name[plain(name)] = value
     found = {}
     for field, column in COLUMNS.items():
-        name = next((name for name in map(plain, column.names) if name in by_name), None)
-        if name is not None:
-            found[field] = by_name[name]
+        given = [name for name in map(plain, column.names) if name in by_name]
+        if given:
+            found[field] = by_name[given[0]]
     if "image" not in found and (numbered := _numbered_images(by_name)):
         found["image"] = numbered
     if "choices" not in found and (options := _lettered_options(by_name)):

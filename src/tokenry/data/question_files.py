@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from tokenry.data.question_columns import check_names, known_names
+from tokenry.data.question_columns import check_names, known_fields
 from tokenry.tokens.errors import InputError
 
 LISTS: Final = ("questions", "data", "examples", "samples", "rows", "items", "records", "annotations")
@@ -248,6 +248,8 @@ def _rows(value: Any) -> list[Any]:
     """The rows in a JSON document: a list, a list in an object, an object of rows by id, or one row."""
     if not isinstance(value, dict):
         return value if isinstance(value, list) else [value]
+    if {"image", "question"} <= known_fields(value):
+        return [value]  # its lists are its own
     for name in LISTS:
         if isinstance(value.get(name), list) and all(isinstance(row, dict) for row in value[name]):
             return list(value[name])
@@ -279,7 +281,7 @@ def _table(path: Path, separators: Sequence[str]) -> Iterator[Record]:
         raise InputError(
             f"{str(path)!r} is empty. Its first line names the columns: image, question, answer."
         )
-    separator = max(separators, key=lambda one: len(known_names(_cells(header, one))))
+    separator = max(separators, key=lambda one: len(known_fields(_cells(header, one))))
     rows = csv.reader(chain([header], lines), delimiter=separator, strict=True)
     names: list[str] = []
     while True:
