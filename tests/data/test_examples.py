@@ -100,10 +100,10 @@ def left_out(report: FolderReport) -> dict[str, str]:
         ("missing.png", "No such file"),
         ("good.png/x.png", "Not a directory"),
         ("../outside.png", "lies outside the folder"),
-        ("..", "lies outside the folder"),
+        ("..", "lies outside"),
         (".", "is no file"),
         ("/etc/hostname", "lies outside the folder"),
-        ("x" * 300, r"300 characters.*File name too long"),
+        ("x" * 300, "File name too long"),
         ("n\0l.png", "cannot be the name of a file"),
         ("\ud83d.png", "cannot be the name of a file"),
         ("https://example.org/a.png", "is an address"),
@@ -121,7 +121,7 @@ def test_what_is_no_picture_of_the_folder_is_left_out_and_named(
     assert [e.picture for e in report.examples] == ["good.png"]
     found = report.skipped[0]
     assert (found.count, found.places) == (2, ("questions.jsonl:2", "questions.jsonl:3"))
-    assert re.search(reason, found.reason)
+    assert re.match(rf"picture '[^']*' (?:cannot be used: )?{reason}", found.reason)
     assert str(found).encode() == f"questions.jsonl:2, questions.jsonl:3: {found.reason}".encode()
 
 

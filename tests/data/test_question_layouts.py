@@ -233,6 +233,11 @@ def test_options_stand_in_a_list_or_in_columns_of_their_own(fields: dict[str, An
     assert (found.choices, found.answer) == (("red", "7"), "A")
 
 
+def test_several_pictures_in_a_table(folder: Path) -> None:
+    (folder / "q.csv").write_text("image 1,image 2,question\nb.png,a.png,which?\nb.png,,what?\n")
+    assert [e.picture for e in load_folder(folder).examples] == ["b.png + a.png", "b.png"]
+
+
 def test_options_in_a_table(folder: Path) -> None:
     (folder / "q.csv").write_text(
         "image,question,A,B,C,answer\na.png,which?,1,2,,B\na.png,which?,1,,3,C\n"

@@ -74,7 +74,7 @@ class Picture:
             return open_picture(self.source)
         try:
             return as_shown(self.source)
-        except Exception as error:  # as below; Pillow reads what it has opened when it is needed
+        except Exception as error:  # as in `open_picture`: Pillow reads what it has opened when it is needed
             raise InputError(f"Cannot read the picture {self.name!r}: {error}.") from error
 
     @cached_property
@@ -148,13 +148,14 @@ class PictureFolder:
         told = repr(name if len(name) < 200 else f"{name[:60]} ... ({len(name):,} characters)")
         try:
             path = os.path.join(self.folder, name)
-            if not f"{self._real(path)}{os.sep}".startswith(self._root.rstrip(os.sep) + os.sep):
-                raise InputError(f"picture {told} lies outside the folder")
-            status = os.stat(path)
+            inside = f"{self._real(path)}{os.sep}".startswith(self._root.rstrip(os.sep) + os.sep)
+            status = os.stat(path) if inside else None
         except OSError as error:
             raise InputError(f"picture {told} cannot be used: {error.strerror}") from error
         except ValueError as error:  # NUL, or half a character
             raise InputError(f"picture {told} cannot be the name of a file: {error}") from error
+        if status is None:
+            raise InputError(f"picture {told} lies outside the folder")
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"picture {told} is no file")
         if not status.st_size:
@@ -194,9 +195,8 @@ def open_picture(path: str | Path) -> Image.Image:
         raise InputError(f"Cannot read the picture {str(path)!r}: {_what_instead(path)}.") from error
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's readers of damaged files raise what Python and their libraries raise
+    except Exception as error:
+        # Of any kind: Pillow's readers of damaged files raise what Python and their libraries raise.
         raise InputError(
             f"Cannot read the picture {str(path)!r}: {str(error) or type(error).__name__}."
         ) from error

@@ -102,7 +102,7 @@ def check_names(names: Sequence[str], what: str) -> None:
             raise InputError(
                 f"{what} has two columns {name!r}. Which of them is meant? Rename or remove the other."
             )
-    fields = named(dict.fromkeys(names))
+    fields = named(dict.fromkeys(names, "x"))
     if "image" not in fields and "image_id" not in fields:
         raise InputError(f"{what} names no picture ({describe(names, 'image')}).")
     if "question" not in fields:
