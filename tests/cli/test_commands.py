@@ -51,20 +51,19 @@ def test_compare_on_a_folder_skips_what_cannot_be_used(
     data = tmp_path / "data"
     data.mkdir()
     (data / "scene.png").write_bytes(picture.read_bytes())
-    (data / "torn.png").write_bytes(picture.read_bytes()[:200])
-    (data / "stray.txt").write_text("nothing")
+    for number in range(5):
+        (data / f"stray-{number}.png").touch()
     (data / "questions.jsonl").write_text(
         '{"image": "scene.png", "question": "what is at the top?", "answer": "a cat"}\n'
-        '{"image": "torn.png", "question": "what is at the top?"}\nnot json\n'
+        '{"image": "missing.png", "question": "what is at the top?"}\nnot json\nnot json\n'
     )
     found = tokenry("compare", model_folder, "--data", data, "-b", "25%", "-o", tmp_path / "out", *FAST)
     assert found.exit_code == 0, found.output
-    assert "Skipped 4 things that cannot be used:" in found.output
+    assert "Skipped 8 things that cannot be used:" in found.output
     for thing in (
-        "torn.png: ",
-        "questions.jsonl:2: picture torn.png",
-        "questions.jsonl:3: no JSON",
-        "stray.txt: ",
+        "questions.jsonl:2: picture 'missing.png' cannot be used: No such file",
+        "questions.jsonl:3, questions.jsonl:4: no JSON",
+        "stray-0.png, stray-1.png, stray-2.png and 2 more: no question",
     ):
         assert f"\n  {thing}" in found.output
     assert "1 questions (data)" in found.output

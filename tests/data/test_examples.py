@@ -1,13 +1,22 @@
 """Examples from scenes and from a user's folder, and how answers are judged."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tokenry.data.examples import exact_match, load_folder, load_scenes, normalise_answer, region_mask
+from tokenry.data.examples import (
+    FolderReport,
+    exact_match,
+    load_folder,
+    load_scenes,
+    normalise_answer,
+    region_mask,
+)
 from tokenry.tokens.errors import TokenryError
 
 
@@ -78,40 +87,131 @@ def test_folder_reads_json_lines_and_csv(tmp_path: Path) -> None:
     assert [(e.question, e.answer) for e in report.examples] == [("what, then?", "red"), ("why?", None)]
 
 
-def test_folder_skips_what_cannot_be_used_and_says_so(tmp_path: Path) -> None:
+def left_out(report: FolderReport) -> dict[str, str]:
+    """Why each place was left out."""
+    return {place: one.reason for one in report.skipped for place in one.places}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("empty.png", "is an empty file"),
+        ("folder.png", "is no file"),
+        ("missing.png", "No such file"),
+        ("good.png/x.png", "Not a directory"),
+        ("../outside.png", "lies outside the folder"),
+        ("..", "lies outside"),
+        (".", "is no file"),
+        ("/etc/hostname", "lies outside the folder"),
+        ("x" * 300, "File name too long"),
+        ("n\0l.png", "cannot be the name of a file"),
+        ("\ud83d.png", "cannot be the name of a file"),
+        ("https://example.org/a.png", "is an address"),
+        ("data:image/png;base64,iVBORw0KGgo=", "is an address"),
+    ],
+)
+def test_what_is_no_picture_of_the_folder_is_left_out_and_named(
+    name: str, reason: str, tmp_path: Path
+) -> None:
     picture(tmp_path / "good.png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
-        tmp_path / "x.png"
-    )
-    (tmp_path / "cut.png").write_bytes((tmp_path / "x.png").read_bytes()[:2000])
-    (tmp_path / "x.png").unlink()
-    (tmp_path / "text.png").write_text("not a picture")
-    (tmp_path / "stray.txt").write_text("hello")
-    questions(
-        tmp_path,
-        {"image": "good.png", "question": "what?", "answer": "red"},
-        {"image": "cut.png", "question": "what?"},
-        {"image": "text.png", "question": "what?"},
-        {"image": "missing.png", "question": "what?"},
-        {"image": "../outside.png", "question": "what?"},
-        {"image": "good.png"},
-        "{broken",
-        "[1, 2]",
-    )
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    questions(tmp_path, *({"image": one, "question": "what?"} for one in ("good.png", name, name)))
     report = load_folder(tmp_path)
     assert [e.picture for e in report.examples] == ["good.png"]
-    text = "\n".join(report.skipped)
-    for reason in (
-        "cut.png",
-        "text.png",
-        "missing.png",
-        "outside the folder",
-        "no question",
-        ":7:",
-        ":8:",
-        "stray.txt",
-    ):
-        assert reason in text
+    found = report.skipped[0]
+    assert (found.count, found.places) == (2, ("questions.jsonl:2", "questions.jsonl:3"))
+    assert re.match(rf"picture '[^']*' (?:cannot be used: )?{reason}", found.reason)
+    assert str(found).encode() == f"questions.jsonl:2, questions.jsonl:3: {found.reason}".encode()
+
+
+def test_a_damaged_picture_is_told_when_it_is_opened(tmp_path: Path) -> None:
+    picture(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    questions(tmp_path, *({"image": name, "question": "what?"} for name in ("cut.png", "good.png")))
+    cut, good = load_folder(tmp_path).examples
+    assert good.image.size == (40, 30)
+    with pytest.raises(TokenryError, match=r"Cannot read the picture.*cut\.png"):
+        _ = cut.image
+
+
+def test_files_that_no_question_asks_about_are_counted(tmp_path: Path) -> None:
+    picture(tmp_path / "good.png")
+    for i in range(5):
+        (tmp_path / f"stray-{i}.png").touch()
+    for other in (".DS_Store", "._good.png", "README.txt"):
+        (tmp_path / other).touch()
+    questions(tmp_path, {"image": "./good.png", "question": "what?"})
+    assert [str(one) for one in load_folder(tmp_path).skipped] == [
+        "stray-0.png, stray-1.png, stray-2.png and 2 more: no question asks about it"
+    ]
+
+
+def test_a_limit_ends_the_reading(tmp_path: Path) -> None:
+    picture(tmp_path / "good.png")
+    rows = [{"image": "good.png", "question": f"{i}?"} for i in range(3)]
+    questions(tmp_path, "{broken", *rows, "{broken")
+    report = load_folder(tmp_path, 2)
+    assert [e.question for e in report.examples] == ["0?", "1?"]
+    assert [one.places for one in report.skipped] == [("questions.jsonl:1",)]
+
+
+def test_links_lead_nowhere_else(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    (inside / "more").mkdir(parents=True)
+    outside.mkdir()
+    for place in (inside, outside, inside / "more"):
+        picture(place / "x.png")
+    (inside / "good.png").symlink_to("more/x.png")
+    (inside / "loop.png").symlink_to("loop.png")
+    (inside / "file.png").symlink_to(outside / "x.png")
+    (inside / "out").symlink_to(outside)
+    (inside / "more" / "loop").symlink_to("../more")
+    good = ["good.png", "more/loop/x.png", "more/../x.png", str(inside / "x.png")]
+    bad = ["file.png", "out/x.png", str(outside / "x.png"), "more/../../outside/x.png"]
+    questions(inside, *({"image": name, "question": "what?"} for name in [*good, "loop.png", *bad]))
+    report = load_folder(inside)
+    assert [e.picture for e in report.examples] == good
+    reasons = left_out(report)
+    assert "symbolic links" in reasons["questions.jsonl:5"]
+    assert all("lies outside the folder" in reasons[f"questions.jsonl:{n}"] for n in (6, 7, 8, 9))
+    (tmp_path / "link").symlink_to(inside)
+    assert len(load_folder(tmp_path / "link").examples) == len(good)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
+    picture(tmp_path / "good.png")
+    os.mkfifo(tmp_path / "p.png")
+    os.mkfifo(tmp_path / "questions.csv")
+    questions(tmp_path, *({"image": name, "question": "what?"} for name in ("p.png", "good.png")))
+    report = load_folder(tmp_path)
+    assert [e.picture for e in report.examples] == ["good.png"]
+    assert left_out(report) == {"questions.jsonl:1": "picture 'p.png' is no file"}
+    (tmp_path / "questions.jsonl").unlink()
+    with pytest.raises(TokenryError, match=r"no questions\.jsonl.*'questions\.csv' is no file"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [b"new\nline.png", b"quote'\".png", b"caf\xe9.png", "\u202egnp.png".encode()]
+)
+def test_names_of_any_bytes_are_opened_and_can_be_written(name: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"of \xff")
+    folder.mkdir()
+    path = folder / os.fsdecode(name)
+    picture(path)
+    (folder / os.fsdecode(b"stray \xe9.png")).touch()
+    questions(folder, *({"image": path.name + more, "question": "what?"} for more in ("", "x")))
+    report = load_folder(folder)
+    (found,) = report.examples
+    assert found.image.size == (40, 30)
+    lines = (found.id, found.picture, *map(str, report.skipped))
+    assert len(report.skipped) == 2
+    assert all(line.isprintable() and line.encode() for line in lines)
+    with pytest.raises(TokenryError) as refused:
+        load_folder(folder / "nowhere")
+    assert str(refused.value).encode()
 
 
 @pytest.mark.parametrize("rows", [(), ("{broken",), ({"image": "missing.png", "question": "what?"},)])
@@ -124,10 +224,11 @@ def test_folder_without_usable_questions_is_an_error(
 
 
 def test_missing_or_empty_folders_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(TokenryError, match="not a folder"):
-        load_folder(tmp_path / "nowhere")
+    for name in (tmp_path / "nowhere", "n\0l", "x" * 5000):
+        with pytest.raises(TokenryError, match="not a folder and not a file"):
+            load_folder(name)
     with pytest.raises(TokenryError, match=r"has no questions\.jsonl"):
         load_folder(tmp_path)
-    (tmp_path / "questions.csv").write_bytes(b"image,question\n\xff\xfe,x\n")
-    with pytest.raises(TokenryError, match="UTF-8"):
+    (tmp_path / "questions.json").mkdir()
+    with pytest.raises(TokenryError, match=r"has no questions\.jsonl.*'questions\.json' is no file"):
         load_folder(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,125 @@ def test_broken_files_are_told(tmp_path: Path) -> None:
             open_picture(tmp_path / f"{number}.png")
     with pytest.raises(InputError, match="Cannot read the picture"):
         open_picture(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC is not read; convert it"),
+        (b"\0\0\0\x20ftypisom\0\0\x02\0", "it is a film"),
+        (b"%PDF-1.7\n", "PDF is not read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "PostScript is not read"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is not read"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- drawn -->\n<svg/>', "SVG is not read"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS.*git lfs pull"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "a web page"),
+        (b"who knows", "in no format that Pillow knows"),
+        (b"", "it is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_is_called_by_its_name(data: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(InputError, match=rf"Cannot read the picture.*x\.jpg.*{what}"):
+        open_picture(tmp_path / "x.jpg")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_nobody_waits_for_a_picture_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(InputError, match="it is no file"):
+        open_picture(tmp_path / "x.png")
+    assert Picture("x", tmp_path / "x.png").fingerprint == Picture("x", tmp_path / "missing.png").fingerprint
+
+
+@pytest.mark.parametrize(
+    "format", ["jpeg", "progressive", "png", "webp", "gif", "tiff", "bmp", "ppm", "jpeg2000", "avif"]
+)
+def test_half_a_picture_is_none(format: str, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    progressive = format == "progressive"
+    try:
+        noise.save(tmp_path / "x", "jpeg" if progressive else format, progressive=progressive)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow writes no {format}")
+    data = (tmp_path / "x").read_bytes()
+    assert open_picture(tmp_path / "x").size == (64, 64)
+    for share in (0.3, 0.6, 0.9):
+        (tmp_path / "x").write_bytes(data[: int(share * len(data))])
+        with pytest.raises(InputError):
+            open_picture(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "1",
+        "L",
+        "LA",
+        "La",
+        "P",
+        "PA",
+        "RGB",
+        "RGBA",
+        "RGBa",
+        "RGBX",
+        "CMYK",
+        "YCbCr",
+        "HSV",
+        "LAB",
+        "I",
+        "F",
+        "I;16",
+        "I;16B",
+    ],
+)
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new(mode, (4, 4))
+    found = as_shown(image)
+    assert (found.mode, found.size) == ("RGB", (4, 4))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_damaged_notes_do_not_cost_the_picture(ending: str, tmp_path: Path) -> None:
+    notes = Image.Exif()
+    notes[0x0112], notes[0x010F] = 6, "maker"
+    whole = notes.tobytes()
+    turned = bytearray(whole)
+    turned[turned.index(b"\x01\x0f") + 3] = (
+        7  # the maker's name is of another kind, which Pillow cannot write again
+    )
+    for exif, size in (
+        (whole, (32, 48)),
+        (bytes(turned), (32, 48)),
+        (whole[:20], (48, 32)),
+        (b"Exif\0\0XX", (48, 32)),
+    ):
+        flag().save(tmp_path / f"x.{ending}", exif=exif)
+        assert open_picture(tmp_path / f"x.{ending}").size == size
+
+
+def test_a_picture_that_somebody_opened_is_read_when_it_is_needed(tmp_path: Path) -> None:
+    flag().save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:60])
+    with (
+        Image.open(tmp_path / "x.png") as image,
+        pytest.raises(InputError, match="Cannot read the picture 'mine'"),
+    ):
+        Picture("mine", image).open()
+
+
+def test_a_picture_too_large_to_be_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    flag().save(tmp_path / "x.png")
+    with pytest.raises(InputError, match=r"Cannot read the picture.*exceeds limit"):
+        open_picture(tmp_path / "x.png")
+
+
+def test_of_a_picture_with_pages_the_first_is_opened(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (16, 16), "red"), Image.new("L", (8, 8))
+    first.save(tmp_path / "x.tif", save_all=True, append_images=[second])
+    assert open_picture(tmp_path / "x.tif").getpixel((4, 4)) == RED
 
 
 def test_a_picture_is_told_from_others_without_being_decoded(tmp_path: Path) -> None:

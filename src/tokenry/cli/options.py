@@ -88,7 +88,10 @@ ThreadsOption: TypeAlias = Annotated[
     int | None, typer.Option("--threads", help="CPU threads.", show_default="all")
 ]
 DataOption: TypeAlias = Annotated[
-    str, typer.Option("--data", help="'scenes', or a folder with pictures and questions.jsonl.")
+    str,
+    typer.Option(
+        "--data", help="'scenes', a folder with pictures and questions.jsonl, or a file of questions."
+    ),
 ]
 LimitOption: TypeAlias = Annotated[
     int | None, typer.Option("--limit", help="Only the first so many questions.")
@@ -148,11 +151,13 @@ def questions(data: str, limit: int | None) -> Data:
 
     loaded = bench.load_data(data, limit)
     if loaded.skipped:
-        typer.echo(f"Skipped {len(loaded.skipped)} things that cannot be used:", err=True)
+        typer.echo(
+            f"Skipped {sum(one.count for one in loaded.skipped):,} things that cannot be used:", err=True
+        )
         for line in loaded.skipped[:_NAMED]:
             typer.echo(f"  {line}", err=True)
         if len(loaded.skipped) > _NAMED:
-            typer.echo(f"  and {len(loaded.skipped) - _NAMED} more", err=True)
+            typer.echo(f"  and others, for {len(loaded.skipped) - _NAMED:,} more reasons", err=True)
     return loaded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from tokenry.data.pictures import Picture, open_picture
-from tokenry.data.question_files import READERS, asked, read_records
+from tokenry.data.pictures import Picture, PictureFolder, shown
+from tokenry.data.question_files import find_question_file
+from tokenry.data.question_layouts import read_records
+from tokenry.data.questions import asked
 from tokenry.data.scenes import Box, make_scene
 from tokenry.tokens.errors import InputError, TokenryError
 
-QUESTION_FILES = tuple(f"questions{ending}" for ending in READERS)
+_NAMED = 3  # places that a report names for each reason
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,41 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """Things of a folder that were left out for the same reason.
+
+    Attributes:
+        reason: why.
+        count: how many they are.
+        places: the first few of them: a file and line, or the name of a file.
+    """
+
+    reason: str
+    count: int
+    places: tuple[str, ...]
+
+    @classmethod
+    def of(cls, reason: str, places: Sequence[str]) -> Skipped:
+        """What is told of all things that were left out for a reason."""
+        return cls(reason, len(places), tuple(map(shown, places[:_NAMED])))
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        more = f" and {self.count - len(self.places):,} more" if self.count > len(self.places) else ""
+        return f"{', '.join(self.places)}{more}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class FolderReport:
     """What :func:`load_folder` read and what it left out.
 
     Attributes:
         examples: the usable questions, in file order.
-        skipped: one line for each thing left out: what, and why.
+        skipped: what was left out, one entry for each reason.
     """
 
     examples: tuple[Example, ...]
-    skipped: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
 
 
 def normalise_answer(text: str) -> str:
@@ -152,76 +180,63 @@ def load_scenes(split: str = "test", n: int = 1000, seed: int = 0, per_scene: in
     return examples
 
 
-def load_folder(path: str | Path) -> FolderReport:
-    """Read a folder with pictures and a ``questions.jsonl`` or ``questions.csv`` (image, question, answer, kind).
+def load_folder(path: str | Path, limit: int | None = None) -> FolderReport:
+    """Read a folder with pictures and a file of questions, such as ``questions.jsonl`` or ``questions.csv``.
 
-    ``answer`` and ``kind`` may be missing. Instead of one text, ``answer`` or ``answers`` may hold a list of them, or
-    of objects with an ``answer`` each: all of them are references. Whatever cannot be used - a truncated picture, a
-    stray file, a line without a question, a row with more cells than columns - is left out and named in the report.
+    Formats, layouts and names of columns that are understood: `question_files.FORMATS`, `question_layouts.LAYOUTS`,
+    `question_columns.COLUMNS`. Pictures are looked for in the folder and opened only when a question about them is put,
+    so a damaged one is told then. Whatever cannot be used - a line without a question, a row with more cells than
+    columns, a picture that does not exist or lies outside the folder - is left out and named in the report.
 
     Args:
-        path: the folder.
+        path: the folder, or the question file in it.
+        limit: at most so many questions; the rest of the file is not read.
 
     Returns:
         The examples and what was skipped.
 
     Raises:
-        TokenryError: if the folder or its question file is missing or unreadable, or nothing in it can be used.
+        InputError: if the folder or its question file is missing or unreadable, or nothing in it can be used.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise TokenryError(f"{folder} is not a folder")
-    source = next((folder / name for name in QUESTION_FILES if (folder / name).is_file()), None)
-    if source is None:
-        raise TokenryError(
-            f"{folder} has no {' or '.join(QUESTION_FILES)}: one line for each question, with image, question, answer"
-        )
+    source = find_question_file(Path(path))
+    folder = PictureFolder(source.parent)
     examples: list[Example] = []
-    skipped: list[str] = []
-    images: dict[str, Image.Image | None] = {}
+    ids: set[str] = set()
+    skipped: dict[str, list[str]] = {}
     for record in read_records(source):
-        place = f"{source.name}:{record.number}"
         try:
             found = asked(record)
+            pictures = tuple(folder.picture(name) for name in found.images)
         except InputError as error:
-            skipped.append(f"{place}: {error}")
+            skipped.setdefault(str(error), []).append(record.place)
             continue
-        if found.image not in images:
-            images[found.image] = _open(folder, found.image, skipped)
-        image = images[found.image]
-        if image is None:
-            skipped.append(f"{place}: picture {found.image} cannot be used")
-            continue
+        name = found.id or record.place
+        if name in ids:  # in some data sets several questions share an id (MME's are pictures)
+            name += f" ({record.place})"
+        ids.add(name)
         examples.append(
             Example(
-                id=place,
-                pictures=(Picture(found.image, image),),
+                id=shown(name),
+                pictures=pictures,
                 question=found.question,
                 answer=found.answer,
                 kind=found.kind,
                 answers=found.answers if len(found.answers) > 1 else (),
+                choices=found.choices,
             )
         )
-    known = set(images) | {source.name}
-    skipped += [
-        f"{entry.name}: no question asks about it"
-        for entry in sorted(folder.iterdir())
-        if entry.is_file() and entry.name not in known
-    ]
+        if len(examples) == limit:
+            break
+    else:
+        if examples and (strays := folder.strays()):
+            skipped["no question asks about it"] = strays
+    report = FolderReport(tuple(examples), tuple(Skipped.of(*one) for one in skipped.items()))
     if not examples:
-        detail = f"; first reason: {skipped[0]}" if skipped else ""
-        raise TokenryError(f"{folder} has no usable question ({len(skipped)} skipped{detail})")
-    return FolderReport(tuple(examples), tuple(skipped))
-
-
-def _open(folder: Path, name: str, skipped: list[str]) -> Image.Image | None:
-    """The picture, or None with the reason noted."""
-    target = folder / name
-    if not target.resolve().is_relative_to(folder.resolve()):
-        skipped.append(f"{name}: lies outside the folder")
-        return None
-    try:
-        return open_picture(target)
-    except InputError as error:
-        skipped.append(f"{name}: {error}")
-        return None
+        count = sum(one.count for one in report.skipped)
+        reason = (
+            f"{count:,} skipped; first reason: {report.skipped[0]}"
+            if count
+            else "no row follows the first line"
+        )
+        raise InputError(f"{str(source)!r} has no usable question ({reason}).")
+    return report
