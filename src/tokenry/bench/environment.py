@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from tokenry.reduce import Reducer
 from tokenry.tokens import InputError
 from tokenry.upstream import attention_kernel
+from tokenry.wrappers import device_of, fetched
 
 _SAMPLE = 1024
 _PACKAGES = ("tokens", "reduce", "hosts")
@@ -48,7 +49,7 @@ def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": attention_kernel(model.config.get_text_config()),
-        "device": _device_name(model.device),
+        "device": _device_name(device_of(model)),
     } | circumstances()
 
 
@@ -60,8 +61,9 @@ def fingerprint(model: PreTrainedModel) -> str:
     """
     found = hashlib.sha256(type(model).__name__.encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, len(flat) // _SAMPLE)][:_SAMPLE].to("cpu", torch.float64)
+        with fetched(model, name, tensor) as held:
+            flat = held.detach().flatten()
+            sample = flat[:: max(1, len(flat) // _SAMPLE)][:_SAMPLE].to("cpu", torch.float64)
         found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         found.update(sample.numpy().tobytes())
     return found.hexdigest()[:16]

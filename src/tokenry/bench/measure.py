@@ -32,6 +32,7 @@ from tokenry.data.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
 from tokenry.tokens import Reduction
+from tokenry.wrappers import device_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Stopwatch:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.seconds: list[float] = []
-        self._model = model
+        self._model = unwrap(model, bare=False)  # an adapter's `generate` calls the model inside, not itself
         self._started = 0.0
         self._stack = ExitStack()
 
@@ -155,7 +156,7 @@ def answer(
         session = (
             stack.enter_context(hosts.reduced(model, arm.methods, encoded=encoded)) if arm.methods else None
         )
-        peak = stack.enter_context(PeakMemory(model.device))
+        peak = stack.enter_context(PeakMemory(device_of(model)))
         watch = stack.enter_context(Stopwatch(model))
         with torch.inference_mode():
             ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
@@ -313,5 +314,5 @@ def _digest(inputs: Mapping[str, Any]) -> str:
 
 
 def _synchronise(model: PreTrainedModel) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+    if device_of(model).type == "cuda":
+        torch.cuda.synchronize(device_of(model))

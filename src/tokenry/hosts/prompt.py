@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.hosts.host import Host
 from tokenry.text.plain import PlainText
 from tokenry.tokens import InputError
+from tokenry.wrappers import device_of
 
 
 def question_inputs(
@@ -125,7 +127,7 @@ def _moved(inputs: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
     found = {}
     for name, value in inputs.items():
         if torch.is_tensor(value):
-            value = value.to(model.device, model.dtype if value.is_floating_point() else None)
+            value = value.to(device_of(model), model.dtype if value.is_floating_point() else None)
         found[name] = value
     return found
 
@@ -138,8 +140,8 @@ def sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
     """
     name = model.name_or_path
     try:
-        processor: Any = AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        processor = Checkpoint.find(name).processor()
+    except InputError as error:
         raise InputError(
             f"There is no processor beside the model ({name or 'it was not loaded from anywhere'!r}), so inputs cannot "
             "be made up. Pass your own: tk.check(model, inputs)."
