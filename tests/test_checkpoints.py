@@ -141,7 +141,7 @@ def test_code_of_a_folder_is_run_if_the_user_says_so_and_never_for_a_yes_on_the_
     change(folder)
     if needed:
         with pytest.raises(
-            InputError, match=r"^Cannot load .* needs Python code .* \(--trust-remote-code.*\)\.$"
+            InputError, match=r"^Cannot load .* needs Python code .* \(trust_remote_code=True.*\)\.$"
         ):
             load_model(folder)
     else:

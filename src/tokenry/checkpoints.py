@@ -35,6 +35,7 @@ _PATIENCE: Final = 1.5
 """Seconds that the model hub has to answer; HF_HUB_ETAG_TIMEOUT says otherwise."""
 _NAMED: Final = 3
 """Names in a message; the rest is counted."""
+_TRUST: Final = "trust_remote_code=True, or --trust-remote-code of run, compare, tune and check"
 _LONGEST: Final = 240
 """Characters of what another library says that a message quotes."""
 
@@ -239,10 +240,7 @@ class Checkpoint:
     def _why(self, error: Exception, what: str) -> str:
         """What is wrong with a checkpoint that could not be read: what its files show, or what was said of it."""
         if "trust_remote_code" in str(error) and not self.trust_remote_code:
-            return (
-                "it needs Python code of its own to be run, which is done only if you trust it and say so "
-                "(--trust-remote-code, or trust_remote_code=True)"
-            )
+            return f"it needs Python code of its own, which is run only if you trust it and say so ({_TRUST})"
         folder = self._folder or _in_cache(self.name)
         seen = None if folder is None else _whats_wrong(folder, what)
         return seen or _first_line(error)
@@ -277,7 +275,7 @@ class Checkpoint:
         if not self.trust_remote_code and (kernel := next(_kernels(values), None)):
             raise InputError(
                 f"The {_CONFIG} in {self.place} asks for the kernel {kernel!r} from the model hub, and code is run "
-                "only if you trust it and say so (--trust-remote-code, or trust_remote_code=True)."
+                f"only if you trust it and say so ({_TRUST})."
             )
 
 
@@ -346,11 +344,11 @@ def _endpoint() -> str:
 
 def _is_hub_id(name: str) -> bool:
     """Whether a name could be one on the model hub; gpt2 is, as all from its first year are."""
+    from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(name)
+        hf_hub_url(name, _CONFIG)
     except HFValidationError:
         return False
     return True

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import PreTrainedModel
 
 from tokenry.bench import environment, measure
 from tokenry.bench.arms import BUDGETS, Arm, Spec, plan_arms
@@ -69,7 +68,7 @@ class Comparison:
 
 
 def compare(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any,
     data: Sequence[Example],
     methods: Sequence[Spec] = (),
@@ -196,7 +195,7 @@ def _known(path: Path, setting: str) -> frozenset[str]:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def _evaluating(model: Any) -> Iterator[None]:
     """Evaluation mode, and back to what it was."""
     training = model.training
     model.eval()
@@ -210,7 +209,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 class _Task:
     """One run through examples and arms."""
 
-    model: PreTrainedModel
+    model: Any
     processor: Any
     arms: tuple[Arm, ...]
     setting: str

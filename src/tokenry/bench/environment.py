@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from transformers import PreTrainedModel
 
 from tokenry.reduce import Reducer
 from tokenry.tokens import InputError
@@ -40,7 +39,7 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
+def facts(model: Any, name: str | None = None) -> dict[str, Any]:
     """Model and circumstances as JSON values."""
     return {
         "model": name or model.name_or_path or type(model).__name__,
@@ -53,7 +52,7 @@ def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
     } | circumstances()
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: Any) -> str:
     """A hash of a model's architecture and weights.
 
     Of each tensor up to 1,024 evenly spaced values are read: any training or conversion changes some of them, and a

@@ -20,7 +20,6 @@ from typing import Any, Self
 
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
 
 from tokenry import hosts
 from tokenry.bench.arms import Arm
@@ -54,7 +53,7 @@ class Prompt:
     images: tuple[Image.Image, ...]
 
     @classmethod
-    def of(cls, model: PreTrainedModel, processor: Any, example: Example) -> Prompt:
+    def of(cls, model: Any, processor: Any, example: Example) -> Prompt:
         """Put the example through the processor, with its chat template if it has one.
 
         Raises:
@@ -78,7 +77,7 @@ class Stopwatch:
         seconds: one per pass.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: Any) -> None:
         self.seconds: list[float] = []
         self._model = unwrap(model, bare=False)  # an adapter's `generate` calls the model inside, not itself
         self._started = 0.0
@@ -137,14 +136,14 @@ class Answer:
         return statistics.median(self.passes[1:]) if len(self.passes) > 1 else None
 
 
-def encode(model: PreTrainedModel, prompt: Prompt, methods: Sequence[Reducer]) -> Encoded:
+def encode(model: Any, prompt: Prompt, methods: Sequence[Reducer]) -> Encoded:
     """The vision side of a prompt, with all that the methods read of it."""
     _synchronise(model)
     return hosts.encode(model, prompt.inputs, methods)
 
 
 def answer(
-    model: PreTrainedModel, processor: Any, prompt: Prompt, encoded: Encoded, arm: Arm, *, max_new_tokens: int
+    model: Any, processor: Any, prompt: Prompt, encoded: Encoded, arm: Arm, *, max_new_tokens: int
 ) -> Answer:
     """Ask the model, on the tokens that an arm leaves it.
 
@@ -313,6 +312,6 @@ def _digest(inputs: Mapping[str, Any]) -> str:
     return found.hexdigest()[:20]
 
 
-def _synchronise(model: PreTrainedModel) -> None:
+def _synchronise(model: Any) -> None:
     if device_of(model).type == "cuda":
         torch.cuda.synchronize(device_of(model))

@@ -33,7 +33,7 @@ def check_model(
     question: Annotated[str, typer.Option(help="A question about it.")] = "what is at the top left?",
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
-    device: options.DeviceOption = None,
+    device: options.PlaceOption = None,
     device_map: options.DeviceMapOption = None,
     adapter: options.AdapterOption = None,
     trust_remote_code: options.TrustOption = False,

@@ -27,7 +27,7 @@ def compare_methods(
     seeds: Annotated[int, typer.Option(help="Repetitions of methods that draw lots.")] = 3,
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
-    device: options.DeviceOption = None,
+    device: options.PlaceOption = None,
     device_map: options.DeviceMapOption = None,
     adapter: options.AdapterOption = None,
     trust_remote_code: options.TrustOption = False,

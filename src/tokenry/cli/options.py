@@ -83,7 +83,8 @@ Model: TypeAlias = Annotated[
 ]
 DtypeOption: TypeAlias = Annotated[Dtype, typer.Option("--dtype", help="Type of the weights.")]
 AttentionOption: TypeAlias = Annotated[Attention, typer.Option("--attn", help="Attention implementation.")]
-DeviceOption: TypeAlias = Annotated[
+DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+PlaceOption: TypeAlias = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...", show_default="cpu")
 ]
 DeviceMapOption: TypeAlias = Annotated[
@@ -220,10 +221,10 @@ def load(
     model: str,
     dtype: Dtype,
     attention: Attention,
-    device: str | None,
-    device_map: str | None,
-    adapter: str | None,
-    trust: bool,
+    device: str | None = None,
+    device_map: str | None = None,
+    adapter: str | None = None,
+    trust: bool = False,
 ) -> tuple[Any, Any]:
     """The model and its processor."""
     from tokenry.hosts import load_model

@@ -35,7 +35,7 @@ def run_once(
     ] = None,
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
-    device: options.DeviceOption = None,
+    device: options.PlaceOption = None,
     device_map: options.DeviceMapOption = None,
     adapter: options.AdapterOption = None,
     trust_remote_code: options.TrustOption = False,

@@ -34,7 +34,7 @@ def tune_methods(
     out: options.OutOption = Path("tokenry-tuning"),
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
-    device: options.DeviceOption = None,
+    device: options.PlaceOption = None,
     device_map: options.DeviceMapOption = None,
     adapter: options.AdapterOption = None,
     trust_remote_code: options.TrustOption = False,

@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     PreTrainedConfig,
-    PreTrainedModel,
 )
 
 from tokenry.checkpoints import NAMES, Checkpoint
@@ -46,8 +45,8 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     adapter: str | Path | None = None,
     trust_remote_code: bool = False,
-) -> tuple[PreTrainedModel, Any]:
-    """A vision-language model and its processor, ready to run.
+) -> tuple[Any, Any]:
+    """A vision-language model (with an adapter a `peft.PeftModel`) and its processor, ready to run.
 
     Weights are read from safetensors only, and every parameter must be there.
 

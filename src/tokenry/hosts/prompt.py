@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import PreTrainedModel
 
 from tokenry.checkpoints import Checkpoint
 from tokenry.hosts.host import Host
@@ -24,7 +23,7 @@ from tokenry.wrappers import device_of
 
 
 def question_inputs(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any,
     pictures: Sequence[Sequence[Image.Image]],
     questions: Sequence[str],
@@ -93,7 +92,7 @@ def _encode(
     return own
 
 
-def _complete(processor: Any, model: PreTrainedModel) -> Any:
+def _complete(processor: Any, model: Any) -> Any:
     """The processor, or a copy with the settings that files from before transformers 4.46 lack.
 
     LLaVA's processors count a picture's tokens themselves, and cannot do without them.
@@ -122,7 +121,7 @@ def _complete(processor: Any, model: PreTrainedModel) -> Any:
     return processor
 
 
-def _moved(inputs: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+def _moved(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """On the model's device; what is no whole number, in the model's type."""
     found = {}
     for name, value in inputs.items():
@@ -132,7 +131,7 @@ def _moved(inputs: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
     return found
 
 
-def sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
+def sample_inputs(model: Any) -> dict[str, Any]:
     """Two questions of different length about two made-up pictures, by the processor that the model came with.
 
     Raises:
