@@ -498,6 +498,8 @@ def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     more = 2 if lines and lines[0].endswith(":") else 1
     said = " ".join(lines[:more]).rstrip(".:") or type(error).__name__
+    if isinstance(error, ImportError):
+        said = said.partition(". ")[0]  # what is missing; then come instructions for other environments
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
 
 
