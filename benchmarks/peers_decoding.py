@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from tokenry.checkpoints import Checkpoint
+
 PACKAGES = ("flashspec", "economize", "dejavuu", "torch", "transformers")
 
 Decode = Callable[[list[int]], Sequence[int]]
@@ -59,7 +61,7 @@ class Job:
 
     def model(self) -> Any:
         """A model of its own for every way: some packages change it."""
-        return AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.bfloat16).eval()
+        return Checkpoint(str(self.folder)).model(AutoModelForCausalLM, dtype=torch.bfloat16)
 
     def greedy(self) -> Callable[[], Decode]:
         """transformers' own greedy decoding."""

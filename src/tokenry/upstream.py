@@ -131,6 +131,7 @@ __all__ = [
     "whole_sequences",
     "with_cache",
     "without_cache",
+    "without_questions",
     "without_windows",
 ]
 
@@ -155,6 +156,7 @@ _LAZY: Final = {
     "T5LayerFF": "models.t5.modeling_t5",
     "T5LayerNorm": "models.t5.modeling_t5",
     "UnbatchedClassifierFreeGuidanceLogitsProcessor": "generation",
+    "cached_file": "utils",
 }
 """What tokenry takes from submodules of transformers, and from which; imported when asked for."""
 
@@ -740,6 +742,30 @@ def special_search(config: Any) -> str | None:
 def mask_width(config: Any) -> int:
     """How long a padding mask of ones was that `generate` left out; -1 if it left out none."""
     return int(getattr(config, "_mask_length", -1))
+
+
+# --- code that comes with a model -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def without_questions() -> Iterator[None]:
+    """While open, transformers refuses code that comes with a model where it would ask on the keyboard to run it.
+
+    It asks wherever nobody told it `trust_remote_code`, and some of its processors do not hand on what they were told.
+    """
+    code = import_module("transformers.dynamic_module_utils")
+    if not hasattr(code, _SECONDS_TO_ANSWER):
+        raise UnsupportedError(unknown_release(f"has no `{_SECONDS_TO_ANSWER}`"))
+    before = getattr(code, _SECONDS_TO_ANSWER)
+    setattr(code, _SECONDS_TO_ANSWER, 0)
+    try:
+        yield
+    finally:
+        setattr(code, _SECONDS_TO_ANSWER, before)
+
+
+_SECONDS_TO_ANSWER: Final = "TIME_OUT_REMOTE_CODE"
+"""How long transformers waits for an answer; 0: it does not ask."""
 
 
 # --- attention -----------------------------------------------------------------------------------------------------

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from tokenry.tokens import UnsupportedError
+from tokenry.tokens import InputError, UnsupportedError
+from tokenry.tokens.extras import optional
 
 _COMPILED_MODULE: Final = "_orig_mod"
 """Attribute of what `torch.compile(module)` returns that holds the module."""
 
 _COMPILED_FROM: Final = "_torchdynamo_orig_callable"
 """Attribute of a compiled function that holds what it was made from."""
+
+_LONGEST: Final = 200
+"""Characters of what peft says that a message quotes."""
 
 COMPILED_CALL: Final = "_compiled_call_impl"
 """Attribute of a module that `module.compile()` sets, and that its calls take instead of `forward` and its hooks."""
@@ -54,6 +62,80 @@ def virtual_tokens(model: Any) -> int:
     owner = getattr(model.prepare_inputs_for_generation, "__self__", model)  # the PeftModel, for as long
     config: Any = getattr(owner, "active_peft_config", None)
     return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
+
+
+def peft_for(purpose: str) -> Any:
+    """The package peft.
+
+    Args:
+        purpose: what it is needed for, as the beginning of a sentence.
+
+    Raises:
+        UnsupportedError: it is not installed.
+    """
+    return optional("peft", package="peft", extra="adapt", purpose=purpose)
+
+
+def with_adapter(model: Any, folder: Path) -> Any:
+    """A model with an adapter around it, in evaluation mode: `peft.PeftModel`, by peft's own loading.
+
+    Args:
+        model: what the adapter was trained on; its modules are changed.
+        folder: the adapter: its configuration, and its weights in safetensors.
+
+    Raises:
+        InputError: the adapter was trained on another architecture: it does not fit, or some of it has no place.
+        UnsupportedError: peft is not installed.
+    """
+    peft = peft_for(f"The adapter in {str(folder)!r}")
+    where = f"The adapter in {str(folder)!r} does not fit {type(model).__name__}"
+    remedy = "name the model that it was trained on."
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            wrapped = peft.PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+            # Again, since only this way peft tells which weights found no place.
+            report = wrapped.load_adapter(str(folder), wrapped.active_adapter, local_files_only=True)
+    except Exception as error:  # by the kind of adapter: shapes, names, settings of another release
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2]).rstrip(".:")[:_LONGEST] or type(error).__name__
+        raise InputError(f"{where} ({reason}): {remedy}") from error
+    # Weights that a kind of adapter shares between layers are in no file; peft does not speak of those.
+    lacking = list(report.missing_keys) if any("missing adapter keys" in str(w.message) for w in said) else []
+    for names, what in ((lacking, "it lacks"), (report.unexpected_keys, "the model has no place for")):
+        if names:
+            raise InputError(f"{where}: {what} {len(names)} weights ({names[0]} ...); {remedy}")
+    return wrapped.eval()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model takes its inputs: where its first weights are, but for those that accelerate left elsewhere.
+
+    A device map may leave the first weights on disk or in another memory, from where they are fetched for each pass;
+    until then they are on "meta".
+    """
+    devices = (weight.device for weight in model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+
+
+@contextmanager
+def fetched(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
+    """A weight of a model with its numbers, which accelerate may keep on disk or in another memory between passes.
+
+    Args:
+        model: whose weight it is.
+        name: of the weight.
+        tensor: what the model has under that name.
+    """
+    if tensor.device.type != "meta":
+        yield tensor
+        return
+    from accelerate.utils import align_module_device
+
+    owner, _, own = name.rpartition(".")
+    module = model.get_submodule(owner)
+    with align_module_device(module):
+        yield getattr(module, own)
 
 
 def _refuse_virtual_tokens(model: Any) -> None:

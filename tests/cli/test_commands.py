@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.bench.conftest import make_model
 from tokenry.bench import measure, read_results
 from tokenry.cli.main import USER_ERROR, app
 from tokenry.cli.options import FAILED, INTERRUPTED, split_budgets, split_methods
@@ -162,6 +163,18 @@ def test_check_holds(model_folder: Path) -> None:
     assert "Supported stages: input, layer" in found.output
 
 
+def test_an_adapter_and_a_device_map_are_handed_on(model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    wanted = peft.LoraConfig(target_modules=r".*language_model.*q_proj", init_lora_weights=False)
+    peft.get_peft_model(make_model()[0], wanted).save_pretrained(tmp_path / "lora")
+    more = ("--adapter", tmp_path / "lora", "--device-map", '{"": "cpu"}', "--max-new-tokens", "2")
+    found = tokenry("compare", model_folder, *more, "-b", "50%", "--limit", "1", "-o", tmp_path / "out")
+    assert found.exit_code == 0, found.output
+    assert "small-vlm + lora" in (tmp_path / "out" / "results.jsonl").read_text()
+    found = tokenry("run", model_folder, picture, "what?", *more, "--dtype", "bfloat16")
+    assert found.exit_code == 0, found.output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -171,13 +184,21 @@ def test_check_holds(model_folder: Path) -> None:
         (("compare", "embedded", "--limit", "0"), "nothing to compare"),
         (("compare", "no-such-model", "--limit", "1"), "no-such-model"),
         (("tune", "embedded", "--by", "speed"), "speed"),
-        (("compare", "no-such-model", "--metric", "bleu"), "anls, multiple-choice"),
-        (("tune", "no-such-model", "--prompt", "what is it?"), "{question} in it"),
+        (("compare", "embedded", "--metric", "bleu"), "anls, multiple-choice"),
+        (("tune", "embedded", "--prompt", "what is it?"), "{question} in it"),
         (("run", "embedded", "no-such.png", "what?"), "no-such.png"),
         (("run", "embedded", __file__, "what?"), "Cannot read the picture"),
         (("report", "no-such.jsonl"), "no-such.jsonl"),
-        (("check", "embedded", "--device", "no-such-device"), "Cannot use the device 'no-such-device'"),
-        (("decode-bench", "smollm2", "--device", "no-such-device"), "Cannot use the device 'no-such-device'"),
+        (("compare", "embeded"), "did you mean 'embedded'?"),
+        (("tune", "embedded", "--adapter", "no-such-adapter"), "no-such-adapter"),
+        (("check", "embedded", "--device-map", "{cpu}"), "--device-map {cpu} is no JSON"),
+        (("check", "embedded", "--device-map", "auto", "--device", "cpu"), "give one of them"),
+        (("check", "embedded", "--attn", "flash_attention_2"), "FlashAttention2"),
+        (("check", "embedded", "--device", "no-such-device"), "'no-such-device' is no name of a device"),
+        (
+            ("decode-bench", "smollm2", "--device", "no-such-device"),
+            "'no-such-device' is no name of a device",
+        ),
     ],
 )
 def test_wrong_input_is_one_clear_line(
@@ -193,7 +214,7 @@ def test_wrong_input_is_one_clear_line(
 
 def test_an_output_folder_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    found = tokenry("compare", "no-such-model", "-o", tmp_path / "file")
+    found = tokenry("compare", "embedded", "-o", tmp_path / "file")
     assert found.exit_code == USER_ERROR
     assert "Choose another folder" in found.output
 

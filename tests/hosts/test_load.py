@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,14 @@ from transformers import (
     T5Config,
 )
 
-from tests.bench.conftest import make_model
-from tokenry.hosts.load import auto_class, load_model
-from tokenry.tokens import InputError
+import tokenry as tk
+from tests.bench.conftest import make_model, model_folder
+from tokenry import bench
+from tokenry.hosts.load import auto_class, load_model, require_device
+from tokenry.tokens import InputError, UnsupportedError
+from tokenry.wrappers import device_of
+
+__all__ = ["model_folder"]
 
 SMALL: dict[str, Any] = {
     "vocab_size": 300,
@@ -109,3 +117,167 @@ def test_a_folder_is_loaded_whole_or_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="Cannot load a model from folder"):
         load_model(tmp_path)
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("gpu", "'gpu' is no name of a device: use cpu"),
+        ("", "'' is no name of a device"),
+        ("cpu:3", "There is no device 'cpu:3' here: use cpu"),
+        ("cuda:977", "There is no device 'cuda:977' here"),
+        ("xla", "There is no device 'xla' here"),
+        ("hpu", "There is no device 'hpu' here"),
+        ("meta", "The device 'meta' holds no numbers"),
+    ],
+)
+def test_devices_that_this_machine_lacks_are_refused_in_a_sentence(
+    device: str, words: str, model_folder: Path
+) -> None:
+    for ask in (
+        lambda: require_device(device),
+        lambda: load_model(model_folder, device=device),
+        lambda: load_model(model_folder, device_map=device),
+        lambda: load_model(model_folder, device_map={"lm_head": "cpu", "": device}),
+    ):
+        with pytest.raises(InputError, match=words) as refused:
+            ask()
+        assert "\n" not in str(refused.value)
+        assert len(str(refused.value)) < 160
+    for there in ("cpu", "cpu:0"):
+        require_device(there)
+
+
+def parts(model: Any, **elsewhere: str) -> dict[str, str]:
+    """A device map that names every part of a model, all on the CPU but for some, by name."""
+    layers = [f"model.language_model.layers.{i}" for i in range(model.config.text_config.num_hidden_layers)]
+    inner = [f"model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb")]
+    rest = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    return dict.fromkeys([*rest, *inner, *layers], "cpu") | elsewhere
+
+
+def question(model: Any, processor: Any) -> dict[str, Any]:
+    example = bench.load_data("scenes", 1).examples[0]
+    return bench.prepare(model, processor, example.pictures[0].open(), example.question)
+
+
+def scores(model: Any, inputs: dict[str, Any], method: str) -> torch.Tensor:
+    with tk.reduced(model, method, budget=0.25):
+        found = model.generate(
+            **inputs, max_new_tokens=3, do_sample=False, output_scores=True, return_dict_in_generate=True
+        )
+    return torch.stack(found.scores)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_model_that_accelerate_spreads_runs_and_is_measured_as_one_in_memory(
+    spread: bool, model_folder: Path
+) -> None:
+    plain, processor = load_model(model_folder)
+    away = ("model.vision_tower", "model.language_model.embed_tokens", "model.language_model.layers.2")
+    model, _ = load_model(
+        model_folder, device_map=parts(plain, **dict.fromkeys(away, "disk")) if spread else "auto"
+    )
+    assert (next(model.parameters()).device.type == "meta") is spread
+    assert device_of(model) == torch.device("cpu")
+    inputs = question(model, processor)
+    for method in ("divprune", "fastervlm", "fastv"):
+        assert torch.equal(scores(model, inputs, method), scores(plain, inputs, method)), method
+    assert bench.environment.facts(model) == bench.environment.facts(plain)
+    assert not spread or tk.check(model, inputs).ok
+
+
+def test_device_maps_that_cannot_be_obeyed_are_refused(model_folder: Path) -> None:
+    for given, words in (
+        ({"device": "cpu", "device_map": "auto"}, "give one of them"),
+        ({"device_map": {}}, "puts nothing anywhere"),
+        ({"device_map": {"lm_head": "disk", "": "cpu"}}, "name every part"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load_model(model_folder, **given)
+
+
+# --- adapters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA for the language model of the small vision-language model, of random weights."""
+    peft = pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("adapters") / "lora"
+    wanted = peft.LoraConfig(target_modules=r".*language_model.*\.(q|v)_proj", init_lora_weights=False)
+    torch.manual_seed(0)
+    peft.get_peft_model(make_model()[0], wanted).save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_counts_in_answers_measurements_and_checks(
+    adapter: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    plain, processor = load_model(model_folder)
+    model, _ = load_model(model_folder, adapter=adapter)
+    merged = copy.deepcopy(model).merge_and_unload()
+    inputs = question(model, processor)
+    for method in ("divprune", "fastv"):
+        found = scores(model, inputs, method)
+        torch.testing.assert_close(found, scores(merged, inputs, method), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(found, scores(plain, inputs, method), atol=1e-3)
+    assert bench.environment.fingerprint(model) != bench.environment.fingerprint(plain)
+    data = bench.load_data("scenes", 2).examples
+    for job in (
+        lambda out: tk.compare(
+            model, processor, data, ["fastv"], ["50%"], out=out, seeds=1, max_new_tokens=2
+        ),
+        lambda out: tk.tune(
+            model, processor, data, methods=["fastv"], budgets=["50%"], out=out, max_new_tokens=2
+        ),
+    ):
+        job(tmp_path)  # the second finds what the first has measured
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    measured = [line["prefill_ms"] for line in lines if "prefill_ms" in line]
+    assert len(measured) >= 8
+    assert min(measured) > 0
+
+
+def test_adapters_that_do_not_fit_are_refused(
+    adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peft = pytest.importorskip("peft")
+    other = LlamaConfig(**SMALL | {"num_hidden_layers": 6, "hidden_size": 48, "num_attention_heads": 4})
+    for name, settings in (("deep", {"layers_to_transform": [5]}), ("everywhere", {})):
+        wanted = peft.LoraConfig(target_modules=["q_proj"], **settings)
+        peft.get_peft_model(transformers.LlamaForCausalLM(other), wanted).save_pretrained(tmp_path / name)
+    larger = make_model()[0]
+    larger.model.language_model.layers.append(copy.deepcopy(larger.model.language_model.layers[0]))
+    wanted = peft.LoraConfig(target_modules=r".*language_model.*\.q_proj")
+    peft.get_peft_model(larger, wanted).save_pretrained(tmp_path / "one layer more")
+    for folder, words in (
+        (tmp_path / "deep", "does not fit LlavaForConditionalGeneration"),
+        (tmp_path / "everywhere", "it lacks .* weights"),
+        (tmp_path / "one layer more", r"the model has no place for 2 weights \(\S+layers.4"),
+        (model_folder, "has no adapter_config.json"),
+        (tmp_path / "nowhere", "There is no folder"),
+    ):
+        with pytest.raises(InputError, match=words) as refused:
+            load_model(model_folder, adapter=folder)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match="it holds an adapter and no model"):
+        load_model(adapter)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(
+        UnsupportedError, match=r"The adapter in .* needs peft, .* pip install 'tokenry\[adapt\]'"
+    ):
+        load_model(model_folder, adapter=adapter)
+
+
+def test_an_adapter_in_a_pickle_is_not_read(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+    torch.save({}, tmp_path / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"has no adapter_model\.safetensors, and no pickle"):
+        load_model(model_folder, adapter=tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is cut off or damaged"):
+        load_model(model_folder, adapter=tmp_path)

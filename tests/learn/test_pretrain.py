@@ -143,7 +143,7 @@ def test_accelerate_launch_trains_the_same_recipe(tmp_path: Path) -> None:
         ({"tokenizer": {}}, "tokenizer is"),
         ({"tokenizer": {"size": 90, "colour": 1}}, "option that does not exist"),
         ({"tokenizer": {"size": 4}}, "does not hold"),
-        ({"tokenizer": {"folder": "/nowhere"}}, "holds no tokenizer"),
+        ({"tokenizer": {"folder": "/nowhere"}}, "There is no folder '/nowhere'"),
         ({"batch": 5000}, "cannot be drawn"),
         ({"colour": 1}, "not a recipe for pre-training: there is no setting 'colour'"),
         ({"objective": {"kind": "mlm"}, "model": {"num_heads": 1}}, "model has no setting num_heads"),

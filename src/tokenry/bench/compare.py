@@ -11,8 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import PreTrainedModel
-
 from tokenry.bench import environment, measure
 from tokenry.bench.arms import BUDGETS, Spec, plan_arms
 from tokenry.bench.metrics import MetricLike, require_judgeable
@@ -64,7 +62,7 @@ class Comparison:
 
 
 def compare(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any,
     data: Sequence[Example],
     methods: Sequence[Spec] = (),
@@ -199,7 +197,7 @@ def _shown(examples: Sequence[Example], count: int) -> frozenset[str]:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def _evaluating(model: Any) -> Iterator[None]:
     """Evaluation mode, and back to what it was."""
     training = model.training
     model.eval()

@@ -39,6 +39,7 @@ from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.text.plain import PlainText
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
+from tokenry.wrappers import device_of, unwrap
 
 TRANSFORMERS_LOOKUP: Final = "prompt-lookup-transformers"
 ASSISTED: Final = "assisted"
@@ -244,7 +245,7 @@ def _encode(model: PreTrainedModel, tokenizer: Any, prompt: Prompt, new_tokens: 
             raise InputError(f"The model's chat template refuses prompt {prompt.name!r}: {error}") from error
 
     found = PlainText(tokenizer).encode(contents, encode)
-    ids: Int[Tensor, "1 s"] = found["input_ids"].to(model.device)
+    ids: Int[Tensor, "1 s"] = found["input_ids"].to(device_of(model))
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and ids.shape[1] + new_tokens > most:
         raise InputError(
@@ -265,7 +266,7 @@ class _Passes:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.rows: list[int] = []
-        self._model = model
+        self._model = unwrap(model, bare=False)
         self._depth = model.config.get_text_config().num_hidden_layers
 
     def __enter__(self) -> _Passes:
@@ -296,7 +297,7 @@ class _Task:
     ) -> None:
         self.model, self.items, self.ways = model, items, ways
         self.left_out, self.new_tokens, self.latency = left_out, new_tokens, latency
-        self.process_time = model.device.type == "cpu" and torch.get_num_threads() == 1
+        self.process_time = device_of(model).type == "cpu" and torch.get_num_threads() == 1
         self.calls: dict[tuple[int, str], list[_Call]] = {}
 
     def run(self, rounds: int, order: random.Random, progress: bool) -> tuple[Decoded, ...]:
@@ -331,7 +332,7 @@ class _Task:
         options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
         speculation = options.get("custom_generate")
         before = _expectation(speculation)
-        with environment.PeakMemory(self.model.device) as peak, _Passes(self.model) as passes:
+        with environment.PeakMemory(device_of(self.model)) as peak, _Passes(self.model) as passes:
             started = self._now()
             ids = self.model.generate(**item.inputs, max_new_tokens=new_tokens, do_sample=False, **options)
             seconds = self._now() - started
@@ -350,8 +351,8 @@ class _Task:
         )
 
     def _now(self) -> float:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        if device_of(self.model).type == "cuda":
+            torch.cuda.synchronize(device_of(self.model))
         return time.process_time() if self.process_time else time.perf_counter()
 
     def _decoded(self, number: int, item: _Item, way: _Way) -> Decoded:

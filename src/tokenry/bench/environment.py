@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from transformers import PreTrainedModel
 
 from tokenry.reduce import Reducer
 from tokenry.tokens import InputError
 from tokenry.upstream import attention_kernel
+from tokenry.wrappers import device_of, fetched
 
 _SAMPLE = 1024
 _PACKAGES = ("tokens", "reduce", "hosts")
@@ -39,7 +39,7 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
+def facts(model: Any, name: str | None = None) -> dict[str, Any]:
     """Model and circumstances as JSON values."""
     return {
         "model": name or model.name_or_path or type(model).__name__,
@@ -48,11 +48,11 @@ def facts(model: PreTrainedModel, name: str | None = None) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": attention_kernel(model.config.get_text_config()),
-        "device": _device_name(model.device),
+        "device": _device_name(device_of(model)),
     } | circumstances()
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: Any) -> str:
     """A hash of a model's architecture and weights.
 
     Of each tensor up to 1,024 evenly spaced values are read: any training or conversion changes some of them, and a
@@ -60,8 +60,9 @@ def fingerprint(model: PreTrainedModel) -> str:
     """
     found = hashlib.sha256(type(model).__name__.encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, len(flat) // _SAMPLE)][:_SAMPLE].to("cpu", torch.float64)
+        with fetched(model, name, tensor) as held:
+            flat = held.detach().flatten()
+            sample = flat[:: max(1, len(flat) // _SAMPLE)][:_SAMPLE].to("cpu", torch.float64)
         found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         found.update(sample.numpy().tobytes())
     return found.hexdigest()[:16]

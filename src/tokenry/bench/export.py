@@ -12,10 +12,10 @@ from typing import Any
 
 from tokenry.bench.arms import BASELINES
 from tokenry.bench.results import Results
-from tokenry.bench.summary import Row, nothing_ran, same_choice, summarise, warnings
+from tokenry.bench.summary import Row, failed, nothing_ran, same_choice, summarise, warnings
 
 _FIGURES = (
-    "examples", "seeds", "scored", "score", "agreement", "recall", "tokens", "tokens_mean", "full_tokens",
+    "examples", "failed", "seeds", "scored", "score", "agreement", "recall", "tokens", "tokens_mean", "full_tokens",
     "prefill_flops", "kv_bytes", "encoder_ms", "selection_ms", "prefill_ms", "decode_ms", "memory_bytes",
 )  # fmt: skip
 
@@ -32,6 +32,7 @@ def as_json(results: Results, **more: Any) -> str:
         "facts": results.runs[-1].facts,
         "rows": [asdict(row) for row in rows],
         "warnings": [*warnings(results, rows), *same_choice(results)],
+        "failed": [asdict(one) for one in failed(results)],
         "failure": nothing_ran(rows),
     }
     return json.dumps(_finite(content | more), ensure_ascii=False, indent=1) + "\n"

@@ -27,7 +27,6 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tokenry import hosts
 from tokenry.bench.arms import Arm
@@ -39,6 +38,7 @@ from tokenry.data.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
 from tokenry.tokens import Reduction
+from tokenry.wrappers import device_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Prompt:
     images: tuple[Image.Image, ...]
 
     @classmethod
-    def of(cls, model: PreTrainedModel, processor: Any, example: Example) -> Prompt:
+    def of(cls, model: Any, processor: Any, example: Example) -> Prompt:
         """Put the example through the processor, with its chat template if it has one.
 
         Raises:
@@ -85,7 +85,7 @@ class Batch:
     inputs: dict[str, Any]
 
     @classmethod
-    def of(cls, model: PreTrainedModel, processor: Any, prompts: Sequence[Prompt]) -> Batch:
+    def of(cls, model: Any, processor: Any, prompts: Sequence[Prompt]) -> Batch:
         """Put the prompts together, rows padded on the left.
 
         Raises:
@@ -110,9 +110,9 @@ class Stopwatch:
         seconds: one per pass.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: Any) -> None:
         self.seconds: list[float] = []
-        self._model = model
+        self._model = unwrap(model, bare=False)  # an adapter's `generate` calls the model inside, not itself
         self._started = 0.0
         self._stack = ExitStack()
 
@@ -169,14 +169,14 @@ class Answer:
         return statistics.median(self.passes[1:]) if len(self.passes) > 1 else None
 
 
-def encode(model: PreTrainedModel, batch: Batch, methods: Sequence[Reducer]) -> Encoded:
+def encode(model: Any, batch: Batch, methods: Sequence[Reducer]) -> Encoded:
     """The vision side of a batch, with all that the methods read of it."""
     synchronise(model)
     return hosts.encode(model, batch.inputs, methods)
 
 
 def answer(
-    model: PreTrainedModel, processor: Any, batch: Batch, encoded: Encoded, arm: Arm, *, max_new_tokens: int
+    model: Any, processor: Any, batch: Batch, encoded: Encoded, arm: Arm, *, max_new_tokens: int
 ) -> tuple[Answer, ...]:
     """Ask the model, on the tokens that an arm leaves it: one answer for each row of the batch.
 
@@ -188,7 +188,7 @@ def answer(
         session = (
             stack.enter_context(hosts.reduced(model, arm.methods, encoded=encoded)) if arm.methods else None
         )
-        peak = stack.enter_context(PeakMemory(model.device))
+        peak = stack.enter_context(PeakMemory(device_of(model)))
         watch = stack.enter_context(Stopwatch(model))
         with torch.inference_mode():
             ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
@@ -231,7 +231,7 @@ def _real_tokens(inputs: Mapping[str, Any]) -> Int[Tensor, " rows"]:
     return (torch.ones_like(ids) if mask is None else mask).long().sum(1).cpu()
 
 
-def _ends(model: PreTrainedModel) -> Int[Tensor, " n"]:
+def _ends(model: Any) -> Int[Tensor, " n"]:
     """The tokens that end an answer."""
     ends = model.generation_config.eos_token_id
     return torch.tensor([] if ends is None else ends, dtype=torch.long).view(-1)
@@ -373,7 +373,7 @@ def _digest(inputs: Mapping[str, Any]) -> str:
     return found.hexdigest()[:20]
 
 
-def synchronise(model: PreTrainedModel) -> None:
+def synchronise(model: Any) -> None:
     """Wait until the model's device has done what it was given, or fail with what failed there."""
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+    if device_of(model).type == "cuda":
+        torch.cuda.synchronize(device_of(model))

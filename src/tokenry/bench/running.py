@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from transformers import PreTrainedModel
 
 from tokenry.bench import environment, measure
 from tokenry.bench.arms import Arm
@@ -22,6 +22,7 @@ from tokenry.data.examples import Example
 from tokenry.data.metrics import Metric
 from tokenry.hosts import Encoded
 from tokenry.tokens import TokenryError, UnsupportedError
+from tokenry.wrappers import device_of
 
 _LONGEST_REASON = 500
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class Task:
         shown: names of the examples whose pictures and traces a report shows.
     """
 
-    model: PreTrainedModel
+    model: Any
     processor: Any
     arms: tuple[Arm, ...]
     setting: str
@@ -273,13 +274,14 @@ class Task:
         except Exception as error:
             problem = Problem.of(error)
         # Only here the exception is gone, and with it what its frames held.
-        if self.model.device.type == "cuda":
+        if device_of(self.model).type == "cuda":
             torch.cuda.empty_cache()
         try:
             measure.synchronise(self.model)
         except RuntimeError as error:
             raise TokenryError(
-                f"{self.model.device} no longer works: {problem.reason} What was measured before is kept; start again."
+                f"{device_of(self.model)} no longer works: {problem.reason} What was measured before is kept; start "
+                "again."
             ) from error
         return problem
 
@@ -291,5 +293,5 @@ def _key(arm: Arm) -> ArmKey:
 @contextmanager
 def _progress(silent: bool) -> Iterator[tuple[Progress, TaskID]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=silent, transient=False) as bar, torch.inference_mode():
+    with Progress(*columns, console=Console(stderr=True), disable=silent) as bar, torch.inference_mode():
         yield bar, bar.add_task("comparing")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
-from transformers import PreTrainedModel
 
 from tokenry.bench import measure
 from tokenry.bench.arms import FULL, Arm
@@ -77,7 +76,7 @@ class Single:
 
 
 def ask(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any,
     picture: Image.Image,
     question: str,
@@ -129,12 +128,12 @@ def ask(
     )
 
 
-def prepare(model: PreTrainedModel, processor: Any, picture: Image.Image, question: str) -> dict[str, Any]:
+def prepare(model: Any, processor: Any, picture: Image.Image, question: str) -> dict[str, Any]:
     """The inputs that the model's own `generate` takes for a question about a picture."""
     return _prompt(model, processor, picture, question).inputs
 
 
-def _prompt(model: PreTrainedModel, processor: Any, picture: Image.Image, question: str) -> Prompt:
+def _prompt(model: Any, processor: Any, picture: Image.Image, question: str) -> Prompt:
     return Prompt.of(model, processor, Example("question", (Picture("picture", picture),), question, None))
 
 

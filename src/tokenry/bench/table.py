@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tokenry.bench.columns import COLUMNS, Column
 from tokenry.bench.results import Results
-from tokenry.bench.summary import Row, nothing_ran, refused, same_choice, summarise, warnings
+from tokenry.bench.summary import Row, failed, nothing_ran, refused, same_choice, summarise, warnings
 
 _NEEDED = ("score", "change", "tokens", "prefill_ms")
 _WELCOME = (
@@ -28,6 +28,8 @@ _WELCOME = (
 )
 """Columns of a narrow terminal: those that are always there, and those that are taken in this order while they fit."""
 _GAP = 2
+_REASONS = 5
+"""Reasons for failures that are printed."""
 _NAME = 12
 """Least width of the method's name, which is broken rather than let figures be squeezed."""
 
@@ -48,6 +50,7 @@ def as_table(results: Results, *, width: int | None = None) -> Group:
         parts.append(Text(f"Not shown here: {', '.join(hidden)} (--wide, --csv, --json).", style="dim"))
     parts += [Text(one, style="yellow") for one in warnings(results, rows)]
     parts += [Text(str(one), style="yellow") for one in refused(rows)]
+    parts += [Text(one, style="yellow") for one in _failures(results)]
     parts += [Text(one) for one in same_choice(results)]
     parts += [Text(), Text(footer(results, done), style="dim")]
     if (failure := nothing_ran(rows)) is not None:
@@ -55,6 +58,13 @@ def as_table(results: Results, *, width: int | None = None) -> Group:
         table, *rest = parts
         parts = [Text(failure, style="bold red"), *rest[:-2], Text(), table, *rest[-2:]]
     return Group(*parts)
+
+
+def _failures(results: Results) -> list[str]:
+    """Questions that were not answered, by reason; a table has no room for all."""
+    found = [f"Not answered: {one}" for one in failed(results)]
+    more = len(found) - _REASONS
+    return found if more <= 0 else [*found[:_REASONS], f"and {more} other reasons; the report has them."]
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> Table:

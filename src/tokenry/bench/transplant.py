@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.data.sources import gather
 from tokenry.models.pretrained import model_folder
 from tokenry.text.measure import bits_per_byte
@@ -14,34 +15,32 @@ from tokenry.text.zett.network import is_tied
 from tokenry.tokens.errors import InputError
 
 
-def load_language_model(model: str, *, dtype: str = "auto") -> tuple[Any, Any]:
+def load_language_model(
+    model: str, *, dtype: str = "auto", trust_remote_code: bool = False
+) -> tuple[Any, Any]:
     """A model with the head that its configuration names, in evaluation mode, and its tokenizer.
 
     Args:
         model: folder of a causal or masked language model or an encoder, or "smollm2" or "minilm".
         dtype: of the weights; "auto" is what the folder says.
+        trust_remote_code: whether Python code that lies in the folder may be run.
 
     Raises:
-        InputError: no folder, no tokenizer in it, or no model.
+        InputError: no folder, no tokenizer in it, or no model, or one that is damaged, incomplete, or in pickles.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
     folder = model_folder(model)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     heads = {
         "ForCausalLM": AutoModelForCausalLM,
         "LMHeadModel": AutoModelForCausalLM,
         "ForMaskedLM": AutoModelForMaskedLM,
     }
-    try:
-        named = AutoConfig.from_pretrained(folder, local_files_only=True).architectures or [""]
-        auto = next((auto for ending, auto in heads.items() if named[0].endswith(ending)), AutoModel)
-        loaded = auto.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{model} holds no model that transformers can load: {str(error).splitlines()[0]}"
-        ) from error
-    return loaded.eval(), tokenizer
+    source = Checkpoint(str(folder), trust_remote_code=trust_remote_code)
+    named = source.config().architectures or [""]
+    auto = next((auto for ending, auto in heads.items() if named[0].endswith(ending)), AutoModel)
+    return source.model(auto, dtype=dtype), tokenizer
 
 
 def load_donor(model: str) -> Donor:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from tokenry.bench.arms import BASELINES, Spec, plan_arms
 from tokenry.bench.choose import Choice, choose, cost_column
 from tokenry.bench.columns import versus_baselines
@@ -60,7 +58,7 @@ class Tuning:
 
 
 def tune(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any,
     data: Sequence[Example],
     target: float = 0.99,

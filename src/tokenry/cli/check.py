@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 
@@ -32,16 +33,20 @@ def check_model(
     question: Annotated[str, typer.Option(help="A question about it.")] = "what is at the top left?",
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
-    device: options.DeviceOption = "cpu",
+    device: options.PlaceOption = None,
+    device_map: options.DeviceMapOption = None,
+    adapter: options.AdapterOption = None,
+    trust_remote_code: options.TrustOption = False,
 ) -> None:
     """Run the laws on MODEL: identity at 100 %, equality with masking, clean removal. Exit code 1 if one is broken."""
+    require_model(model, adapter)
     from tokenry import bench
     from tokenry.hosts import check
 
     picture = (
         bench.open_picture(image) if image is not None else bench.load_data("scenes", 1).examples[0].image
     )
-    loaded, processor = options.load(model, dtype, attn, device)
+    loaded, processor = options.load(model, dtype, attn, device, device_map, adapter, trust_remote_code)
     report = check(loaded, bench.prepare(loaded, processor, picture, question))
     table = Table(
         title=report.model, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0)

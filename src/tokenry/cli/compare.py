@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 
@@ -26,7 +27,10 @@ def compare_methods(
     seeds: Annotated[int, typer.Option(help="Repetitions of methods that draw lots.")] = 3,
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
-    device: options.DeviceOption = "cpu",
+    device: options.PlaceOption = None,
+    device_map: options.DeviceMapOption = None,
+    adapter: options.AdapterOption = None,
+    trust_remote_code: options.TrustOption = False,
     threads: options.ThreadsOption = None,
     positions: options.PositionsOption = None,
     metric: options.MetricOption = "exact",
@@ -40,6 +44,7 @@ def compare_methods(
 
     Results are appended to OUT/results.jsonl as they come; the same command continues where it was interrupted.
     """
+    require_model(model, adapter)
     from tokenry import bench
     from tokenry.bench.arms import plan_arms
 
@@ -50,7 +55,7 @@ def compare_methods(
     bench.Template(prompt)
     questions = options.questions(data, limit)
     options.check_writable(out)
-    loaded, processor = options.load(model, dtype, attn, device)
+    loaded, processor = options.load(model, dtype, attn, device, device_map, adapter, trust_remote_code)
     with options.resumable(out):
         comparison = bench.compare(
             loaded,
@@ -60,7 +65,7 @@ def compare_methods(
             limits,
             seeds=seeds,
             out=out,
-            name=options.display_name(model),
+            name=options.display_name(model, adapter),
             data_name=questions.name,
             max_new_tokens=max_new_tokens,
             threads=threads,

@@ -84,6 +84,29 @@ Model: TypeAlias = Annotated[
 DtypeOption: TypeAlias = Annotated[Dtype, typer.Option("--dtype", help="Type of the weights.")]
 AttentionOption: TypeAlias = Annotated[Attention, typer.Option("--attn", help="Attention implementation.")]
 DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+PlaceOption: TypeAlias = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...", show_default="cpu")
+]
+DeviceMapOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        help="Spread the model over devices instead: auto, balanced, sequential, or parts and devices as JSON.",
+        show_default=False,
+    ),
+]
+AdapterOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        help="Folder or hub id of an adapter of peft (LoRA ...) for the model.",
+        show_default=False,
+    ),
+]
+TrustOption: TypeAlias = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run Python code that comes with the model. Read it first."),
+]
 ThreadsOption: TypeAlias = Annotated[
     int | None, typer.Option("--threads", help="CPU threads.", show_default="all")
 ]
@@ -199,16 +222,53 @@ def keyword_settings(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def load(model: str, dtype: Dtype, attention: Attention, device: str) -> tuple[Any, Any]:
+def load(
+    model: str,
+    dtype: Dtype,
+    attention: Attention,
+    device: str | None = None,
+    device_map: str | None = None,
+    adapter: str | None = None,
+    trust: bool = False,
+) -> tuple[Any, Any]:
     """The model and its processor."""
     from tokenry.hosts import load_model
 
-    return load_model(model, dtype=_torch_dtype(dtype), attn=attention.value, device=device)
+    return load_model(
+        model,
+        dtype=_torch_dtype(dtype),
+        attn=attention.value,
+        device=device,
+        device_map=_device_map(device_map),
+        adapter=adapter,
+        trust_remote_code=trust,
+    )
 
 
-def display_name(model: str) -> str:
-    """How a model is called in a report: a folder by its own name, not by where it lies."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+def _device_map(given: str | None) -> str | dict[str, Any] | None:
+    """A device map as accelerate takes it: a word, or an object of parts of the model and their devices.
+
+    Raises:
+        InputError: it is meant to be an object, and is no JSON.
+    """
+    from tokenry.tokens import InputError
+
+    if given is None or not given.lstrip().startswith("{"):
+        return given
+    try:
+        found: dict[str, Any] = json.loads(given)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"--device-map {given} is no JSON ({error}): write auto, or an object such as "
+            '{"model.vision_tower": 0, "": "cpu"}.'
+        ) from error
+    return found
+
+
+def display_name(model: str, adapter: str | None = None) -> str:
+    """How a model, and an adapter on it, is called in a report: a folder by its own name, not by where it lies."""
+    named = (Path(name).resolve().name if Path(name).is_dir() else name for name in (model, adapter) if name)
+    return " + ".join(named)
 
 
 def check_writable(folder: Path) -> None:

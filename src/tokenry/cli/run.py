@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 
@@ -34,11 +35,15 @@ def run_once(
     ] = None,
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
-    device: options.DeviceOption = "cpu",
+    device: options.PlaceOption = None,
+    device_map: options.DeviceMapOption = None,
+    adapter: options.AdapterOption = None,
+    trust_remote_code: options.TrustOption = False,
     positions: options.PositionsOption = None,
     max_new_tokens: options.TokensOption = 64,
 ) -> None:
     """Ask MODEL a question about a picture on fewer visual tokens, and show what that saved."""
+    require_model(model, adapter)
     from tokenry import bench
     from tokenry.bench.arms import named
     from tokenry.reduce import read_methods
@@ -49,7 +54,7 @@ def run_once(
     members = read_methods(method, **({} if limit is None else {"budget": limit}))
     picture = bench.open_picture(image)
     target = _target(out, image)
-    loaded, processor = options.load(model, dtype, attn, device)
+    loaded, processor = options.load(model, dtype, attn, device, device_map, adapter, trust_remote_code)
     found = bench.ask(
         loaded,
         processor,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 
@@ -33,7 +34,10 @@ def tune_methods(
     out: options.OutOption = Path("tokenry-tuning"),
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
-    device: options.DeviceOption = "cpu",
+    device: options.PlaceOption = None,
+    device_map: options.DeviceMapOption = None,
+    adapter: options.AdapterOption = None,
+    trust_remote_code: options.TrustOption = False,
     threads: options.ThreadsOption = None,
     positions: options.PositionsOption = None,
     metric: options.MetricOption = "exact",
@@ -44,6 +48,7 @@ def tune_methods(
     as_csv: options.CsvOption = False,
 ) -> None:
     """Find the cheapest method and budget that keep TARGET of the score, with 97.5 % confidence."""
+    require_model(model, adapter)
     from tokenry import bench
     from tokenry.bench.arms import plan_arms
     from tokenry.bench.choose import cost_column
@@ -56,7 +61,7 @@ def tune_methods(
     bench.Template(prompt)
     questions = options.questions(data, limit)
     options.check_writable(out)
-    loaded, processor = options.load(model, dtype, attn, device)
+    loaded, processor = options.load(model, dtype, attn, device, device_map, adapter, trust_remote_code)
     with options.resumable(out):
         tuning = bench.tune(
             loaded,
@@ -68,7 +73,7 @@ def tune_methods(
             budgets=limits,
             by=by,
             out=out,
-            name=options.display_name(model),
+            name=options.display_name(model, adapter),
             data_name=questions.name,
             max_new_tokens=max_new_tokens,
             threads=threads,

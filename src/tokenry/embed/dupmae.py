@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerBase
+from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.data.files import whole_folder
 from tokenry.tokens.errors import InputError
 
@@ -204,6 +205,7 @@ class DupmaeEncoder(nn.Module):
             raise InputError(
                 f"{folder} holds no retrieval encoder ({error}): build one with DupmaeEncoder(model) and save it"
             ) from error
-        encoder = cls(BertForMaskedLM.from_pretrained(folder), **settings)
+        source = Checkpoint(str(folder))
+        encoder = cls(source.model(BertForMaskedLM), **settings)
         encoder.projection.load_state_dict(weights)
-        return encoder.eval(), AutoTokenizer.from_pretrained(folder)
+        return encoder.eval(), source.tokenizer()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 Encoder = Callable[[list[str]], Any]
@@ -21,6 +22,8 @@ It may return an array, a tensor or a list of rows; `unit_vectors` checks what c
 """
 
 Pooling = Literal["mean", "cls"]
+_POOLER: Final = r"(\w+\.)?pooler\."
+"""BERT's own pooling, which a model trained with another head does not have; vectors are pooled here from states."""
 _KNOWN_MODULES: Final = frozenset({"Transformer", "Pooling", "Normalize"})
 
 
@@ -74,15 +77,16 @@ class SentenceEncoder:
             UnsupportedError: the folder asks for something between pooling and vector that is not done here.
             PackageUnavailableError: MiniLM cannot be had here.
         """
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         from tokenry.models.pretrained import model_folder
 
         path = model_folder(folder)
         pooling, max_length = _sentence_transformers_settings(path)
+        source = Checkpoint(str(path))
         return cls(
-            AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32),
-            AutoTokenizer.from_pretrained(path, local_files_only=True),
+            source.model(AutoModel, spare=_POOLER, dtype=torch.float32),
+            source.tokenizer(),
             pooling=pooling,
             max_length=max_length,
             batch=batch,

@@ -19,7 +19,7 @@ from tokenry.hosts.trial import try_drafts
 from tokenry.predict.lm.requirements import longest_text, plain_cache
 from tokenry.tokens.errors import InputError
 from tokenry.upstream import plain_layers, with_cache
-from tokenry.wrappers import unwrap
+from tokenry.wrappers import device_of, unwrap
 
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
@@ -103,7 +103,7 @@ def calibrate(
         # Half of the positions for the text, where they are few: a tree is as good beside a short one.
         context = max(1, min(context, max(longest - sizes[-1], longest // 2)))
         sizes = [n for n in sizes if n == 1 or context + n <= longest]
-    device = plain.device
+    device = device_of(plain)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
     cache = plain_cache(plain)

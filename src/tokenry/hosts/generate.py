@@ -31,7 +31,7 @@ from tokenry.predict.lm.token_recycling import TokenRecycling
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 from tokenry.tokens.ids import IdsLike, id_rows
 from tokenry.upstream import GenerateDecoderOnlyOutput, attention_kernel
-from tokenry.wrappers import unwrap
+from tokenry.wrappers import device_of, unwrap
 
 
 def _recycling(model: PreTrainedModel) -> TokenRecycling:
@@ -165,7 +165,7 @@ def generate(
         )
     plain: PreTrainedModel = unwrap(model, bare=False)
     require_drafts(plain)
-    given = _batched(inputs, plain.device)
+    given = _batched(inputs, device_of(plain))
     if isinstance(decoder, Speculation) and calibration is not None:
         raise InputError("This decoder has its sizes already; give `calibration` to tokenry.decoder.")
     speculation = decoder if isinstance(decoder, Speculation) else _kept(plain, decoder, calibration)

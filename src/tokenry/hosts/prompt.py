@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import AutoProcessor, PreTrainedModel
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.hosts.host import Host
 from tokenry.text.plain import PlainText
 from tokenry.tokens import InputError
+from tokenry.wrappers import device_of
 
 
 def question_inputs(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any,
     pictures: Sequence[Sequence[Image.Image]],
     questions: Sequence[str],
@@ -91,7 +92,7 @@ def _encode(
     return own
 
 
-def _complete(processor: Any, model: PreTrainedModel) -> Any:
+def _complete(processor: Any, model: Any) -> Any:
     """The processor, or a copy with the settings that files from before transformers 4.46 lack.
 
     LLaVA's processors count a picture's tokens themselves, and cannot do without them.
@@ -120,17 +121,17 @@ def _complete(processor: Any, model: PreTrainedModel) -> Any:
     return processor
 
 
-def _moved(inputs: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+def _moved(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """On the model's device; what is no whole number, in the model's type."""
     found = {}
     for name, value in inputs.items():
         if torch.is_tensor(value):
-            value = value.to(model.device, model.dtype if value.is_floating_point() else None)
+            value = value.to(device_of(model), model.dtype if value.is_floating_point() else None)
         found[name] = value
     return found
 
 
-def sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
+def sample_inputs(model: Any) -> dict[str, Any]:
     """Two questions of different length about two made-up pictures, by the processor that the model came with.
 
     Raises:
@@ -138,8 +139,8 @@ def sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
     """
     name = model.name_or_path
     try:
-        processor: Any = AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        processor = Checkpoint.find(name).processor()
+    except InputError as error:
         raise InputError(
             f"There is no processor beside the model ({name or 'it was not loaded from anywhere'!r}), so inputs cannot "
             "be made up. Pass your own: tk.check(model, inputs)."

@@ -12,6 +12,7 @@ from tokenry.hosts.host import evaluating
 from tokenry.predict.lm.requirements import plain_cache, require_drafts
 from tokenry.tokens.errors import UnsupportedError
 from tokenry.upstream import plain_layers, with_cache
+from tokenry.wrappers import device_of
 
 
 @torch.no_grad()
@@ -23,7 +24,7 @@ def try_drafts(model: Any) -> None:
         UnsupportedError: it cannot, for a reason that its signature does not tell.
     """
     require_drafts(model)
-    cache, device = plain_cache(model), model.device
+    cache, device = plain_cache(model), device_of(model)
     one = torch.ones(1, 1, dtype=torch.long, device=device)
     sees = torch.tensor([[True, True, False], [True, False, True]], device=device)
     with evaluating(model), paused(model):

@@ -17,7 +17,7 @@ from tokenry.predict.lm.requirements import longest_text, plain_cache
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.ids import IdsLike, id_rows
 from tokenry.upstream import plain_layers, with_cache
-from tokenry.wrappers import unwrap
+from tokenry.wrappers import device_of, unwrap
 
 
 @torch.no_grad()
@@ -68,14 +68,14 @@ def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int
             )
         rows = min(rows, longest - held)
     cache = plain_cache(model)
-    model(input_ids=start.to(model.device), **with_cache(model, cache), use_cache=True)
+    model(input_ids=start.to(device_of(model)), **with_cache(model, cache), use_cache=True)
     plain_layers(cache)  # refuses what cannot be cut
     found = np.empty((config.vocab_size, k), np.int32)
     for first in range(0, config.vocab_size, rows):
-        ids = torch.arange(first, min(first + rows, config.vocab_size), device=model.device)
+        ids = torch.arange(first, min(first + rows, config.vocab_size), device=device_of(model))
         n = len(ids)
-        visible = torch.ones(1, 1, n, held + n, dtype=torch.bool, device=model.device)
-        visible[..., held:] = torch.eye(n, dtype=torch.bool, device=model.device)
+        visible = torch.ones(1, 1, n, held + n, dtype=torch.bool, device=device_of(model))
+        visible[..., held:] = torch.eye(n, dtype=torch.bool, device=device_of(model))
         logits = model(
             input_ids=ids[None],
             attention_mask=layout.additive(visible, model.dtype),
@@ -92,7 +92,7 @@ def _own_words(model: PreTrainedModel, tokens: int = 16) -> Int[Tensor, "1 s"]:
     """What the model writes from nothing but its start token."""
     config = model.config.get_text_config()
     first, longest = config.bos_token_id, longest_text(config)
-    ids = torch.tensor([[0 if first is None else first]], device=model.device)
+    ids = torch.tensor([[0 if first is None else first]], device=device_of(model))
     if longest is not None:
         tokens = min(tokens, longest - 2)  # one position is the start token's, one for what comes behind
     if tokens < 1:

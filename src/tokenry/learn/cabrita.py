@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.data.corpora import Corpus
 from tokenry.data.files import whole_file
 from tokenry.data.sources import gather
@@ -168,7 +169,7 @@ def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | Non
     learnt, held = _new_language(recipe, details)
     recipe.claim_output()
     tokenizer = _vocabulary(recipe, base, learnt, details)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    model = Checkpoint(str(folder)).model(AutoModelForCausalLM)
     resized = transplant(
         model, base, tokenizer, recipe.init, context=Context(texts=learnt, seed=recipe.seed)
     ).model.eval()

@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.data.scenes import DIRECTIONS, PLACES, reserved_words
 from tokenry.data.textures import SIDE
 from tokenry.tokens.errors import TokenryError
@@ -155,11 +156,21 @@ def load_embedded(dtype: torch.dtype = torch.float32) -> tuple[LlavaForCondition
     Raises:
         TokenryError: if the weights are missing from the installation.
     """
+    source = Checkpoint(str(require_weights()))
+    model = source.model(LlavaForConditionalGeneration, dtype=dtype)
+    return model, source.processor(LlavaProcessor)
+
+
+def require_weights() -> Path:
+    """The folder of the shipped model, see `weights_folder`.
+
+    Raises:
+        TokenryError: if the weights are missing from the installation.
+    """
     folder = weights_folder()
     if not (folder / "model.safetensors").is_file():
         raise TokenryError(
             f"the embedded model's weights are missing from {folder}: reinstall tokenry, or train them again with "
             "`tokenry train recipes/embedded_vlm.yaml`"
         )
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
-    return model, LlavaProcessor.from_pretrained(folder)
+    return folder

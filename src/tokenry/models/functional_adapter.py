@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.data.files import whole_folder
 from tokenry.models.functional_tokens import FunctionalTokens, add_functional_tokens
 from tokenry.tokens.errors import InputError
-from tokenry.tokens.extras import optional
+from tokenry.wrappers import peft_for, with_adapter
 
 TOKENS_FILE: Final = "functional_tokens.json"
 _FORMAT: Final = 1
@@ -73,7 +73,7 @@ def with_lora(model: Any, tokens: FunctionalTokens | None, settings: LoraSetting
         InputError: If the settings make no sense for this model: a rank of 0, targets that it does not have.
         UnsupportedError: If peft is not installed.
     """
-    peft = _peft()
+    peft = peft_for("Training a router")
     rows = None if tokens is None else {name: list(tokens.all_ids) for name in _tables(model)}
     targets = settings.targets
     try:
@@ -133,7 +133,6 @@ def load_adapter(folder: str | Path, model: Any, tokenizer: Any, *, merge: bool 
         InputError: If the folder does not hold an adapter, or it does not fit the model or the tokenizer.
         UnsupportedError: If peft is not installed.
     """
-    peft = _peft()
     folder = Path(folder)
     try:
         values = json.loads((folder / TOKENS_FILE).read_text(encoding="utf-8"))
@@ -151,10 +150,7 @@ def load_adapter(folder: str | Path, model: Any, tokenizer: Any, *, merge: bool 
             f"the adapter in {folder} was trained with {saved.texts[0]} as token {saved.ids[0]}, which this tokenizer "
             f"gives the id {tokens.ids[0]}: load the tokenizer and the model that it was trained from"
         )
-    try:
-        loaded = peft.PeftModel.from_pretrained(model, str(folder), local_files_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"the adapter in {folder} does not fit this model: {error}") from error
+    loaded = with_adapter(model, Checkpoint(str(folder)).adapter())
     return LoadedAdapter(
         loaded.merge_and_unload() if merge else loaded.eval(), tokens, values.get("about", {})
     )
@@ -165,7 +161,3 @@ def _tables(model: Any) -> list[str]:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     wanted = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
     return [name for name, module in model.named_modules() if any(module is one for one in wanted)]
-
-
-def _peft() -> Any:
-    return optional("peft", package="peft", extra="adapt", purpose="Training and loading routers")

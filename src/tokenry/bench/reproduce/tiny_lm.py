@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenry.bench.results import digest
+from tokenry.checkpoints import Checkpoint
 from tokenry.data.corpora import Corpus, load_corpus
 from tokenry.data.files import whole_folder
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
@@ -75,8 +76,8 @@ def tiny_lm(
     folder = cache / f"tiny-lm-{digest(asdict(chosen))}"
     if not (folder / "model").is_dir():
         _train(chosen, folder, console)
-    model = LlamaForCausalLM.from_pretrained(folder / "model").eval()
-    return model, AutoTokenizer.from_pretrained(folder / "model")
+    source = Checkpoint(str(folder / "model"))
+    return source.model(LlamaForCausalLM), source.tokenizer()
 
 
 def _train(chosen: TinySettings, folder: Path, console: Console | None) -> None:
@@ -129,5 +130,5 @@ def tiny_hypernet(
         trained = train_hypernetwork(model, tokenizer, texts, folder / "training", settings, console=console)
         with whole_folder(folder / "model") as scratch:
             trained.save_pretrained(scratch)
-    hypernet: Hypernetwork = Hypernetwork.from_pretrained(folder / "model")
-    return model, tokenizer, hypernet.eval()
+    hypernet: Hypernetwork = Checkpoint(str(folder / "model")).model(Hypernetwork)
+    return model, tokenizer, hypernet

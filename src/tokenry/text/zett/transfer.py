@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tokenry.checkpoints import Checkpoint
 from tokenry.data.files import whole_folder
 from tokenry.text.transplant.base import Context, Rows, Transplant
 from tokenry.text.transplant.plan import TransplantPlan
@@ -127,8 +128,8 @@ def load_hypernetwork(folder: str | Path) -> Hypernetwork:
 
 @lru_cache(maxsize=2)
 def _loaded(folder: Path, stamps: tuple[tuple[int, int], ...]) -> Hypernetwork:
-    network: Hypernetwork = Hypernetwork.from_pretrained(folder)
-    return network.eval()
+    network: Hypernetwork = Checkpoint(str(folder)).model(Hypernetwork)
+    return network
 
 
 @torch.no_grad()
