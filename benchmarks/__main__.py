@@ -26,6 +26,7 @@ PARTS = (
     "acm",
     "duo",
     "decoding",
+    "intervals",
 )
 
 
