@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy.stats import t as student_t
 
 from benchmarks.common import RESULTS, provenance
-from tokenry.bench.stats import lower_bound
+from tokenry.bench.stats import LEVEL, corrected, lower_bound, paired_interval
 
 TAIL = 0.025
 TAILS = (TAIL, 0.0025, 0.0005)  # alone, and Bonferroni's over 10 and 50 arms
@@ -23,6 +23,7 @@ QUESTIONS = (20, 50, 100, 200, 500)
 LOST = (0.0, 0.01, 0.02, 0.035, 0.055, 0.10)
 GAINED = (0.0, 0.04)  # losses only; losses and gains, which is 0.04 more lost and 0.04 gained
 PICTURES = {"1": (1,), "2": (2,), "4": (4,), "1 to 8": (1, 1, 1, 2, 3, 8)}
+FEW = (50, 100, 200, 500, 1000)  # questions
 DRAWN = 1000  # data sets a round
 RESAMPLES = 1000
 CRITERION = (
@@ -310,6 +311,7 @@ def run(console: Console, rounds: int) -> None:
         for questions in QUESTIONS:
             cells += simulate(setting, questions, rounds, seed=i)
         console.print(f"{setting}: done")
+    write_few()
     used = _of(cells, USED, TAIL)
     _write(
         "intervals",
@@ -326,6 +328,26 @@ def run(console: Console, rounds: int) -> None:
         "The rules that were tried, over all cells: share of cells that meet the criterion, worst cell and average, "
         "all in % (nominal: 2.5); the worst setting at nominal 0.25 and 0.05 %, in units of nominal, averaged over "
         "losses; and how far below the mean the bound is, in points, on 200 questions, averaged over losses",
+    )
+
+
+def write_few() -> None:
+    """The bounds where little is lost, which tells how many questions a claim needs."""
+    _write(
+        "intervals-few",
+        [
+            {"lost": lost}
+            | {f"of {n}": 100 * paired_interval([-1.0] * lost + [0.0] * (n - lost)).low for n in FEW}
+            | {
+                f"of {n}, {arms} arms": 100
+                * paired_interval([-1.0] * lost + [0.0] * (n - lost), level=corrected(LEVEL, arms)).low
+                for arms in (10, 50)
+                for n in FEW[-1:]
+            }
+            for lost in (0, 1, 2, 3, 5, 10, 20)
+        ],
+        "Lower bounds of the 95 % interval, in points, where that many answers of so many questions were lost and none "
+        "gained, each question about a picture of its own; in the last columns at the level corrected for so many arms",
     )
 
 
