@@ -27,6 +27,7 @@ PARTS = (
     "duo",
     "decoding",
     "folders",
+    "intervals",
 )
 
 

@@ -174,6 +174,18 @@ def test_the_lower_bound_is_above_the_truth_no_more_often_than_it_says(together:
     assert np.mean(total.sum(1) / 100 - low) < 0.14, "and it says something"
 
 
+def test_the_worst_case_known_is_near_the_criterion() -> None:
+    """Only pictures with the most questions are lost, and those wholly: the unseen picture is smaller than they are."""
+    draw = np.random.default_rng(5)
+    size = draw.choice([1.0, 2.0, 3.0, 8.0], (4000, 100), p=[3 / 6, 1 / 6, 1 / 6, 1 / 6])
+    lost = (size == 8) & (draw.random(size.shape) < 0.2)
+    kinds = [(0.0, 1.0), (0.0, 2.0), (0.0, 3.0), (0.0, 8.0), (-8.0, 8.0)]
+    total, sizes = np.array(kinds).T
+    count = np.stack([((size == s) & (lost == (t < 0))).sum(1) for t, s in kinds], 1).astype(float)
+    low = lower_bound(total[None], sizes, count, 0.025)
+    assert 0.025 < np.mean(low > -(8 * 0.2) / (3 + 2 + 3 + 8)) < 0.045
+
+
 # --- families, counts, refusals ---------------------------------------------------------------------------------------
 
 

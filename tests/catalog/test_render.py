@@ -23,6 +23,9 @@ def checkout(tmp_path: Path) -> Path:
     tables = [f"<!-- {name}:{end} -->\n" for name in ("families", "classes") for end in ("begin", "end")]
     (tmp_path / "docs/hosts.md").write_text("".join(tables))
     (tmp_path / "docs/releases.md").write_text("<!-- releases:begin -->\n<!-- releases:end -->\n")
+    names = ("intervals-few", "intervals-rules", "intervals")
+    tables = [f"<!-- {name}:{end} -->\n" for name in names for end in ("begin", "end")]
+    (tmp_path / "docs/intervals.md").write_text("".join(tables))
     markers = [f"<!-- {name}:{end} -->\n" for name in ("reproductions", "speed") for end in ("begin", "end")]
     (tmp_path / "docs/results.md").write_text("".join(markers))
     return tmp_path

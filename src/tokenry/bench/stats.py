@@ -68,8 +68,10 @@ def paired_interval(
     approximation gives to some 3 % of the tail probability, on the safe side, however far out the tail.
 
     That the bounds fail no more often than they say is proven for two possible values and conjectured for all: no
-    counterexample is known. `docs/intervals.md` has the simulation after which this rule was chosen, beside Tango's
-    score interval with a design effect, a cluster-robust t interval and bootstraps.
+    counterexample is known. That holds for pictures with as many questions each; the ratio of sums for others is an
+    extension, strict only if the picture never seen were as large as the largest: where none but the largest are lost,
+    and those wholly, a 2.5 % bound fails in up to 4 %. `docs/intervals.md` has the simulation after which this rule was
+    chosen, beside Tango's score interval with a design effect, a cluster-robust t interval and bootstraps.
 
     Sources: Gaffke 2005, Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative
     variable, Mathematical Methods of Statistics 14(4); Learned-Miller & Thomas 2019, arXiv 1905.06208; Phan, Thomas &

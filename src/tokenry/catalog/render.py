@@ -5,8 +5,8 @@
 - `docs/methods/SLUG.md` for every system that is done or partly done, and `docs/methods/index.md` for all;
 - between their markers: the table of methods in README.md, those of model families in `docs/hosts.md` (from
   `families.json` and `families-mapping.json` in `docs/results`), that of releases in `docs/releases.md` (from
-  `docs/results/upstream.json`), and those of reproductions and of speed in `docs/results.md` (from
-  `docs/results/*.json`);
+  `docs/results/upstream.json`), those of `docs/intervals.md` (from the three `intervals` files in
+  `docs/results`), and those of reproductions and of speed in `docs/results.md` (from `docs/results/*.json`);
 - in any page of `docs`, between the markers `package.module:NAME`, the table of that registry: a mapping from names to
   things with a line of `help`, and perhaps other `names`.
 """
@@ -74,6 +74,10 @@ def generate(root: Path, catalogue: Sequence[Card] | None = None) -> dict[Path, 
         (Path("docs/hosts.md"), "families", _recorded(root / _RESULTS / "families.json", "families")),
         (Path("docs/hosts.md"), "classes", _recorded(root / _RESULTS / "families-mapping.json", "classes")),
         (Path("docs/releases.md"), "releases", _recorded(root / _RESULTS / "upstream.json", "releases")),
+        *(
+            (Path("docs/intervals.md"), name, _recorded(root / _RESULTS / f"{name}.json", name))
+            for name in ("intervals-few", "intervals-rules", "intervals")
+        ),
         (Path("docs/results.md"), "reproductions", _reproductions(catalogue, root)),
         (Path("docs/results.md"), "speed", _speed(sorted((root / _RESULTS).glob("bench-*.json")))),
     ):
