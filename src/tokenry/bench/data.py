@@ -44,7 +44,7 @@ def load_data(spec: str | Path, limit: int | None = None) -> Data:
     if limit is not None and limit < 1:
         raise InputError(f"A limit of {limit} examples leaves nothing to compare on.")
     if str(spec) == SCENES:
-        return Data("scenes, test split", load_scenes("test", limit or DEFAULT_SIZE, per_scene=2))
+        return Data("scenes, test split", load_scenes("test", limit or DEFAULT_SIZE, per_scene=1))
     path = Path(spec)
     if not os.path.exists(path):  # unlike Path.exists, it takes every text
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,9 +126,10 @@ def _tiles(rows: Sequence[Row], full: Row | None) -> list[tuple[str, str]]:
         return [("no references", f"so there is no score {whole}")]
     tiles = [(f"{percent(full.score)} %", f"score {whole}: {_counts(full)}")]
     picked = _pick(rows, full)
-    if picked is None or (best := picked[0]).change is None:
+    best = picked[0] if picked else max(rows, key=lambda r: r.sure.low if r.sure else -math.inf)
+    if best.change is None:
         return tiles
-    tokens = f"{best.tokens_mean or 0:.0f} tokens per layer"
+    tokens = f"{best.tokens_mean or 0:.0f} tokens per layer" + ("" if picked else ", the safest")
     lost = (
         f"{best.outcomes.lost} lost, {best.outcomes.gained} gained of {best.scored}; "
         if best.outcomes

@@ -192,7 +192,8 @@ def same_choice(results: Results) -> tuple[str, ...]:
         if result.kept is not None and result.seed == 0 and shortened:
             kept[result.method, result.budget][result.item] = result.kept
     alike: dict[tuple[str, frozenset[tuple[str, str]]], list[str]] = defaultdict(list)
-    for (method, budget), choice in kept.items():
+    order = planned(results)
+    for (method, budget), choice in sorted(kept.items(), key=lambda arm: order[arm[0]]):
         alike[budget, frozenset(choice.items())].append(method)
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for (budget, _), methods in alike.items():
