@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenry.cli import options
+from tokenry.cli.terminal import knowing, say, screen
 
 
 def register(app: typer.Typer) -> None:
@@ -74,21 +75,16 @@ def train_hypernet(
     everything = [text for documents in texts.values() for text in documents]
     loaded, tokenizer = load_language_model(model)
     checkpoints = out / "checkpoints"
-    try:
+    with knowing(f"Checkpoints are in {checkpoints}; the same command goes on there."):
         hypernet = train_hypernetwork(
             loaded,
             tokenizer,
             texts if languages else everything,
             checkpoints,
             settings,
-            console=options.console(),
+            console=screen(),
         )
-    except KeyboardInterrupt:
-        typer.echo(
-            f"\nInterrupted. Checkpoints are in {checkpoints}; the same command goes on there.", err=True
-        )
-        raise typer.Exit(options.INTERRUPTED) from None
     save_hypernetwork(hypernet, out)
-    typer.echo(
+    say(
         f"Saved to {out}. Use it with: tokenry transplant MODEL --to TOKENIZER --method zett --hypernet {out}"
     )

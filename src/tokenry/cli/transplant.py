@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tokenry.cli import options
+from tokenry.cli.terminal import knowing, say
 
 
 def register(app: typer.Typer) -> None:
@@ -89,21 +90,14 @@ def transplant_model(
         checkpoints = out.with_name(f"{out.name}-training")
         schedule = ContinueSettings(steps=steps, lr=lr, body_lr=body_lr, seed=seed)
         origin = f"{model}, {chosen!r}"
-        try:
+        with knowing(f"The same command goes on from the last checkpoint in {checkpoints}."):
             continue_training(moved.model, moved.tokenizer, trained_on, schedule, checkpoints, origin=origin)
-        except KeyboardInterrupt:
-            every = f"there is one every {schedule.checkpoint_every} steps"
-            typer.echo(
-                f"\nInterrupted. The same command goes on from the last checkpoint in {checkpoints}; {every}.",
-                err=True,
-            )
-            raise typer.Exit(options.INTERRUPTED) from None
         if before is not None:
             report["bits per byte"]["after training"] = bits(moved.model, moved.tokenizer, measured)
     save_transplanted(moved.model, moved.tokenizer, out, report)
     for name, value in report.items():
-        typer.echo(f"{name + ':':<28} {_shown(value)}")
-    typer.echo(f'Saved; load it with AutoModelForCausalLM.from_pretrained("{out}")')
+        say(f"{name + ':':<28} {_shown(value)}")
+    say(f'Saved; load it with AutoModelForCausalLM.from_pretrained("{out}")')
 
 
 def _shown(value: Any) -> str:

@@ -11,6 +11,7 @@ import typer
 from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.terminal import say
 
 
 def register(app: typer.Typer) -> None:
@@ -92,9 +93,9 @@ def tune_methods(
     options.fail_if_nothing_ran(tuning.comparison)
     if form.is_for_programs:
         return
-    typer.echo("\nNot beaten in both score and cost, cheapest first:")
+    say("\nNot beaten in both score and cost, cheapest first:")
     for row in tuning.choice.frontier:
-        typer.echo(f"  {row!s:<34} score {100 * (row.score or 0):5.1f}   {tuning.choice.cost.of(row)}")
-    typer.echo(f"\n{tuning}")
+        say(f"  {row!s:<34} score {100 * (row.score or 0):5.1f}   {tuning.choice.cost.of(row)}")
+    say(f"\n{tuning}")
     for method in tuning.methods or ():
-        typer.echo(f"  --methods '{json.dumps(method.to_json())}'")
+        say(f"  --methods '{json.dumps(method.to_json())}'")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tokenry.cli import options
+from tokenry.cli.terminal import say, screen
 
 
 def register(app: typer.Typer) -> None:
@@ -53,10 +54,10 @@ def train_vocabulary(
     tokenizer = train(kind, texts, size, **{"progress": sys.stderr.isatty(), **settings})
     save_tokenizer(tokenizer, out)
     held = count_tokens(tokenizer, texts)
-    typer.echo(
+    say(
         f"{len(tokenizer):,} entries, {held.bytes_per_token:.2f} bytes per token of the text it was trained on"
     )
-    typer.echo(f'Saved; load it with AutoTokenizer.from_pretrained("{out}")')
+    say(f'Saved; load it with AutoTokenizer.from_pretrained("{out}")')
 
 
 def compare(
@@ -88,12 +89,12 @@ def compare(
     named = dict(zip(_names(paths), map(read_vocabulary, paths), strict=True))
     comparison = compare_vocabularies(named, gather(text or [], limit=limit))
     if as_json:
-        typer.echo(json.dumps(comparison.to_json(), indent=1))
+        say(json.dumps(comparison.to_json(), indent=1))
     else:
-        options.console().print(vocabulary_tables(comparison))
+        screen().print(vocabulary_tables(comparison))
     if plot is not None:
         save_plot(comparison, plot)
-        typer.echo(f"Plot: {plot}", err=True)
+        say(f"Plot: {plot}", err=True)
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -72,6 +72,15 @@ class DecodingStats:
     steps: int = 0
     interrupted: bool = False
 
+    def raise_if_interrupted(self) -> None:
+        """Go on with Ctrl-C where half a text is of no use: `generate` hands back what it has.
+
+        Raises:
+            KeyboardInterrupt: it was stopped.
+        """
+        if self.interrupted:
+            raise KeyboardInterrupt
+
     @property
     def acceptance_length(self) -> float:
         """Tokens written per row and pass; 1 without drafts."""

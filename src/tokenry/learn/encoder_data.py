@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from tokenry.data.files import whole_folder
 from tokenry.learn import masking
 from tokenry.learn.loop import Batch
+from tokenry.text.training import train_core
 from tokenry.tokens.errors import InputError
 
 CONTINUES = "##"
@@ -75,7 +76,7 @@ def _pieces(
     trainer = trainers.BpeTrainer(
         vocab_size=size, min_frequency=min_frequency, limit_alphabet=_LETTERS, show_progress=False
     )
-    core.train_from_iterator(texts, trainer)
+    train_core(core, texts, trainer)
     learned = sorted(core.get_vocab().items(), key=lambda item: item[1])
     letters = [token for token, _ in learned if len(token) == 1 and token != _START]
     merged = [

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from tokenry.text.training import documents
+from tokenry.text.training import documents, train_core
 from tokenry.text.vocabulary import ByteVocab, load_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
 
@@ -147,7 +147,7 @@ def train_pieces(base: Any, texts: Iterable[str], size: int, min_frequency: int 
     elif not byte_level:  # Llama's form: the normaliser writes "▁", and nothing cuts; its training did
         core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=min_frequency, show_progress=False)
-    core.train_from_iterator(documents(texts), trainer)
+    train_core(core, documents(texts), trainer)
     model = json.loads(core.to_str())["model"]
     characters = sorted(piece for piece in model["vocab"] if len(piece) == 1)
     return Pieces(tuple(characters), tuple(_pair(merge) for merge in model["merges"]))
