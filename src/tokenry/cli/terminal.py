@@ -19,10 +19,9 @@ from contextlib import contextmanager
 from types import FrameType, MappingProxyType
 from typing import Any, Final
 
-import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.text import Text
+from rich.text import Span, Text
 
 PIPE_CLOSED: Final = 128 + 13
 """Exit code when nobody reads the output any longer, as shells have it for SIGPIPE."""
@@ -69,7 +68,14 @@ def _visible(text: Text) -> Text:
         return text
     whole = text.blank_copy()
     for piece in text.divide(ends):
-        whole.append_text(Text(visible(piece.plain), "reverse") if _UNSEEN.fullmatch(piece.plain) else piece)
+        if _UNSEEN.fullmatch(piece.plain):
+            spelt = visible(piece.plain)
+            styles = [
+                *(span.style for span in piece.spans),
+                "reverse",
+            ]  # so that it is seen to be no such text
+            piece = Text(spelt, piece.style, spans=[Span(0, len(spelt), style) for style in styles])
+        whole.append_text(piece)
     return whole
 
 
@@ -122,7 +128,8 @@ def say(text: object = "", *, err: bool = False) -> None:
         text: what is written, control characters made visible.
         err: to standard error.
     """
-    typer.echo(visible(str(text)), err=err)
+    # not typer.echo, which sends UTF-8 to a terminal that says it knows ASCII only
+    print(visible(str(text)), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def say_error(error: Exception) -> None:

@@ -157,7 +157,8 @@ def train_core(core: Tokenizer, texts: Iterable[str], trainer: trainers.Trainer)
 
     thread = threading.Thread(target=work, name="vocabulary training", daemon=True)
     thread.start()
-    thread.join()
+    while thread.is_alive():
+        thread.join(0.2)  # the signal may have reached another thread than the one that must act on it
     if failures:
         raise failures[0]
 
