@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
@@ -159,6 +160,26 @@ def test_what_commands_know_is_said_once_each() -> None:
         raise Stopped(signal.SIGTERM)
     assert stopped.value.__notes__ == ["It is in A.", "All of it is in B."]
     assert terminal.say_stopped(stopped.value) == 143
+
+
+# ------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_a_number_out_of_range_is_refused_before_anything_is_loaded(path: tuple[str, ...]) -> None:
+    """Every number but a seed has a least value, and the command line knows it."""
+    command = COMMANDS[path]
+    for name, hint in get_type_hints(inspect.unwrap(command.callback), include_extras=True).items():
+        kinds = {hint.__origin__, *get_args(hint.__origin__)} if get_origin(hint) is Annotated else {hint}
+        if not {int, float} & kinds or name == "seed":
+            continue
+        (option,) = (one for one in hint.__metadata__ if isinstance(one, typer.models.OptionInfo))
+        named = [one for one in (option.default, *(option.param_decls or ())) if str(one).startswith("--")]
+        flag = next(iter(named), f"--{name.replace('_', '-')}")
+        assert option.min is not None, flag
+        found = CliRunner().invoke(app, [*path, *required(command), f"{flag}={option.min - 1}"])
+        assert found.exit_code == 2, flag
+        assert "Invalid value" in found.stderr, found.stderr
 
 
 # ---------------------------------------------------------------------------------------------------- what is sent

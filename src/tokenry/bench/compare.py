@@ -135,6 +135,7 @@ def compare(
             there is no other.
         KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
     """
+    measure.require_tokens(max_new_tokens)
     arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)
     if batch_size < 1:
         raise InputError(f"A pass takes at least one question, got a batch size of {batch_size}.")

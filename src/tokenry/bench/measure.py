@@ -175,6 +175,16 @@ def encode(model: Any, batch: Batch, methods: Sequence[Reducer]) -> Encoded:
     return hosts.encode(model, batch.inputs, methods)
 
 
+def require_tokens(max_new_tokens: int) -> None:
+    """Refuse answers of no length, before anything is measured.
+
+    Raises:
+        InputError: fewer than one token.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"An answer has at least one token, but max_new_tokens is {max_new_tokens}.")
+
+
 def answer(
     model: Any, processor: Any, batch: Batch, encoded: Encoded, arm: Arm, *, max_new_tokens: int
 ) -> tuple[Answer, ...]:

@@ -106,7 +106,7 @@ TrustOption: TypeAlias = Annotated[
     typer.Option("--trust-remote-code", help="Run Python code that comes with the model. Read it first."),
 ]
 ThreadsOption: TypeAlias = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads.", show_default="all")
+    int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default="all")
 ]
 DataOption: TypeAlias = Annotated[
     str,
@@ -115,7 +115,7 @@ DataOption: TypeAlias = Annotated[
     ),
 ]
 LimitOption: TypeAlias = Annotated[
-    int | None, typer.Option("--limit", help="Only the first so many questions.")
+    int | None, typer.Option("--limit", min=1, help="Only the first so many questions.")
 ]
 OutOption: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")]
 MethodsOption: TypeAlias = Annotated[
@@ -163,7 +163,7 @@ WideOption: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 CsvOption: TypeAlias = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
-TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]
+TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 
 
 def questions(data: str, limit: int | None) -> Data:

@@ -42,11 +42,11 @@ def transplant_model(
     continue_on: Annotated[
         list[str] | None, typer.Option("--continue-on", help="Text to train on afterwards. Repeatable.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of that training.")] = 1000,
-    lr: Annotated[float, typer.Option(help="Learning rate while only the rows are trained.")] = 1e-3,
-    body_lr: Annotated[float, typer.Option(help="Learning rate once everything is trained.")] = 1e-4,
-    multiple: Annotated[int, typer.Option(help="Pad the rows to a multiple of this.")] = 1,
-    limit: Annotated[int, typer.Option(help="Bytes of each named corpus to use.")] = 1_000_000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of that training.")] = 1000,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate while only the rows are trained.")] = 1e-3,
+    body_lr: Annotated[float, typer.Option(min=0, help="Learning rate once everything is trained.")] = 1e-4,
+    multiple: Annotated[int, typer.Option(min=1, help="Pad the rows to a multiple of this.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="Bytes of each named corpus to use.")] = 1_000_000,
     chat: Annotated[bool, typer.Option(help="Carry chat template and control tokens over.")] = True,
     dtype: options.DtypeOption = options.Dtype.AUTO,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,

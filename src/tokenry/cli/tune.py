@@ -22,9 +22,12 @@ def register(app: typer.Typer) -> None:
 def tune_methods(
     model: options.Model = "embedded",
     data: options.DataOption = "scenes",
-    target: Annotated[float, typer.Option(help="Share of the full model's score to keep.")] = 0.99,
+    target: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the full model's score to keep.")
+    ] = 0.99,
     max_drop: Annotated[
-        float | None, typer.Option(help="Score that may be lost instead, as a share (0.01 = one point).")
+        float | None,
+        typer.Option(min=0, max=1, help="Score that may be lost instead, as a share (0.01 = one point)."),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Cost to minimise, such as prefill_flops, prefill_ms, kv_bytes.")

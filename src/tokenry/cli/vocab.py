@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 _Limit = Annotated[
-    int | None, typer.Option("--limit", help="Bytes of each named corpus to use.", show_default="all")
+    int | None, typer.Option("--limit", min=1, help="Bytes of each named corpus to use.", show_default="all")
 ]
 
 
@@ -31,7 +31,7 @@ def train_vocabulary(
         list[str],
         typer.Argument(help="Files, folders, or names of corpora (bible, debian-docs, manpages/de ...)."),
     ],
-    size: Annotated[int, typer.Option(help="Entries, special tokens included.")],
+    size: Annotated[int, typer.Option(min=1, help="Entries, special tokens included.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tokenizer.")],
     kind: Annotated[str, typer.Option(help="bpe, supertoken, lib, kl3m-domain or kl3m-char.")] = "bpe",
     setting: Annotated[
