@@ -48,12 +48,12 @@ from tokenry.learn.language import CausalLanguageModel, TokenBatches, small_llam
 from tokenry.learn.language import pack as pack_row
 from tokenry.learn.loop import Batch, LoopSettings, Objective, once, train
 from tokenry.learn.masked_lm import BertMasking, MaskedLanguageModelling
-from tokenry.learn.recipe import reason
+from tokenry.learn.recipe import exit_code, reason
 from tokenry.learn.resuming import claim
 from tokenry.text.cubert import CodeTokenizer
 from tokenry.text.training import save_tokenizer, train_bpe
 from tokenry.text.vocabulary import load_tokenizer
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.tokens.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -319,16 +319,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "On several devices: accelerate launch -m tokenry.learn.pretrain RECIPE",
     )
     parser.add_argument("recipe", type=Path, help="a YAML file, as in recipes/pretrain")
-    try:
-        target = run(PretrainRecipe.load(parser.parse_args(arguments).recipe))
-    except TokenryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command to continue", file=sys.stderr)
-        return 130
-    once(lambda: print(f"the trained model is in {target}"))
-    return 0
+    given = parser.parse_args(arguments)
+
+    def work() -> None:
+        target = run(PretrainRecipe.load(given.recipe))
+        once(lambda: print(f"The trained model is in {target}."))
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class ContinueSettings:
         body_lr: that of the second, in which everything is trained.
         batch, length: sequences in a batch, and their tokens.
         precision: "bf16" or "no".
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; there is also one a minute.
         seed: of the batches.
     """
 
@@ -82,7 +82,7 @@ def continue_training(
 ) -> PreTrainedModel:
     """Train a transplanted language model on text, in place.
 
-    A killed run goes on where its last checkpoint in `folder` left it.
+    A killed run goes on where its last checkpoint in `folder` left it, one that was interrupted where it stood.
 
     Args:
         model: a causal language model in its new vocabulary.
