@@ -37,7 +37,7 @@ from tokenry.data.metrics import Metric
 from tokenry.data.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
-from tokenry.tokens import Reduction
+from tokenry.tokens import InputError, Reduction
 from tokenry.wrappers import device_of, unwrap
 
 

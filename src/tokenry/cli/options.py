@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from tokenry.data.metrics import METRICS
 from tokenry.cli.terminal import Screen, knowing, say, screen
+from tokenry.data.metrics import METRICS
 from tokenry.tokens.positions import Positions
 
 if TYPE_CHECKING:

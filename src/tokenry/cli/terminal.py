@@ -9,6 +9,7 @@ encoding cannot carry is written in signs that it can.
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 import signal
@@ -33,7 +34,7 @@ _ERRORS: Final = "tokenry.spelled"
 _UNSEEN: Final = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _SPELLED: Final = str.maketrans(
     {"–": "-", "—": "-", "−": "-", "×": "x", "·": "-", "→": ">", "…": ".", "≤": "<", "≥": ">", "•": "*",
-     "‘": "'", "’": "'", "“": '"', "”": '"', "\N{NO-BREAK SPACE}": " ", "━": "-", "─": "-", "│": "|"}
+     "‘": "'", "’": "'", "“": "'", "”": "'", "\N{NO-BREAK SPACE}": " ", "━": "-", "─": "-", "│": "|"}
 )  # fmt: skip
 """Signs of tables and sentences, each as one character that every encoding has, so that columns stay in line."""
 
@@ -58,7 +59,8 @@ def visible(text: str) -> str:
 
 
 def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+    """As JSON has it, wherever JSON may hold the character as it is: a document stays one."""
+    return json.dumps(found[0])[1:-1] if found[0] > "\x1f" else found[0].encode("unicode_escape").decode()
 
 
 def _visible(text: Text) -> Text:
@@ -84,8 +86,8 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = error.object[error.start : error.end].translate(_SPELLED)
-    # Not a question mark: a name of a file stays one that can be told from others.
-    return found.encode("ascii", "backslashreplace").decode("ascii"), error.end
+    # Not question marks: a name stays one that can be told from others, and a JSON document itself.
+    return "".join(json.dumps(sign)[1:-1] if sign > "~" else sign for sign in found), error.end
 
 
 def speak_any_encoding() -> None:
@@ -121,15 +123,16 @@ def screen() -> Screen:
     return found if found.is_terminal else Screen(width=_WIDE)
 
 
-def say(text: object = "", *, err: bool = False) -> None:
+def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:
     """Write a line to standard output, or to standard error.
 
     Args:
         text: what is written, control characters made visible.
         err: to standard error.
+        end: what follows it.
     """
     # not typer.echo, which sends UTF-8 to a terminal that says it knows ASCII only
-    print(visible(str(text)), file=sys.stderr if err else sys.stdout, flush=True)
+    print(visible(str(text)), end=end, file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def say_error(error: Exception) -> None:

@@ -63,7 +63,10 @@ def train_vocabulary(
 def compare(
     vocabularies: Annotated[
         list[Path],
-        typer.Argument(metavar="A B ...", help="Tokenizer folders, model folders, tokenizer.json files."),
+        typer.Argument(
+            metavar="A B ...",
+            help="Tokenizer folders, model folders, tokenizer.json files, 'smollm2', 'minilm'.",
+        ),
     ],
     text: Annotated[
         list[str] | None,
