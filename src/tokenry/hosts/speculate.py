@@ -323,7 +323,7 @@ class _Run:
         """Count the trained prompt that peft puts before the text."""
         if found != virtual:
             raise UnsupportedError(
-                f"peft was to put {virtual} virtual tokens in front of the prompt, and {found} came to "
+                f"PEFT was to put {virtual} virtual tokens in front of the prompt, and {found} came to "
                 f"{type(self.model).__name__}: these releases of peft and transformers ({release()}) do not know each "
                 "other's names, and model.generate would decode without the trained prompt. Update peft."
             )

@@ -78,15 +78,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.texts:
-            raise InputError("texts names no corpus, file or folder of the new language")
+            raise InputError("Texts names no corpus, file or folder of the new language.")
         if self.language is not None and self.language not in STOP_WORDS:
             raise UnknownNameError(
-                f"there are no stop words of {self.language!r} to clean with; there are: {', '.join(STOP_WORDS)}. "
-                "language: null leaves the documents as they are"
+                f"There are no stop words of {self.language!r} to clean with; there are: {', '.join(STOP_WORDS)}. "
+                "language: null leaves the documents as they are."
             )
         if self.length < 2 or self.batch < 1:
             raise InputError(
-                f"length must be at least 2 and batch at least 1, got {self.length}, {self.batch}"
+                f"Length must be at least 2 and batch at least 1, got {self.length}, {self.batch}"
             )
 
     @classmethod
@@ -163,7 +163,7 @@ def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | Non
         return Report(**(content | {"folder": recipe.output / "model"}))
     folder = model_folder(recipe.model)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is no model folder: it has no config.json")
+        raise InputError(f"{folder} is no model folder: it has no config.json.")
     base = load_tokenizer(folder)
     details: dict[str, Any] = {}
     learnt, held = _new_language(recipe, details)

@@ -103,10 +103,10 @@ class LoopSettings:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.checkpoint_every < 1:
             raise TokenryError(
-                f"steps and checkpoint_every must be at least 1, got {self.steps}, {self.checkpoint_every}"
+                f"Steps and checkpoint_every must be at least 1, got {self.steps}, {self.checkpoint_every}"
             )
         if self.precision not in ("no", "bf16", "fp16"):
-            raise TokenryError(f'precision must be "no", "bf16" or "fp16", got {self.precision!r}')
+            raise TokenryError(f'Precision must be "no", "bf16" or "fp16", got {self.precision!r}')
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at a step (counted from 0)."""
@@ -172,8 +172,8 @@ def save_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
             (scratch / "state.json").write_text(json.dumps({"step": step}))
     except InputError as error:
         raise TokenryError(
-            f"the checkpoint {target} could not be written ({error.__cause__}): make room and run again, "
-            "the run goes on from the checkpoint before"
+            f"The checkpoint {target} could not be written ({error.__cause__}): make room and run again, "
+            "the run goes on from the checkpoint before."
         ) from error
     for old in sorted(folder.glob("step-*"))[:-2]:
         shutil.rmtree(old)
@@ -204,7 +204,7 @@ def load_checkpoint(path: Path, objective: nn.Module, optimizer: torch.optim.Opt
             )
     except (RuntimeError, ValueError, OSError) as error:
         raise TokenryError(
-            f"the checkpoint {path} does not fit this recipe ({error}): remove it or choose another output folder"
+            f"The checkpoint {path} does not fit this recipe ({error}): remove it or choose another output folder."
         ) from error
     return int(json.loads((path / "state.json").read_text())["step"])
 
@@ -261,7 +261,7 @@ def _on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
     if accelerator.num_processes > 1:
         said = broadcast_object_list([None if failure is None else str(failure)])[0]
         if said is not None and failure is None:
-            raise TokenryError(f"the main process stopped: {said}")
+            raise TokenryError(f"The main process stopped: {said}")
     if failure is not None:
         raise failure
 
@@ -435,7 +435,7 @@ def _log(folder: Path, step: int, figures: Mapping[str, float]) -> None:
         with (folder / "log.jsonl").open("a") as log:
             log.write(line + "\n")
     except OSError as error:
-        raise TokenryError(f"{folder / 'log.jsonl'} could not be written ({error}): make room") from error
+        raise TokenryError(f"{folder / 'log.jsonl'} could not be written ({error}): make room.") from error
 
 
 def _progress(console: Console | None, *, shown: bool) -> Progress:

@@ -43,12 +43,12 @@ class ContinueSettings:
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.embedding_share <= 1:
             raise InputError(
-                f"steps must be at least 1 and embedding_share lie between 0 and 1, got {self.steps}, "
+                f"Steps must be at least 1 and embedding_share lie between 0 and 1, got {self.steps}, "
                 f"{self.embedding_share}."
             )
         if self.batch < 1 or self.length < 2:
             raise InputError(
-                f"batch must be at least 1 and length at least 2, got {self.batch}, {self.length}."
+                f"Batch must be at least 1 and length at least 2, got {self.batch}, {self.length}."
             )
 
     def phases(self) -> dict[str, LoopSettings]:

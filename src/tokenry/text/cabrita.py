@@ -99,7 +99,7 @@ def extend_tokenizer(
     first_id = max(vocabulary.values()) + 1
     room = size - first_id
     if room < 1:
-        raise InputError(f"the tokenizer has {first_id:,} ids already; the size must be larger, got {size:,}")
+        raise InputError(f"The tokenizer has {first_id:,} ids already; the size must be larger, got {size:,}")
     found = train_pieces(base, texts, 2 * room + 256 if trained is None else trained, min_frequency)
     old: list[Pair] = [_pair(merge) for merge in spec["model"]["merges"]]
     # A character that is a byte piece already ("<0x3B>" for ";") would be a second token of the same bytes.
@@ -116,7 +116,9 @@ def extend_tokenizer(
         left_out = 0
     pieces = (*characters, *chosen)
     if not pieces:
-        raise InputError("the text has no piece that the tokenizer lacks: there is nothing to extend it with")
+        raise InputError(
+            "The text has no piece that the tokenizer lacks: there is nothing to extend it with."
+        )
     vocabulary.update({piece: first_id + index for index, piece in enumerate(pieces)})
     spec["model"]["merges"] = [list(pair) for pair in merges]
     return Extension(_rebuilt(base, spec), first_id, pieces, left_out)
@@ -237,8 +239,8 @@ def _bpe(base: Any) -> dict[str, Any]:
     if spec.get("model", {}).get("type") != "BPE":
         kind = spec.get("model", {}).get("type", "without a `tokenizers` backend")
         raise UnsupportedError(
-            f"the tokenizer is {kind}; only a BPE vocabulary has merges that it can be extended by. "
-            "`tokenry transplant` moves the model to a vocabulary of any kind"
+            f"The tokenizer is {kind}; only a BPE vocabulary has merges that it can be extended by. "
+            "`tokenry transplant` moves the model to a vocabulary of any kind."
         )
     return spec
 
