@@ -172,9 +172,7 @@ def questions(data: str, limit: int | None) -> Data:
 
     loaded = bench.load_data(data, limit)
     if loaded.skipped:
-        say(
-            f"Skipped {sum(one.count for one in loaded.skipped):,} things that cannot be used:", err=True
-        )
+        say(f"Skipped {sum(one.count for one in loaded.skipped):,} things that cannot be used:", err=True)
         for line in loaded.skipped[:_NAMED]:
             say(f"  {line}", err=True)
         if len(loaded.skipped) > _NAMED:
