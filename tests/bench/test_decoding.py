@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from rich.console import Console
 from tests.text.transplant import tiny
 from tokenry.bench import decoding
 from tokenry.bench.decoding import DECODERS, compare_decoders, held_bytes
+from tokenry.bench.decoding_log import Call, read_decoding
 from tokenry.bench.decoding_report import Decoded, DecodingReport, decoding_table
 from tokenry.data.prompts import Prompt
 from tokenry.hosts.calibrate import Calibration
@@ -162,6 +164,91 @@ def test_interruption_ends_the_comparison(host: tuple[Any, Any]) -> None:
         )
 
 
+def stopped_after(calls: int, monkeypatch: pytest.MonkeyPatch, *given: Any, **options: Any) -> None:
+    """A comparison that is interrupted before one of its calls, the warm-up's included."""
+    call, made = decoding._Task._call, []
+
+    def interrupt(*arguments: Any) -> Any:
+        if len(made) == calls:
+            raise KeyboardInterrupt
+        made.append(arguments)
+        return call(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding._Task, "_call", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            compare_decoders(*given, **options)
+
+
+def calls_in(path: Path) -> list[tuple[str, int, str]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return [(one["session"], one["round"], one["decoder"]) for one in lines if one["kind"] == Call.kind]
+
+
+def test_a_comparison_goes_on_where_it_was_stopped(
+    host: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a decoder had learned in the round it learns again; what is known is not measured again."""
+    given = (*host, PROMPTS, {"mine": Speculation(Memory(), Fixed(4))})
+    options: Any = {
+        "new_tokens": 3,
+        "rounds": 2,
+        "out": tmp_path / "log.jsonl",
+        "calibration": lambda: CALIBRATION,
+    }
+    # a warm-up of two ways, a round of three prompts, then one prompt and half of another
+    stopped_after(2 + 6 + 3, monkeypatch, *given, **options)
+    first = calls_in(tmp_path / "log.jsonl")
+    assert len(first) == 9
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"kind": "decoding-call", "form')  # what a kill in the middle of writing leaves
+    so_far = read_decoding(tmp_path / "log.jsonl")
+    assert so_far is not None
+    assert (so_far.done, so_far.planned) == (4, 6)
+    assert {len(run.seconds) for run in so_far.of("mine")} == {1, 2}
+    assert shown(so_far).startswith("Not finished: all decoders are through with 4 of 6 prompts")
+    SEEN.clear()
+    report = compare_decoders(*given, **{**options, "calibration": lambda: pytest.fail("measured again")})
+    assert SEEN[2::2] == [1, 2, 3]
+    second = calls_in(tmp_path / "log.jsonl")[9:]
+    assert [(number, name) for _, number, name in second if name == "mine"] == [(1, "mine")] * 2
+    assert (report.done, report.planned, report.partial, len(report.sessions)) == (6, 6, None, 2)
+    assert all(len(run.seconds) == 2 for run in report.runs)
+    assert report.calibration == so_far.calibration
+
+
+def test_a_prompt_counts_once_one_session_has_decoded_it_in_every_way(
+    host: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two halves from two sessions are no comparison: the machine may have been busy in one of them."""
+    given = (*host, {"a": PROMPTS["short"][:1]}, ["prompt-lookup-transformers"])
+    options: Any = {"new_tokens": 3, "rounds": 1, "out": tmp_path / "log.jsonl"}
+    for _ in range(2):
+        stopped_after(3, monkeypatch, *given, **options)
+    so_far = read_decoding(tmp_path / "log.jsonl")
+    assert so_far is not None
+    assert (len(calls_in(tmp_path / "log.jsonl")), so_far.done, so_far.runs) == (2, 0, ())
+    assert compare_decoders(*given, **options).done == 1
+    assert len({session for session, _, _ in calls_in(tmp_path / "log.jsonl")[2:]}) == 1
+
+
+def test_what_was_measured_otherwise_is_not_taken_for_the_same(host: tuple[Any, Any], tmp_path: Path) -> None:
+    model, tokenizer = host
+    given: Any = {"prompts": {"a": PROMPTS["short"]}, "decoders": [], "new_tokens": 2, "rounds": 1}
+    log = tmp_path / "log.jsonl"
+    compare_decoders(model, tokenizer, **given, out=log)
+    for changes, more in (
+        ({}, 0),
+        ({"rounds": 2}, 2),  # the first round is known
+        ({"new_tokens": 3}, 2),
+        ({"prompts": {"a": PROMPTS["short"][::-1]}}, 2),  # a decoder would have learned something else before
+        ({"decoders": ["prompt-lookup-transformers"]}, 4),
+    ):
+        before = len(calls_in(log))
+        assert compare_decoders(model, tokenizer, **(given | changes), out=log).partial is None
+        assert len(calls_in(log)) - before == more, changes
+
+
 def test_bad_requests_are_refused_before_any_work(host: tuple[Any, Any]) -> None:
     model, tokenizer = host
     for changes, words in (
@@ -223,7 +310,8 @@ def test_figures() -> None:
         ),
     )
     facts = {"model": "m", "dtype": "float32", "device": "cpu", "threads": 1, "machine": "none"}
-    report = DecodingReport(facts, 10, "process", None, runs, {})
+    sessions = ({"started": "2026-11-29T19:00:00+00:00", "load": 0.5},)
+    report = DecodingReport(facts, 10, "process", None, runs, {}, sessions, 6, 6)
     assert report.speedup("fast", "x") == 4  # 2, 4, 8
     assert report.speedup("fast", "y") == 2  # per token: 1, 2, 2
     assert report.mean_speedup("fast") == pytest.approx(8**0.5)
@@ -239,7 +327,15 @@ def test_figures() -> None:
     assert (fast.calibrated, report.summary("greedy").expected) == (None, None)
     assert (fast.held_bytes, fast.peak_bytes) == (5_000_000, 1e9)
     table = shown(report)
-    for figure in ("4.00", "2.83", "20.0", "50%, to 3", "1000", "process time"):
+    for figure in (
+        "4.00",
+        "2.83",
+        "20.0",
+        "50%, to 3",
+        "1000",
+        "process time",
+        "2026-11-29 19:00 UTC (load 0.50",
+    ):
         assert figure in table
 
 

@@ -56,7 +56,7 @@ def test_a_paper_outside_arxiv_has_a_url() -> None:
     ],
 )
 def test_a_wrong_field_is_refused_by_name(change: dict[str, object], message: str) -> None:
-    with pytest.raises(TokenryError, match="card 'bright'") as error:
+    with pytest.raises(TokenryError, match="Card 'bright'") as error:
         Card.from_mapping("bright", VALID | change)
     assert message in str(error.value)
 
@@ -83,7 +83,7 @@ def test_a_slug_is_words_and_hyphens(slug: str) -> None:
 
 def test_a_broken_card_is_named(tmp_path: Path) -> None:
     (tmp_path / "bright.toml").write_text("name = ", encoding="utf-8")
-    with pytest.raises(TokenryError, match="card 'bright' cannot be read"):
+    with pytest.raises(TokenryError, match="Card 'bright' cannot be read"):
         load_cards(tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_a_stray_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TokenryError, match="no cards"):
+    with pytest.raises(TokenryError, match="No cards"):
         load_cards(tmp_path)
 
 

@@ -151,7 +151,7 @@ def test_info_of_an_open_system_without_entry_point() -> None:
     ("arguments", "message"),
     [
         (("info", "fastvlm"), "did you mean fastervlm"),
-        (("list", "--room", "attic"), "there is no room 'attic'"),
+        (("list", "--room", "attic"), "There is no room 'attic'"),
     ],
 )
 def test_a_user_error_is_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str) -> None:

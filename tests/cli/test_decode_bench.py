@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from tests.text.transplant import tiny
-from tokenry.cli import decode_bench
-from tokenry.cli.options import FAILED, INTERRUPTED
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.bench import decoding
+from tokenry.cli.main import USER_ERROR, app
+from tokenry.cli.options import FAILED
 
-app = typer.Typer()
-decode_bench.register(app)
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are written where the command is called."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(place: Path, *extra: str | Path, model: str = "model") -> Result:
-    words = [place / model, "--dtype", "float32", "--new-tokens", "5", "--rounds", "1"]
+    words = ["decode-bench", place / model, "--dtype", "float32", "--new-tokens", "5", "--rounds", "1"]
     prompts = [] if "--prompts" in extra else ["--prompts", place / "prompts.jsonl"]
     return CliRunner().invoke(app, [str(word) for word in (*words, *prompts, *extra)])
 
@@ -60,7 +63,7 @@ def test_calibration_table_and_file(place: Path, tmp_path: Path) -> None:
     assert [one["decoder"] for one in found["decoders"]] == ["greedy", "token-recycling", "prompt-lookup"]
     assert {(run["kind"], run["prompt"]) for run in found["runs"]} == {("cats", "1"), ("prompts", "2")}
     assert found["calibration"]["latency"]["1"] == 1
-    assert [path.name for path in out.parent.iterdir()] == ["results.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["results.json", "results.jsonl"]
 
 
 def test_without_calibration_and_with_an_assistant(place: Path) -> None:
@@ -75,14 +78,35 @@ def test_without_calibration_and_with_an_assistant(place: Path) -> None:
     assert left_out.exit_code == FAILED
 
 
-def test_interruption(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
+def test_ctrl_c_shows_what_all_are_through_with_and_the_same_command_goes_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--no-calibrate", "--decoders", "prompt-lookup,token-recycling", "-o", "found.json")
+    call_ = decoding._Task._call
+    made: list[str] = []
 
-    monkeypatch.setattr("tokenry.bench.decoding.compare_decoders", interrupted)
-    done = call(place, "--no-calibrate")
-    assert done.exit_code == INTERRUPTED
-    assert "Interrupted" in done.output
+    def interrupt(*given: Any) -> Any:
+        if len(made) == 3 + 3 + 2:  # a warm-up of three ways, a prompt, and two ways of the next
+            raise KeyboardInterrupt
+        made.append(given[3])
+        return call_(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding._Task, "_call", interrupt)
+        stopped = call(place, *words)
+    assert stopped.exit_code == 130
+    assert "Not finished: all decoders are through with 1 of 3 prompts" in stopped.output
+    assert "Interrupted. What was measured is in found.jsonl; the same command continues" in stopped.output
+    assert not Path("found.json").exists()
+    kept = Path("found.jsonl").read_text()
+    done = call(place, *words)
+    assert done.exit_code == 0, done.output
+    assert "Not finished" not in done.output
+    assert Path("found.jsonl").read_text().startswith(kept)
+    found = json.loads(Path("found.json").read_text())
+    assert (found["done"], found["planned"], len(found["sessions"])) == (3, 3, 2)
+    monkeypatch.setattr(decoding._Task, "_call", None)
+    assert call(place, *words).exit_code == 0  # everything is known
 
 
 def test_what_is_wrong_is_said(place: Path, tmp_path: Path) -> None:
@@ -91,17 +115,30 @@ def test_what_is_wrong_is_said(place: Path, tmp_path: Path) -> None:
     for words, message in (
         (("--prompts", tmp_path / "none.txt"), "cannot be read"),
         (("--prompts", tmp_path / "empty.txt"), "is empty"),
-        (("--limit", "0"), "limit of 0"),
-        (("--rounds", "0"), "one round"),
-        (("--threads", "0"), "one thread"),
         (("--assistant", tmp_path / "none"), "There is no folder"),
         (("--out", tmp_path / "file" / "x.json"), "Cannot write"),
+        (("--out", tmp_path / "x.jsonl"), "x.json;"),
         (("--new-tokens", "1000000"), "is more than the model's"),
+        (("--decoders", "assisted", "--assistant", "9"), "exits after 1 to 1 of them, not 9"),
     ):
         failed = call(place, "--no-calibrate", *words)
-        assert isinstance(failed.exception, InputError), (words, failed.output)
-        assert message in str(failed.exception)
-    assert isinstance(call(place, model="nowhere").exception, InputError)
-    unknown = call(place, "--no-calibrate", "--decoders", "token-recyclin")
-    assert isinstance(unknown.exception, TokenryError)
-    assert "token-recyclin" in str(unknown.exception)
+        assert failed.exit_code == USER_ERROR, (words, failed.output)
+        assert message in failed.output
+    assert call(place, model="nowhere").exit_code == USER_ERROR
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--limit", "0"),
+        ("--rounds", "0"),
+        ("--threads", "0"),
+        ("--new-tokens", "0"),
+        ("--decoders", "token-recyclin"),
+    ],
+)
+def test_what_no_model_can_do_is_refused_before_one_is_loaded(place: Path, words: tuple[str, str]) -> None:
+    failed = call(place, *words, model="nowhere")
+    assert failed.exit_code == USER_ERROR
+    assert (words[1] if words[0] == "--decoders" else words[0]) in failed.output
+    assert "nowhere" not in failed.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 from tests.text.transplant import tiny
 from tokenry.bench.transplant import changes_text
 from tokenry.cli import transplant
+from tokenry.cli.main import app as tokenry
+from tokenry.learn.language import TokenBatches
 from tokenry.tokens.errors import InputError, UnknownNameError
 
 app = typer.Typer()
@@ -45,6 +48,35 @@ def test_move_measure_train_and_save(place: Path) -> None:
     assert "bits per byte" in done.output
     model, tokenizer = (c.from_pretrained(place / "out") for c in (AutoModelForCausalLM, AutoTokenizer))
     assert model.config.vocab_size == len(tokenizer)
+
+
+def test_ctrl_c_loses_no_step_and_the_same_command_ends_in_the_same_bytes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = str(place / "text.txt")
+    words = ("--method", "retok", "--continue-on", text, "--steps", "5")
+    assert call(place, *words, out="whole").exit_code == 0
+    make, made = TokenBatches.__call__, []
+
+    def interrupted(batches: TokenBatches, step: int) -> object:
+        made.append(step)
+        if len(made) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return make(batches, step)
+
+    monkeypatch.setattr(TokenBatches, "__call__", interrupted)
+    paths = [str(place / name) for name in ("model", "target", "out")]
+    command = ["transplant", paths[0], "--to", paths[1], "-o", paths[2], *words]
+    stopped = CliRunner().invoke(tokenry, command)
+    assert stopped.exit_code == 130
+    assert f"Interrupted. The same command goes on from the last checkpoint in {paths[2]}-training" in (
+        stopped.output
+    )
+    assert not (place / "out").exists()
+    assert CliRunner().invoke(tokenry, command).exit_code == 0
+    assert len(made) == 5  # no step was made twice
+    whole, resumed = (place / name / "model.safetensors" for name in ("whole", "out"))
+    assert whole.read_bytes() == resumed.read_bytes()
 
 
 def test_bits_of_a_tokenizer_that_changes_the_text_are_marked(place: Path) -> None:

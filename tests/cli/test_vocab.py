@@ -83,6 +83,16 @@ def test_a_comparison_as_json_and_plots(folders: tuple[Path, Path], tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"plot.svg", "plot.png"}
 
 
+def test_models_are_named_as_in_other_commands(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"smollm2": lambda: folders[0], "minilm": lambda: folders[1]}
+    monkeypatch.setattr("tokenry.models.pretrained._NAMED", named)
+    done = tokenry("compare", "smollm2", "minilm", "--text", SOURCES[1])
+    assert done.exit_code == 0, done.output
+    assert [row.split()[0] for row in done.output.splitlines()[1:]] == ["smollm2", "minilm"]
+
+
 def test_languages_have_a_table_of_their_own(folders: tuple[Path, Path]) -> None:
     tokenizer = read_vocabulary(folders[0])
     corpora = [
@@ -143,7 +153,11 @@ def test_a_tokenizer_that_cuts_off_is_measured_whole(folders: tuple[Path, Path])
         (("train", "LATIN", "--size", "400", "-o", "OUT"), InputError, "UTF-8"),
         (("compare", "EMPTY", "-t", "TEXT"), InputError, "no tokenizer.json"),
         (("compare", "FOLDER", "-t", "TEXT"), InputError, "no tokenizer"),
-        (("compare", "no/such/folder", "-t", "TEXT"), InputError, "no file or folder"),
+        (
+            ("compare", "no/such/folder", "-t", "TEXT"),
+            InputError,
+            "There is no folder no/such/folder; smollm2 and",
+        ),
         (("compare", "BPE"), InputError, "No text is named"),
         # the text that is missing would be said later: the plot's name is looked at first
         (("compare", "BPE", "-t", "nowhere", "--plot", "OUT.pdf"), InputError, ".svg or .png"),

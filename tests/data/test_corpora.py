@@ -83,12 +83,12 @@ def test_what_is_no_text_can_be_replaced(tmp_path: Path) -> None:
 
 
 def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"corpus is empty: no files in .*\.txt, \.md"):
+    with pytest.raises(InputError, match=r"Corpus is empty: no files in .*\.txt, \.md"):
         read_corpus(tmp_path)
     (tmp_path / "a.txt").write_text("\n\n")
-    with pytest.raises(InputError, match="corpus is empty: 1 file in"):
+    with pytest.raises(InputError, match="Corpus is empty: 1 file in"):
         read_corpus(tmp_path)
-    with pytest.raises(InputError, match=r"corpus is empty: there is no text in .*a\.txt$"):
+    with pytest.raises(InputError, match=r"Corpus is empty: there is no text in .*a\.txt$"):
         read_corpus(tmp_path / "a.txt")
     with pytest.raises(InputError, match="no file or folder was given"):
         read_corpus([])
@@ -109,7 +109,7 @@ def test_there_are_corpora_in_many_languages() -> None:
     names = corpus_names()
     assert len([name for name in names if name.startswith("manpages/")]) >= 8
     assert {"bible", "bible/es", "debian-docs", "debian-docs/pt", "licences", "python", "rfc"} <= set(names)
-    with pytest.raises(UnknownNameError, match=r"no corpus 'novels'; there are: bible, "):
+    with pytest.raises(UnknownNameError, match=r"No corpus 'novels'; there are: bible, "):
         load_corpus("novels")
 
 
@@ -139,7 +139,7 @@ def test_pages_of_an_rfc_are_joined() -> None:
 
 def test_rfcs_say_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(name: str) -> None:
-        raise PackageUnavailableError(f"apt-get cannot get {name}")
+        raise PackageUnavailableError(f"`apt-get` cannot get {name}")
 
     monkeypatch.setattr(corpora, "fetch", fetch)
     with pytest.raises(PackageUnavailableError, match=r"doc-rfc-std.*non-free"):

@@ -35,7 +35,7 @@ def test_quotes_stay_within_their_tokens_and_whole_where_they_can() -> None:
     assert summariser([found], 15)[0].text == "good loud sound"
     assert summariser([found], 12)[0].text == "good loud"  # not even one fits
     assert summariser([found], 12)[0].cost == 0
-    with pytest.raises(InputError, match="relevance"):
+    with pytest.raises(InputError, match="Relevance"):
         ExtractiveSummariser(TokenRuler(byte_tokenizer()), relevance=1.5)
 
 

@@ -503,7 +503,7 @@ def test_a_trained_prefix_counts_or_is_missed() -> None:
         assert torch.equal(tk.generate(model, IDS, **options), without_a_cache(model, IDS, 16))
         return
     with pytest.raises(
-        UnsupportedError, match="peft was to put 4 virtual tokens in front of the prompt, and 0"
+        UnsupportedError, match="PEFT was to put 4 virtual tokens in front of the prompt, and 0"
     ):
         tk.generate(model, IDS, **options)
     bare = plain(model.get_base_model(), max_new_tokens=16)

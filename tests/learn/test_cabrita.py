@@ -108,11 +108,11 @@ def test_what_cannot_be_run_is_said(recipe: Recipe, tmp_path: Path) -> None:
         run(replace(recipe, model=str(tmp_path / "pt")))
     with pytest.raises(UnknownNameError, match=r"no stop words of 'tlh'.*en, es, pt"):
         replace(recipe, language="tlh")
-    with pytest.raises(InputError, match="texts names no corpus"):
+    with pytest.raises(InputError, match="Texts names no corpus"):
         replace(recipe, texts=())
     with pytest.raises(UnknownNameError, match="no file, folder or corpus"):
         run(replace(recipe, texts=(str(tmp_path / "missing"),)))
-    with pytest.raises(InputError, match=r"no document is left after cleaning.*stop_words"):
+    with pytest.raises(InputError, match=r"No document is left after cleaning.*stop_words"):
         run(replace(recipe, texts=(str(tmp_path / "en.txt"), str(tmp_path / "en.txt"))))
 
 

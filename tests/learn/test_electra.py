@@ -200,13 +200,13 @@ def test_what_is_kept_is_an_ordinary_model(tmp_path: Path) -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(InputError, match="share"):
         ElectraSettings(share=0)
-    with pytest.raises(InputError, match="temperature"):
+    with pytest.raises(InputError, match="Temperature"):
         ElectraSettings(temperature=0)
     with pytest.raises(InputError, match="unigram"):
         ElectraObjective(electra(), ElectraSettings(generator="unigram"))
     with pytest.raises(InputError, match="counts"):
         ElectraObjective(electra(), ElectraSettings(generator="unigram"), unigram=torch.ones(3))
-    with pytest.raises(InputError, match="heads"):
+    with pytest.raises(InputError, match="Heads"):
         generator_config(electra_config(100, width=96, heads=12), 0.3)
 
 

@@ -89,11 +89,11 @@ def test_a_full_disk_keeps_the_model_that_was_there(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(InputError, match="no text"):
+    with pytest.raises(InputError, match="No text"):
         train_wordpiece(["", " "], 90)
     with pytest.raises(InputError, match="does not hold"):
         train_wordpiece(TEXTS, 5)
-    with pytest.raises(InputError, match="no text"):
+    with pytest.raises(InputError, match="No text"):
         pack([], 24, special())
     with pytest.raises(InputError, match="no room"):
         pack(encode(tokenizer(), TEXTS), 4, special())

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.learn.regression import QUIET, Regression, batches, settings
+from tokenry.learn import loop
 from tokenry.learn.loop import Batch, latest_checkpoint, load_checkpoint, share, train
 from tokenry.tokens.errors import InputError, TokenryError
 
@@ -50,6 +52,68 @@ def test_a_run_that_dies_loses_only_what_came_after_its_last_checkpoint(tmp_path
     assert found.name == "step-0000010"
     resumed = weights(train(Regression(), batches, settings(), tmp_path / "run", workers=0, console=QUIET))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_ctrl_c_waits_for_the_step_and_keeps_it(tmp_path: Path) -> None:
+    """Whatever is being done when it comes: no weights are half a step old."""
+
+    def interrupted(step: int) -> Batch:
+        if step == 16:
+            signal.raise_signal(signal.SIGINT)
+        return batches(step)
+
+    whole = weights(train(Regression(), batches, settings(), tmp_path / "whole", workers=0, console=QUIET))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(Regression(), interrupted, settings(), tmp_path / "run", workers=0, console=QUIET)
+    assert signal.getsignal(signal.SIGINT) is before
+    found = latest_checkpoint(tmp_path / "run")
+    assert found is not None
+    assert found.name == "step-0000017"
+    resumed = weights(train(Regression(), batches, settings(), tmp_path / "run", workers=0, console=QUIET))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    def interrupted(step: int) -> Batch:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return pytest.fail("the step went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Regression(), interrupted, settings(), tmp_path, workers=0, console=QUIET)
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_checkpoints_fall_due_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 25 seconds: one after every minute, beside those that are evaluated."""
+    now = [0.0]
+    saved: list[tuple[int, float]] = []
+    evaluated: list[int] = []
+    save = loop.save_checkpoint
+
+    def slowly(step: int) -> Batch:
+        now[0] += 25
+        return batches(step)
+
+    def saving(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Path:
+        saved.append((step, now[0]))
+        now[0] += 4 if step == 6 else 0  # a slow disk: the next one may wait, so that training goes on
+        return save(folder, objective, optimizer, step)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "save_checkpoint", saving)
+    train(
+        Regression(),
+        slowly,
+        settings(steps=14, checkpoint_every=10),
+        tmp_path,
+        workers=0,
+        on_checkpoint=evaluated.append,
+        console=QUIET,
+    )
+    assert [step for step, _ in saved] == [3, 6, 10, 13, 14]
+    assert evaluated == [10, 14]
 
 
 def test_it_learns_and_logs_and_keeps_two_checkpoints(tmp_path: Path) -> None:

@@ -136,17 +136,17 @@ def test_accelerate_launch_trains_the_same_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective": {"kind": "bart"}}, "objective.kind is one of mlm, electra"),
+        ({"objective": {"kind": "bart"}}, "`objective.kind` is one of mlm, electra"),
         ({"objective": {"kind": "electra", "shar": 1}}, "setting that does not exist"),
-        ({"corpus": {"path": "x"}}, "corpus is"),
+        ({"corpus": {"path": "x"}}, "`corpus` is"),
         ({"corpus": {"paths": ["/nowhere"]}}, "nowhere"),
-        ({"tokenizer": {}}, "tokenizer is"),
+        ({"tokenizer": {}}, "`tokenizer` is"),
         ({"tokenizer": {"size": 90, "colour": 1}}, "option that does not exist"),
         ({"tokenizer": {"size": 4}}, "does not hold"),
         ({"tokenizer": {"folder": "/nowhere"}}, "There is no folder '/nowhere'"),
         ({"batch": 5000}, "cannot be drawn"),
         ({"colour": 1}, "not a recipe for pre-training: there is no setting 'colour'"),
-        ({"objective": {"kind": "mlm"}, "model": {"num_heads": 1}}, "model has no setting num_heads"),
+        ({"objective": {"kind": "mlm"}, "model": {"num_heads": 1}}, "`model` has no setting num_heads"),
         ({"training": {"steps": 0}}, "steps"),
     ],
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tokenry.learn.recipe import reason
+from tokenry.learn.recipe import exit_code, reason
+from tokenry.tokens.errors import InputError
 
 
 @dataclass
@@ -29,3 +30,22 @@ def test_reasons(tmp_path: Path) -> None:
     assert reason(_raised(lambda: Settings())) == "it lacks 'steps' and 'lr'"
     assert reason(_raised(lambda: (tmp_path / "x.yaml").read_text())) == "No such file or directory"
     assert "line 1" in reason(_raised(lambda: yaml.safe_load("{")))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (None, 0, ""),
+        (InputError("It is wrong."), 1, "error: It is wrong."),
+        (KeyboardInterrupt(), 130, "Interrupted. The same command goes on from the last checkpoint."),
+    ],
+)
+def test_exit_codes(
+    error: BaseException | None, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        if error is not None:
+            raise error
+
+    assert exit_code(work) == code
+    assert capsys.readouterr().err.strip() == said

@@ -442,7 +442,7 @@ def test_on_smollm2_slices_are_lossless_and_sorting_them_by_use_keeps_more() -> 
         (lambda: AcmConfig(learners=0), InputError, "at least 1 learner, got learners=0"),
         (lambda: AcmConfig(tau=0.0), InputError, "tau above 0"),
         (lambda: AcmConfig(ffn_minimum=5), InputError, "between 0 and the 4 learners, got 5"),
-        (lambda: AcmConfig(form="cnn"), InputError, 'form is "mlp" or "layer"'),
+        (lambda: AcmConfig(form="cnn"), InputError, 'Form is "mlp" or "layer"'),
         (lambda: FixedGate(5, 4), InputError, "from 0 to 4 learners here, got 5"),
         (lambda: module().prefix(torch.zeros(1, 8), -1), InputError, "got -1"),
         (lambda: module().chosen(torch.zeros(2, 8), torch.tensor([0, 5])), InputError, "got 5"),
@@ -497,7 +497,7 @@ def test_a_model_that_mixes_tokens_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.b(self.a(x).cumsum(1).flip(1))
 
-    with pytest.raises(UnsupportedError, match="layer cannot be replaced: it mixes tokens"):
+    with pytest.raises(UnsupportedError, match="Layer cannot be replaced: it mixes tokens"):
         convert(nn.ModuleDict({"layer": Mixing()}), modules=["layer"])
 
 

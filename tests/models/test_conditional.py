@@ -131,7 +131,7 @@ def test_gather_run_scatter_has_the_gradients_of_masking():
             "leaves no token",
         ),
         (lambda: absolute_budget_loss(torch.tensor(0.5), 1.5), "from 0 to 1, got 1.5"),
-        (lambda: gumbel_st(torch.zeros(1, 2), 0.0), "tau must be above 0"),
+        (lambda: gumbel_st(torch.zeros(1, 2), 0.0), "Tau must be above 0"),
         (
             lambda: gather_run_scatter(torch.zeros(3, 2), torch.ones(3) > 0, nn.Linear(2, 4)),
             "keep tokens and width",

@@ -39,5 +39,5 @@ def test_its_state_is_saved() -> None:
 
 @pytest.mark.parametrize("wrong", [{"kp": -1.0}, {"ki": -1.0}, {"smoothing": 1.0}])
 def test_gains_that_make_no_sense(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="gains"):
+    with pytest.raises(InputError, match="Gains"):
         PIController(**wrong)

@@ -581,7 +581,7 @@ def test_the_oracle_refuses_a_model_that_does_more_than_it_knows() -> None:
         (lambda d: d.route(Mix(0.0)), "above 0"),
         (lambda d: (d.route(anything(3, 9)), d(texts())), "3 rows and the batch 2"),
         (lambda d: (d.route(anything(2, 11)), d.generate(texts(), max_new_tokens=5)), "covers 11 columns"),
-        (lambda d: d.traced().__enter__().choices, "nothing was traced"),
+        (lambda d: d.traced().__enter__().choices, "Nothing was traced"),
         (lambda d: pattern("middle", 6, 2), "'middle'"),
         (lambda d: pattern("first", 6, 7), "got 7"),
         (lambda d: random_patterns(6, 7, 3), "got 7"),
@@ -607,7 +607,7 @@ def test_what_cannot_be(call: Any, message: str) -> None:
 def test_checkpointing_would_run_layers_under_another_routing() -> None:
     duo = convert(small_llama(61, layers=2, width=32, heads=2)).train()
     duo.model.gradient_checkpointing_enable()
-    with pytest.raises(UnsupportedError, match="gradient checkpointing"), duo.routed("small"):
+    with pytest.raises(UnsupportedError, match="Gradient checkpointing"), duo.routed("small"):
         pass
     duo.route("small")
     duo(texts(), labels=texts(), use_cache=False).loss.backward()

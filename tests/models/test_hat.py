@@ -218,7 +218,7 @@ def test_bad_input_is_refused(model: HatForCausalLM) -> None:
         model.generate([])
     with pytest.raises(InputError, match="max_new_tokens"):
         model.generate("a", max_new_tokens=0)
-    with pytest.raises(InputError, match="temperature"):
+    with pytest.raises(InputError, match="Temperature"):
         model.generate("a", do_sample=True, temperature=0.0)
     torch.manual_seed(0)
     bare = HatForCausalLM(HatConfig(16, 1, 1, local_hidden_size=16, bos_word=False))

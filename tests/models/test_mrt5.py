@@ -263,7 +263,7 @@ def test_buckets_of_distances() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"gate": "best"}, "gate must be"),
+        ({"gate": "best"}, "Gate must be"),
         ({"gate_layer": 3}, "one of the 3 encoder blocks"),
         ({"gate_scale": 1.0}, "must be negative"),
         ({"gate": "random", "gate_rate": 1.5}, "share between 0 and 1"),
@@ -275,7 +275,7 @@ def test_what_cannot_be(wrong: dict[str, object], message: str) -> None:
 
 
 def test_calls_that_cannot_be() -> None:
-    with pytest.raises(InputError, match="deletion must be one of"):
+    with pytest.raises(InputError, match="Deletion must be one of"):
         model()(IDS, labels=LABELS, deletion="some")
     with pytest.raises(InputError, match="labels"):
         model()(IDS)

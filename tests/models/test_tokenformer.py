@@ -230,8 +230,8 @@ def test_growth_that_makes_no_sense(arguments: dict[str, object], message: str) 
     [
         ({"tokens": 0}, "at least one"),
         ({"tokens": 4, "frozen": 4}, "of which 4 frozen"),
-        ({"tokens": 4, "theta": "relu"}, "theta must be one of"),
-        ({"tokens": 4, "tau": -1.0}, "tau must be positive"),
+        ({"tokens": 4, "theta": "relu"}, "Theta must be one of"),
+        ({"tokens": 4, "tau": -1.0}, "Tau must be positive"),
     ],
 )
 def test_layers_that_make_no_sense(arguments: dict[str, object], message: str) -> None:

@@ -269,7 +269,7 @@ def test_routers_refuse_what_they_cannot_do() -> None:
     router = FunctionalRouter(model, tokenizer, tokens)
     with pytest.raises(UnknownNameError, match="'dogs'"):
         router.write(["the cat"], ["dogs"])
-    with pytest.raises(InputError, match="nobody may be called"):
+    with pytest.raises(InputError, match="Nobody may be called"):
         router.write(["the cat"], [])
     with pytest.raises(InputError, match="does not fit into the router's 2048"):
         router.write(["x" * 3000], ["cats"])
@@ -552,7 +552,7 @@ def test_nodes_are_loaded_when_needed_and_the_least_recent_goes() -> None:
 def test_a_missing_worker_is_named_when_the_graph_is_loaded() -> None:
     graph = Graph.star([replace(CATS, callable="felines"), WEATHER, GENERAL])
     loaders = {name: says(name) for name in ("router", "weather", "general")}
-    with pytest.raises(InputError, match=r"nothing loads 'cats' \(as 'felines'\)"):
+    with pytest.raises(InputError, match=r"Nothing loads 'cats' \(as 'felines'\)"):
         Octopus(graph, loaders)
     with pytest.raises(InputError, match="no node that 'cats' would load"):
         Octopus(graph, {**loaders, "felines": says("cats"), "cats": says("cats")})
@@ -571,9 +571,9 @@ def _no_module() -> Any:
 @pytest.mark.parametrize(
     ("load", "message"),
     [
-        (lambda: _raises, r"the node 'cats' failed with ValueError\('fur'\)"),
-        (_no_module, r"the node 'cats' could not be loaded: ImportError\('no module cats'\)"),
-        (lambda: lambda _: None, "the node 'cats' returned NoneType instead of text"),
+        (lambda: _raises, r"The node 'cats' failed with ValueError\('fur'\)"),
+        (_no_module, r"The node 'cats' could not be loaded: ImportError\('no module cats'\)"),
+        (lambda: lambda _: None, "The node 'cats' returned NoneType instead of text"),
     ],
 )
 def test_a_worker_that_fails_is_named_and_the_query_kept(load: Callable[[], Any], message: str) -> None:
@@ -581,9 +581,9 @@ def test_a_worker_that_fails_is_named_and_the_query_kept(load: Callable[[], Any]
     graph = Graph((ROUTER, CATS, WEATHER, GENERAL), tuple(Edge(*edge) for edge in CYCLE))
     loaders = {"router": lambda: script, "weather": says("weather"), "general": says("general"), "cats": load}
     with pytest.raises(WorkerError, match=message) as caught:
-        Octopus(graph, loaders).answer("the query")
+        Octopus(graph, loaders).answer("The query")
     error = caught.value
-    assert (error.node, error.query, error.argument) == ("cats", "the query", "second")
+    assert (error.node, error.query, error.argument) == ("cats", "The query", "second")
     assert [hop.output for hop in error.hops] == ["weather(Forecast: first!)"]
 
 

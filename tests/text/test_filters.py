@@ -66,5 +66,5 @@ def test_cleaning_keeps_order_and_counts_why() -> None:
     cleaned = clean([GOOD, "curto", GOOD.replace("documentos", "informaÃ§Ãµes"), "12 34"])
     assert cleaned.kept == (GOOD, GOOD.replace("documentos", "informações"))
     assert cleaned.broken["words"] == 2
-    with pytest.raises(InputError, match=r"no document is left after cleaning.*'words': 1"):
+    with pytest.raises(InputError, match=r"No document is left after cleaning.*'words': 1"):
         clean(["curto"])

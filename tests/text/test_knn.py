@@ -68,7 +68,7 @@ def test_cells_that_hold_too_few_rows_leave_places_empty() -> None:
     [
         ({"rows": torch.zeros(0, 3)}, "finite rows"),
         ({"rows": torch.full((2, 3), float("nan"))}, "finite rows"),
-        ({"rows": torch.ones(2, 3), "cells": 3}, "cells must lie"),
+        ({"rows": torch.ones(2, 3), "cells": 3}, "Cells must lie"),
         ({"rows": torch.ones(2, 3), "metric": "euclid"}, "metric"),
     ],
 )
@@ -79,7 +79,7 @@ def test_bad_indexes_are_refused(arguments: dict[str, object], message: str) -> 
 
 def test_bad_searches_are_refused() -> None:
     index = KnnIndex(torch.ones(5, 3))
-    with pytest.raises(InputError, match="k must lie"):
+    with pytest.raises(InputError, match="`k` must lie"):
         index.search(torch.ones(1, 3), 6)
     with pytest.raises(InputError, match="without cells"):
         index.search(torch.ones(1, 3), 2, nprobe=1)

@@ -126,7 +126,7 @@ def test_bytes_that_are_no_utf8_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "cap", "message"), [("bpe", None, "kind must be"), ("gpt2", 0, "max_bytes")]
+    ("kind", "cap", "message"), [("bpe", None, "Kind must be"), ("gpt2", 0, "max_bytes")]
 )
 def test_a_splitter_that_cannot_be_is_refused(kind: str, cap: int | None, message: str) -> None:
     with pytest.raises(InputError, match=message):

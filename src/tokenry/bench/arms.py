@@ -71,6 +71,9 @@ def plan_arms(
         UnknownNameError: no such method.
         BudgetError: a budget that means nothing.
     """
+    for what, given in (("Methods", methods), ("Budgets", budgets)):
+        if isinstance(given, str):
+            raise InputError(f"{what} come as a list, such as [{given!r}], not as one text.")
     if not budgets:
         raise InputError("There is no budget to compare at; give one, for instance 25%.")
     if seeds < 1:

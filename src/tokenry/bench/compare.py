@@ -21,6 +21,7 @@ from tokenry.bench.running import Task, pictures_of
 from tokenry.bench.summary import Row, nothing_ran, summarise
 from tokenry.data.examples import Example
 from tokenry.tokens import BudgetLike, InputError, Positions
+from tokenry.wrappers import unwrap
 
 FILE_NAME = "results.jsonl"
 
@@ -135,6 +136,9 @@ def compare(
             there is no other.
         KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
     """
+    measure.require_tokens(max_new_tokens)
+    if not isinstance(unwrap(model), PreTrainedModel):
+        raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
     arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)
     if batch_size < 1:
         raise InputError(f"A pass takes at least one question, got a batch size of {batch_size}.")
@@ -173,6 +177,11 @@ def _choose(data: Sequence[Example], limit: int | None) -> list[Example]:
     """The examples to ask, questions about one picture next to each other."""
     if limit is not None and limit < 1:
         raise InputError(f"A limit of {limit} examples leaves nothing to compare on.")
+    if not isinstance(data, Sequence) or not all(isinstance(one, Example) for one in data):
+        raise InputError(
+            f"The data of a comparison are a list of Examples, as tokenry.bench.load_data(...).examples is one; got "
+            f"{type(data).__name__}."
+        )
     chosen = list(data)[:limit]
     if not chosen:
         raise InputError("There is nothing to compare on: the data set is empty.")

@@ -4,6 +4,9 @@ Every prompt is decoded in every way in turn, in an order drawn anew each time, 
 all of them alike; what counts is the ratio to plain greedy decoding on the same prompt in the same round. Times are of
 the whole call of `generate`, the pass over the prompt included: what a user waits for. On one CPU thread they are
 process time, so that other programs do not count; otherwise they are wall-clock time.
+
+With a file to keep it in, every call is written down as soon as it is over (`bench.decoding_log`), and the same
+comparison goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, Final
@@ -25,15 +30,18 @@ from jaxtyping import Int
 from jinja2 import TemplateError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
-from tokenry.bench.decoding_report import GREEDY, Decoded, DecodingReport
+from tokenry.bench.decoding_log import Call, DecodingLog, LeftOut, Session
+from tokenry.bench.decoding_report import GREEDY, DecodingReport
+from tokenry.bench.results import digest
 from tokenry.data.prompts import Prompt, Prompts
 from tokenry.hosts.calibrate import Calibration
 from tokenry.hosts.generate import DECODERS as NAMED
 from tokenry.hosts.generate import decoder
+from tokenry.hosts.host import evaluating
 from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Expected, Fixed
@@ -58,6 +66,8 @@ DECODERS: Final = (
 )
 """What is compared unless something else is asked for."""
 
+_OTHERS: Final = (GREEDY, TRANSFORMERS_LOOKUP, ASSISTED)
+_NO_ASSISTANT: Final = "no smaller model of the same vocabulary was named to draft"
 _LOOKUP_TOKENS: Final = 10
 _UNCALIBRATED: Final = Fixed(16)
 
@@ -71,9 +81,10 @@ def compare_decoders(
     new_tokens: int = 128,
     rounds: int = 3,
     seed: int = 0,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Callable[[], Calibration] | None = None,
     assistant: PreTrainedModel | int | None = None,
     name: str | None = None,
+    out: str | Path | None = None,
     progress: bool = False,
 ) -> DecodingReport:
     """Decode the same prompts greedily in several ways.
@@ -91,43 +102,86 @@ def compare_decoders(
         new_tokens: most tokens to write for a prompt; an end token stops earlier.
         rounds: how often each prompt is decoded in each way.
         seed: of the order in which the ways take turns.
-        calibration: forward times on this machine (`hosts.calibrate.calibrate`), which size the draft trees; without
-            it every pass judges 16 guesses.
+        calibration: forward times on this machine (`hosts.calibrate.calibrate`), which size the draft trees, or what
+            measures them if `out` holds none for this comparison; without it every pass judges 16 guesses.
         assistant: for "assisted": a smaller model of the same vocabulary, or the number of the model's own layers
             after which it exits early to draft. Without it "assisted" is left out.
         name: how the model is called in the report.
+        out: file of JSON lines to keep what is measured in; what it holds of the same comparison (model, prompts,
+            decoders, code, machine ...) is not measured again. Proposers of your own are told apart by name and source.
         progress: whether to show a progress bar on stderr.
 
     Raises:
         InputError: no prompts, one that leaves no room for new tokens or that the chat template refuses, a model that
-            is no causal language model, fewer than one round or token, an early exit at a layer that there is not.
+            is no causal language model, fewer than one round or token, an early exit at a layer that there is not, a
+            file that cannot be written.
         UnknownNameError: no decoder has that name.
-        KeyboardInterrupt: interrupted by the user.
+        KeyboardInterrupt: interrupted by the user; what was measured until then is in the file.
     """
-    _check(model, prompts, new_tokens, rounds)
-    left_out: dict[str, str] = {}
-    ways = list(_ways(model, decoders, calibration, assistant, left_out))
+    named = dict(decoders) if isinstance(decoders, Mapping) else {name: name for name in decoders}
+    check_request(prompts, [what for what in named.values() if isinstance(what, str)], new_tokens, rounds)
+    _check_model(model, assistant)
     items = [
         _Item(kind, prompt.name, _encode(model, tokenizer, prompt, new_tokens))
         for kind, several in prompts.items()
         for prompt in several
     ]
-    latency = None if calibration is None else calibration.latency
-    task = _Task(model, items, ways, left_out, new_tokens, latency)
-    was_training = model.training
-    model.eval()
-    try:
-        runs = task.run(rounds, random.Random(seed), progress)
-    finally:
-        model.train(was_training)
-    return DecodingReport(
-        facts=environment.facts(model, name or Path(model.name_or_path).name or None),
-        new_tokens=new_tokens,
-        clock="process" if task.process_time else "wall",
-        calibration=None if calibration is None else calibration.to_json(),
-        runs=runs,
-        left_out=left_out,
-    )
+    facts = environment.facts(model, name or Path(model.name_or_path).name or None)
+    plan = {
+        "new_tokens": new_tokens,
+        "seed": seed,
+        "prompts": [item.digest for item in items],
+        "decoders": {name: _identity(what) for name, what in named.items()},
+        "assistant": environment.fingerprint(assistant) if isinstance(assistant, nn.Module) else assistant,
+        "calibration": calibration.to_json()
+        if isinstance(calibration, Calibration)
+        else calibration is not None,
+        "code": environment.code_version(("predict",)),
+    }
+    with DecodingLog.open(None if out is None else Path(out), digest(facts, plan)) as log, evaluating(model):
+        found = _calibrated(calibration, log)
+        session = Session(
+            setting=log.setting,
+            facts=facts,
+            items=[[item.kind, item.name, item.digest] for item in items],
+            decoders=list(dict.fromkeys((GREEDY, *named))),
+            rounds=rounds,
+            new_tokens=new_tokens,
+            clock="process" if _process_time(model) else "wall",
+            calibration=None if found is None else found.to_json(),
+            started=datetime.now(UTC).isoformat(timespec="microseconds"),
+            load=environment.load_average(),
+        )
+        log.append(session)
+        if assistant is None:
+            for name in (name for name, what in named.items() if what == ASSISTED):
+                log.append(LeftOut(log.setting, name, _NO_ASSISTANT))
+        ways = [
+            _way(model, name, named.get(name, GREEDY), found, assistant)
+            for name in session.decoders
+            if name not in log.left_out
+        ]
+        _Task(model, items, ways, log, new_tokens, seed).run(rounds, progress)
+        return log.report()
+
+
+def check_request(prompts: Prompts, decoders: Sequence[str], new_tokens: int, rounds: int) -> None:
+    """Refuse a comparison that cannot be made with any model, before one is loaded for it.
+
+    Raises:
+        InputError: no prompts, fewer than one round or token.
+        UnknownNameError: no decoder has that name.
+    """
+    if not any(prompts.values()):
+        raise InputError("There are no prompts to compare on.")
+    if new_tokens < 1 or rounds < 1:
+        raise InputError(f"At least one new token and one round are needed, got {new_tokens} and {rounds}.")
+    for name in decoders:
+        if name not in _OTHERS and name.removesuffix(COLD) not in NAMED:
+            known = ", ".join((*_OTHERS, *NAMED))
+            raise UnknownNameError(
+                f"No decoder is called {name!r}; there are {known}; {COLD!r} may stand behind those of tokenry."
+            )
 
 
 # --------------------------------------------------------------------------------------------------------- what runs
@@ -145,85 +199,82 @@ class _Way:
         return self.name.endswith(COLD)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Item:
     kind: str
     name: str
     inputs: dict[str, Tensor]
 
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of `generate`: new tokens, rows of every pass, time, expected speed-up, memory."""
-
-    ids: list[int]
-    rows: list[int]
-    seconds: float
-    expected: float | None
-    held: int
-    peak: float | None
+    @property
+    def digest(self) -> str:
+        return digest(self.kind, self.name, self.inputs["input_ids"].tolist())
 
 
-def _check(model: PreTrainedModel, prompts: Prompts, new_tokens: int, rounds: int) -> None:
-    if not any(prompts.values()):
-        raise InputError("There are no prompts to compare on.")
-    if new_tokens < 1 or rounds < 1:
-        raise InputError(f"At least one new token and one round are needed, got {new_tokens} and {rounds}.")
+def _check_model(model: PreTrainedModel, assistant: PreTrainedModel | int | None) -> None:
     if model.config.is_encoder_decoder or not model.can_generate():
         raise InputError(
             f"{type(model).__name__} is no causal language model, so there is nothing to compare."
         )
-
-
-def _ways(
-    model: PreTrainedModel,
-    decoders: Sequence[str] | Mapping[str, str | Proposer | Speculation],
-    calibration: Calibration | None,
-    assistant: PreTrainedModel | int | None,
-    left_out: dict[str, str],
-) -> list[_Way]:
-    named = dict(decoders) if isinstance(decoders, Mapping) else {name: name for name in decoders}
-    ways = [_Way(GREEDY, dict)]
-    for name, what in named.items():
-        if what == TRANSFORMERS_LOOKUP:
-            ways.append(_Way(name, lambda: {"prompt_lookup_num_tokens": _LOOKUP_TOKENS}))
-        elif what == ASSISTED:
-            if assistant is None:
-                left_out[name] = "no smaller model of the same vocabulary was named to draft"
-                continue
-            ways.append(_Way(name, _assisted(model, assistant).copy))
-        elif what != GREEDY:
-            ways.append(_Way(name, _fresh(model, what, calibration)))
-    return ways
-
-
-def _assisted(model: PreTrainedModel, assistant: PreTrainedModel | int) -> dict[str, Any]:
-    if not isinstance(assistant, int):
-        return {"assistant_model": assistant}
     layers = model.config.get_text_config().num_hidden_layers
-    if not 0 < assistant < layers:
+    if isinstance(assistant, int) and not 0 < assistant < layers:
         raise InputError(
             f"To draft, a model of {layers} layers exits after 1 to {layers - 1} of them, not {assistant}."
         )
-    return {"assistant_early_exit": assistant}
+
+
+def _identity(what: str | Proposer | Speculation) -> str | list[str]:
+    """What tells one way of decoding from another, in any process."""
+    if isinstance(what, str):
+        return what
+    parts = (what, what.proposer, what.sizing) if isinstance(what, Speculation) else (what,)
+    return [f"{type(part).__qualname__} {environment.source_digest(type(part))}" for part in parts]
+
+
+def _calibrated(
+    calibration: Calibration | Callable[[], Calibration] | None, log: DecodingLog
+) -> Calibration | None:
+    """The forward times; those that a comparison has begun with, if it goes on, for they decide the sizes of trees."""
+    if calibration is None or isinstance(calibration, Calibration):
+        return calibration
+    known = [session.calibration for session in log.sessions if session.calibration is not None]
+    return Calibration.from_json(known[0]) if known else calibration()
+
+
+def _process_time(model: PreTrainedModel) -> bool:
+    return device_of(model).type == "cpu" and torch.get_num_threads() == 1
+
+
+def _way(
+    model: PreTrainedModel,
+    name: str,
+    what: str | Proposer | Speculation,
+    calibration: Calibration | None,
+    assistant: PreTrainedModel | int | None,
+) -> _Way:
+    if what == GREEDY:
+        return _Way(name, dict)
+    if what == TRANSFORMERS_LOOKUP:
+        return _Way(name, lambda: {"prompt_lookup_num_tokens": _LOOKUP_TOKENS})
+    if what == ASSISTED:
+        early = isinstance(assistant, int)
+        return _Way(name, {"assistant_early_exit" if early else "assistant_model": assistant}.copy)
+    return _Way(name, _fresh(model, what, calibration))
 
 
 def _fresh(
     model: PreTrainedModel, what: str | Proposer | Speculation, calibration: Calibration | None
 ) -> Callable[[], dict[str, Any]]:
     """Copies of a decoder as it is now: measuring it teaches the user's own one nothing."""
-    if isinstance(what, str):
-        what = what.removesuffix(COLD)
-        if what not in NAMED:
-            known = ", ".join((GREEDY, TRANSFORMERS_LOOKUP, ASSISTED, *NAMED))
-            raise UnknownNameError(
-                f"No decoder is called {what!r}; there are {known}; {COLD!r} may stand behind those of tokenry."
-            )
     sizing = _UNCALIBRATED if calibration is None else None
     original = (
         what
         if isinstance(what, Speculation)
-        else decoder(model, what, calibration=calibration, sizing=sizing)
+        else decoder(
+            model,
+            what.removesuffix(COLD) if isinstance(what, str) else what,
+            calibration=calibration,
+            sizing=sizing,
+        )
     )
     return lambda: {"custom_generate": copy.deepcopy(original, {id(model): model})}
 
@@ -291,43 +342,64 @@ class _Task:
         model: PreTrainedModel,
         items: list[_Item],
         ways: list[_Way],
-        left_out: dict[str, str],
+        log: DecodingLog,
         new_tokens: int,
-        latency: Mapping[int, float] | None,
+        seed: int,
     ) -> None:
-        self.model, self.items, self.ways = model, items, ways
-        self.left_out, self.new_tokens, self.latency = left_out, new_tokens, latency
-        self.process_time = device_of(model).type == "cpu" and torch.get_num_threads() == 1
-        self.calls: dict[tuple[int, str], list[_Call]] = {}
+        self.model, self.items, self.ways, self.log = model, items, ways, log
+        self.new_tokens, self.seed = new_tokens, seed
+        self.process_time = _process_time(model)
 
-    def run(self, rounds: int, order: random.Random, progress: bool) -> tuple[Decoded, ...]:
-        self._warm_up()
+    def run(self, rounds: int, progress: bool) -> None:
+        """Measure what is not yet known."""
         with _bar(not progress) as bar:
             shown = bar.add_task("decoding", total=rounds * len(self.items) * len(self.ways))
-            for _ in range(rounds):
+            warm = False
+            for number in range(rounds):
+                pending = [item for item in self.items if self.log.whole(number, item.digest) is None]
+                bar.advance(shown, (len(self.items) - len(pending)) * len(self.ways))
+                if not pending:
+                    continue
+                if not warm:
+                    self._warm_up()
+                    bar.update(shown, total=rounds * len(self.items) * len(self.ways))
+                    warm = True
                 options = {way.name: way.fresh() for way in self.ways}
-                for number, item in enumerate(self.items):
-                    for way in order.sample(self.ways, len(self.ways)):
-                        given = way.fresh() if way.cold else options[way.name]
-                        call = self._call(item, given, self.new_tokens)
-                        self.calls.setdefault((number, way.name), []).append(call)
-                        bar.advance(shown)
-        return tuple(
-            self._decoded(number, item, way) for way in self.ways for number, item in enumerate(self.items)
-        )
+                last = self.items.index(pending[-1])
+                for item in self.items[: last + 1]:
+                    if item in pending:
+                        self._measure(number, item, options, partial(bar.advance, shown))
+                    else:
+                        self._catch_up(item, options)
+
+    def _measure(
+        self, number: int, item: _Item, options: Mapping[str, dict[str, Any]], advance: Callable[[], object]
+    ) -> None:
+        """Decode a prompt in every way, in an order of its own."""
+        order = random.Random(f"{self.seed} {number} {item.digest}")
+        for way in order.sample(self.ways, len(self.ways)):
+            given = way.fresh() if way.cold else options[way.name]
+            self.log.append(self._call(number, item, way.name, given, self.new_tokens))
+            advance()
+
+    def _catch_up(self, item: _Item, options: Mapping[str, dict[str, Any]]) -> None:
+        """Let the decoders that learn see a prompt that was measured in a session before, as they did then."""
+        for way in self.ways:
+            if not way.cold and "custom_generate" in options[way.name]:
+                self._call(0, item, way.name, options[way.name], self.new_tokens)
 
     def _warm_up(self) -> None:
         """What happens only once does not count; and a way that this model does not support is left out."""
         for way in list(self.ways):
             try:
-                self._call(self.items[0], way.fresh(), min(8, self.new_tokens))
+                self._call(0, self.items[0], way.name, way.fresh(), min(8, self.new_tokens))
             except (TokenryError, ValueError, NotImplementedError) as error:
                 if way.name == GREEDY:
                     raise
-                self.left_out[way.name] = str(error)
+                self.log.append(LeftOut(self.log.setting, way.name, str(error)))
                 self.ways.remove(way)
 
-    def _call(self, item: _Item, options: dict[str, Any], new_tokens: int) -> _Call:
+    def _call(self, number: int, item: _Item, name: str, options: dict[str, Any], new_tokens: int) -> Call:
         pad = self.model.generation_config.pad_token_id
         options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
         speculation = options.get("custom_generate")
@@ -336,10 +408,15 @@ class _Task:
             started = self._now()
             ids = self.model.generate(**item.inputs, max_new_tokens=new_tokens, do_sample=False, **options)
             seconds = self._now() - started
-        if isinstance(speculation, Speculation) and speculation.stats.interrupted:
-            raise KeyboardInterrupt  # it hands back what it has; a comparison has no use for half a text
+        if isinstance(speculation, Speculation):
+            speculation.stats.raise_if_interrupted()
         tokens, spent = (now - then for now, then in zip(_expectation(speculation), before, strict=True))
-        return _Call(
+        return Call(
+            setting=self.log.setting,
+            session=self.log.sessions[-1].started,
+            round=number,
+            item=item.digest,
+            decoder=name,
             ids=ids[0, item.inputs["input_ids"].shape[1] :].tolist(),
             rows=passes.rows,
             seconds=seconds,
@@ -355,42 +432,11 @@ class _Task:
             torch.cuda.synchronize(device_of(self.model))
         return time.process_time() if self.process_time else time.perf_counter()
 
-    def _decoded(self, number: int, item: _Item, way: _Way) -> Decoded:
-        calls = self.calls[number, way.name]
-        first, greedy = calls[0], self.calls[number, GREEDY][0]
-        return Decoded(
-            kind=item.kind,
-            prompt=item.name,
-            decoder=way.name,
-            tokens=len(first.ids),
-            seconds=tuple(call.seconds for call in calls),
-            passes=len(first.rows),
-            rows=sum(first.rows[1:]),
-            expected=first.expected,
-            calibrated=self._calibrated(first),
-            differs_at=_first_difference(greedy.ids, first.ids),
-            held_bytes=first.held,
-            peak_bytes=first.peak,
-        )
-
-    def _calibrated(self, call: _Call) -> float | None:
-        if self.latency is None or len(call.rows) < 2:
-            return None
-        sizes = sorted(self.latency)
-        times = np.interp(call.rows[1:], sizes, [self.latency[size] for size in sizes])
-        return (len(call.ids) - 1) / float(times.sum())
-
 
 def _expectation(speculation: Any) -> tuple[float, float]:
     """Tokens that a decoder has expected so far, and the time it has expected them to take."""
     sizing = getattr(speculation, "sizing", None)
     return (sizing.expected, sizing.spent) if isinstance(sizing, Expected) else (0.0, 0.0)
-
-
-def _first_difference(expected: Sequence[int], written: Sequence[int]) -> int | None:
-    pairs = zip(expected, written, strict=False)
-    shorter = None if len(expected) == len(written) else min(len(expected), len(written))
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
 
 
 def _bar(hidden: bool) -> Progress:

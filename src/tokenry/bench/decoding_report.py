@@ -100,6 +100,8 @@ class DecodingReport:
         calibration: forward times by number of rows, as `hosts.calibrate.Calibration.to_json` gives them, if measured.
         runs: every prompt in every way.
         left_out: decoders that do not run on this model, and why.
+        sessions: when, and on how busy a machine, the runs were made; several if it was interrupted.
+        done, planned: prompts that all decoders are through with, over all rounds, and how many it was to be.
     """
 
     facts: dict[str, Any]
@@ -108,6 +110,9 @@ class DecodingReport:
     calibration: dict[str, Any] | None
     runs: tuple[Decoded, ...]
     left_out: dict[str, str]
+    sessions: tuple[dict[str, Any], ...]
+    done: int
+    planned: int
 
     @cached_property
     def decoders(self) -> tuple[str, ...]:
@@ -120,6 +125,16 @@ class DecodingReport:
         if not self.left_out or self.decoders != (GREEDY,):
             return None
         return f"Nothing was compared: none of the {len(self.left_out)} decoders ran on this model."
+
+    @property
+    def partial(self) -> str | None:
+        """What to say first if not everything was measured; None if it was."""
+        if self.done == self.planned:
+            return None
+        return (
+            f"Not finished: all decoders are through with {self.done} of {self.planned} prompts (each counts once a "
+            "round), and only these are in the table."
+        )
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -179,6 +194,9 @@ class DecodingReport:
             "clock": self.clock,
             "calibration": self.calibration,
             "left_out": self.left_out,
+            "sessions": list(self.sessions),
+            "done": self.done,
+            "planned": self.planned,
             "decoders": [asdict(summary) for summary in self.summaries],
             "runs": [asdict(run) for run in self.runs],
         }
@@ -216,9 +234,10 @@ def decoding_table(report: DecodingReport) -> Group:
         reasons.setdefault(why, []).append(name)
     notes = [Text(f"{', '.join(names)}: left out: {why}", style="yellow") for why, names in reasons.items()]
     end = Text(_footer(report), style="dim")
+    first = [Text(one, style="bold red") for one in (report.partial, report.failure) if one is not None]
     if report.failure is None:
-        return Group(speed, Text(), costs, *notes, Text(), end)
-    return Group(Text(report.failure, style="bold red"), *notes, Text(), speed, Text(), costs, Text(), end)
+        return Group(*first, speed, Text(), costs, *notes, Text(), end)
+    return Group(*first, *notes, Text(), speed, Text(), costs, Text(), end)
 
 
 def _table(*heads: str) -> Table:
@@ -241,14 +260,22 @@ def save_report(report: DecodingReport, path: Path) -> None:
 
 def _footer(report: DecodingReport) -> str:
     facts = report.facts
+    sessions = ", ".join(
+        f"{one['started'][:16].replace('T', ' ')} UTC (load {_load(one['load'])})" for one in report.sessions
+    )
     return (
         f"{facts['model']}, {facts['dtype']}, {facts['device']}, {facts['threads']} threads; {facts['machine']}; "
         f"up to {report.new_tokens} new tokens a prompt, {len(report.of(GREEDY))} prompts, {report.clock} time of the "
-        "whole call. Classes: times greedy decoding, median over the prompts; mean: geometric, over the classes; "
+        f"whole call; measured {sessions}. "
+        "Classes: times greedy decoding, median over the prompts; mean: geometric, over the classes; "
         "tok/pass: without the prompt's; rows: of a pass; expected: speed-up that the decoder predicted; calibrated: "
         "speed-up of the passes it made by calibrated forward times, were drafting for free; as greedy: prompts with "
         "the same text, and to which token the others have it (then comes a near-tie, which rounding decides)."
     )
+
+
+def _load(load: float | None) -> str:
+    return "not known" if load is None else f"{load:.2f} per core"
 
 
 def _ratio(slow: Decoded, fast: Decoded) -> float:

@@ -69,11 +69,11 @@ def fingerprint(model: Any) -> str:
 
 
 @cache
-def code_version() -> str:
-    """tokenry's version with a hash of the code that decides what is kept: another method, another result."""
+def code_version(packages: tuple[str, ...] = _PACKAGES) -> str:
+    """tokenry's version with a hash of the code that decides a result, by default what is kept of a picture."""
     found = hashlib.sha256()
     root = Path(str(resources.files("tokenry")))
-    for path in sorted(p for package in _PACKAGES for p in (root / package).rglob("*.py")):
+    for path in sorted(p for package in packages for p in (root / package).rglob("*.py")):
         found.update(path.relative_to(root).as_posix().encode())
         found.update(path.read_bytes())
     return f"{metadata.version('tokenry')}+{found.hexdigest()[:8]}"
@@ -81,14 +81,15 @@ def code_version() -> str:
 
 def foreign_code(methods: tuple[Reducer, ...]) -> list[str]:
     """A hash of the source of every method that is not tokenry's own (empty text where there is no source)."""
-    found = []
-    for method in methods:
-        if not type(method).__module__.startswith("tokenry."):
-            source = ""
-            with suppress(OSError, TypeError):
-                source = inspect.getsource(type(method))
-            found.append(hashlib.sha256(source.encode()).hexdigest()[:16])
-    return found
+    return [source_digest(type(m)) for m in methods if not type(m).__module__.startswith("tokenry.")]
+
+
+def source_digest(cls: type) -> str:
+    """A hash of a class's source (of an empty text where there is none)."""
+    source = ""
+    with suppress(OSError, TypeError):
+        source = inspect.getsource(cls)
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def load_average() -> float | None:

@@ -37,7 +37,7 @@ from tokenry.data.metrics import Metric
 from tokenry.data.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
-from tokenry.tokens import Reduction
+from tokenry.tokens import InputError, Reduction
 from tokenry.wrappers import device_of, unwrap
 
 
@@ -173,6 +173,16 @@ def encode(model: Any, batch: Batch, methods: Sequence[Reducer]) -> Encoded:
     """The vision side of a batch, with all that the methods read of it."""
     synchronise(model)
     return hosts.encode(model, batch.inputs, methods)
+
+
+def require_tokens(max_new_tokens: int) -> None:
+    """Refuse answers of no length, before anything is measured.
+
+    Raises:
+        InputError: fewer than one token.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"An answer has at least one token, but max_new_tokens is {max_new_tokens}.")
 
 
 def answer(

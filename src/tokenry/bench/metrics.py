@@ -31,7 +31,7 @@ def metric(given: MetricLike) -> Metric:
     """
     if isinstance(given, Metric):
         if METRICS.get(given.name, given) is not given:
-            raise InputError(f"tokenry has a metric {given.name!r} already; give yours another name.")
+            raise InputError(f"Tokenry has a metric {given.name!r} already; give yours another name.")
         return given
     if not callable(given):
         if given not in METRICS:

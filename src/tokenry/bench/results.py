@@ -14,11 +14,11 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, NotRequired, Self, TypeAlias, TypedDict
+from typing import Any, ClassVar, NotRequired, Protocol, Self, TypeAlias, TypedDict, runtime_checkable
 
 from tokenry.bench.typed_json import reader
 from tokenry.bench.writing import Claim
@@ -309,6 +309,14 @@ class Results:
         return frozenset(r.key for r in self.results)
 
 
+@runtime_checkable
+class Writable(Protocol):
+    """A dataclass whose fields are JSON values: a kind of line."""
+
+    kind: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
 class ResultsWriter:
     """Appends lines to a results file; every line is one write, so a kill leaves at most one torn line behind.
 
@@ -330,7 +338,7 @@ class ResultsWriter:
                 f"Cannot write {self.path}: {error.strerror}. Choose another folder (--out)."
             ) from error
 
-    def append(self, line: Line) -> None:
+    def append(self, line: Writable) -> None:
         """Write one line.
 
         Raises:
@@ -370,7 +378,7 @@ def read_results(path: str | Path, setting: str | None = None) -> Results:
     """
     path = Path(path)
     try:
-        lines = [_parse(line) for line in _lines(path)]
+        lines: list[Line | None] = read_lines(path, _KINDS)
     except OSError as error:
         raise InputError(
             f"Cannot read {path}: {error.strerror}. `tokenry compare` writes such a file."
@@ -435,16 +443,28 @@ def _collect(lines: Iterable[Line], setting: str, skipped: int) -> Results:
     )
 
 
-def _parse(raw: bytes) -> Line | None:
+def read_lines(path: Path, kinds: Mapping[str, Any]) -> list[Any]:
+    """The lines of a file that a `ResultsWriter` wrote; None for those that are not ours, whole and of this format.
+
+    Args:
+        path: the file.
+        kinds: the classes of its lines, by their `kind`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return [_parse(line, kinds) for line in _lines(path)]
+
+
+def _parse(raw: bytes, kinds: Mapping[str, Any]) -> Any:
     try:
         if len(raw) >= _LONGEST:
             return None
         content = json.loads(raw, parse_constant=_not_json)
-        cls: Any = _KINDS[content.pop("kind")]
+        cls = kinds[content.pop("kind")]
         if content.pop("format") != FORMAT:
             return None
-        found: Line = reader(cls)(content)
-        return found
+        return reader(cls)(content)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 

@@ -103,6 +103,7 @@ def ask(
     Raises:
         TokenryError: an unknown method, a budget that means nothing, a model that does not support the method.
     """
+    measure.require_tokens(max_new_tokens)
     methods = read_methods(method, **({} if budget is None else {"budget": budget}))
     if positions is not None:
         methods = tuple(replace(m, positions=positions) for m in methods)

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from tokenry.bench.canvas import Canvas
 from tokenry.data.corpora import Corpus
 from tokenry.data.files import whole_file
+from tokenry.models.pretrained import model_folder
 from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
 
@@ -129,22 +130,21 @@ class VocabularyComparison:
 
 
 def read_vocabulary(path: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from its folder, a model's folder, or a ``tokenizer.json``.
+    """Load a tokenizer from its folder, a model's folder or name ("smollm2"), or a ``tokenizer.json``.
 
     Raises:
         InputError: there is nothing at this path, or no tokenizer.
         UnsupportedError: a tokenizer that runs in Python only.
+        PackageUnavailableError: the model of this name cannot be had here.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"There is no file or folder {path}.")
     if path.is_file():
         try:
             core = Tokenizer.from_file(str(path))
         except Exception as error:  # the library has no class for it
             raise InputError(f"{path} is no tokenizer.json: {error}.") from error
         return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
-    loaded = load_tokenizer(path)
+    loaded = load_tokenizer(model_folder(path))
     if not loaded.is_fast:
         raise UnsupportedError(f"{path} holds a tokenizer without tokenizer.json, which runs in Python only.")
     return loaded

@@ -116,16 +116,16 @@ class Card:
         required = {field.name for field in fields(cls) if field.default is MISSING} - {"slug"}
         if unknown := sorted(set(values) - known):
             raise TokenryError(
-                f"card {slug!r}: unknown field {unknown[0]!r}; a card has {', '.join(sorted(known))}"
+                f"Card {slug!r}: unknown field {unknown[0]!r}; a card has {', '.join(sorted(known))}"
             )
         if missing := sorted(required - set(values)):
-            raise TokenryError(f"card {slug!r}: {', '.join(missing)} missing")
+            raise TokenryError(f"Card {slug!r}: {', '.join(missing)} missing.")
         hints = get_type_hints(cls)
         for name, value in values.items():
             allowed = [hint for hint in get_args(hints[name]) or (hints[name],) if hint is not type(None)]
             if type(value) not in allowed or value == "":  # not isinstance: True is no year
                 raise TokenryError(
-                    f"card {slug!r}: {name} must be a non-empty {allowed[0].__name__}, not {value!r}"
+                    f"Card {slug!r}: {name} must be a non-empty {allowed[0].__name__}, not {value!r}"
                 )
         return cls(slug=slug, **values)
 
@@ -172,4 +172,4 @@ class Card:
             raise self._error(f"{field} {value!r} is not {meaning}")
 
     def _error(self, problem: str) -> TokenryError:
-        return TokenryError(f"card {self.slug!r}: {problem}")
+        return TokenryError(f"Card {self.slug!r}: {problem}")

@@ -59,13 +59,13 @@ def docstring(entry_point: str) -> str:
     base = resources.files(package).joinpath(*folders)
     file = next((f for f in (base / f"{last}.py", base / last / "__init__.py") if f.is_file()), None)
     if file is None:
-        raise TokenryError(f"entry point {entry_point!r}: there is no module {module}")
+        raise TokenryError(f"Entry point {entry_point!r}: there is no module {module}")
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             if (text := ast.get_docstring(node)) is None:
-                raise TokenryError(f"entry point {entry_point!r} has no docstring")
+                raise TokenryError(f"Entry point {entry_point!r} has no docstring.")
             return text
-    raise TokenryError(f"entry point {entry_point!r}: {module} defines no class or function {name!r}")
+    raise TokenryError(f"Entry point {entry_point!r}: {module} defines no class or function {name!r}")
 
 
 def _entries(body: str) -> tuple[tuple[str, str], ...]:

@@ -28,14 +28,14 @@ def load_cards(folder: Traversable) -> tuple[Card, ...]:
     for file in folder.iterdir():
         slug, _, suffix = file.name.rpartition(".")
         if suffix != "toml":
-            raise TokenryError(f"{file.name!r} among the cards is no .toml file; remove it")
+            raise TokenryError(f"{file.name!r} among the cards is no .toml file; remove it.")
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise TokenryError(f"card {slug!r} cannot be read: {error}") from error
+            raise TokenryError(f"Card {slug!r} cannot be read: {error}") from error
         found.append(Card.from_mapping(slug, values))
     if not found:
-        raise TokenryError(f"no cards in {folder}; is tokenry installed completely?")
+        raise TokenryError(f"No cards in {folder}; is tokenry installed completely?")
     return tuple(sorted(found, key=lambda c: (ROOMS.index(c.room), not c.baseline, c.slug)))
 
 
@@ -69,7 +69,7 @@ def cards(
     """
     for name, value, choices in (("room", room, ROOMS), ("stage", stage, STAGES), ("state", state, STATES)):
         if value is not None and value not in choices:
-            raise UnknownNameError(f"there is no {name} {value!r}; choose one of {', '.join(choices)}")
+            raise UnknownNameError(f"There is no {name} {value!r}; choose one of {', '.join(choices)}")
     wanted = {"room": room, "stage": stage, "state": state, "trained": trained, "baseline": baseline}
     chosen = {name: value for name, value in wanted.items() if value is not None}
     return tuple(c for c in _all_cards() if all(getattr(c, name) == value for name, value in chosen.items()))
@@ -89,4 +89,4 @@ def card(slug: str) -> Card:
         return by_slug[slug]
     similar = difflib.get_close_matches(slug.lower(), by_slug, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(similar)}?" if similar else "`tokenry list` shows all of them."
-    raise UnknownNameError(f"the catalogue has no system {slug!r}; {hint}")
+    raise UnknownNameError(f"The catalogue has no system {slug!r}; {hint}")

@@ -300,7 +300,7 @@ def _where(values: dict[str, Any]) -> str:
 def _records_table(path: Path, records: object) -> str:
     """A table of JSON objects; columns are all their keys, in the order of first appearance."""
     if not (isinstance(records, list) and records and all(isinstance(record, dict) for record in records)):
-        raise TokenryError(f"{path} has no list of objects to make a table of")
+        raise TokenryError(f"{path} has no list of objects to make a table of.")
     columns = list(dict.fromkeys(column for record in records for column in record))
     cells = ([record.get(column) for column in columns] for record in records)
     rows = [["" if value is None else escape(results.text(value)) for value in row] for row in cells]
@@ -330,7 +330,7 @@ def _between_markers(text: str, name: str, content: str, path: Path) -> str:
     before, found_begin, rest = text.partition(begin)
     _, found_end, after = rest.partition(end)
     if not (found_begin and found_end):
-        raise TokenryError(f"{path} needs the lines {begin} and {end}, between which its table is generated")
+        raise TokenryError(f"{path} needs the lines {begin} and {end}, between which its table is generated.")
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 

@@ -97,15 +97,15 @@ def read(path: Path) -> Result:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TokenryError(f"result {path} cannot be read: {error}") from error
+        raise TokenryError(f"Result {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise TokenryError(
-            f"result {path} is a {type(values).__name__}; expected an object with {', '.join(REQUIRED)}"
+            f"Result {path} is a {type(values).__name__}; expected an object with {', '.join(REQUIRED)}"
         )
     if missing := [key for key in REQUIRED if key not in values]:
-        raise TokenryError(f"result {path} lacks {', '.join(missing)}")
+        raise TokenryError(f"Result {path} lacks {', '.join(missing)}")
     if values["verdict"] not in VERDICTS:
-        raise TokenryError(f"result {path}: verdict {values['verdict']!r} is none of {', '.join(VERDICTS)}")
+        raise TokenryError(f"Result {path}: verdict {values['verdict']!r} is none of {', '.join(VERDICTS)}")
     return Result(path, values)
 
 

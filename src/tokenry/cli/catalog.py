@@ -8,7 +8,6 @@ from operator import attrgetter
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from tokenry import catalog
 from tokenry.catalog import Card, results
 from tokenry.catalog.card import STATE_MEANINGS
 from tokenry.cli import system
+from tokenry.cli.terminal import Screen
 
 _WIDE = 100  # columns: from here on there is room for stage and verdict
 
@@ -33,7 +33,7 @@ def list_systems(
 ) -> None:
     """List the catalogued systems and how far each has come."""
     chosen = catalog.cards(room=room, stage=stage, state=state)
-    console = Console()
+    console = Screen()
     console.print(_listing(chosen, console.width))
     done = sum(card.state == "done" for card in chosen)
     partly = sum(card.state == "partly" for card in chosen)
@@ -73,6 +73,6 @@ def show_system(
 ) -> None:
     """Show one system: its paper, how it is used, and whether its claim could be reproduced."""
     card = catalog.card(slug)
-    console = Console()
+    console = Screen()
     result = results.find(card)
     console.print(system.full(card, result, console) if full else system.brief(card, result, console.width))

@@ -12,6 +12,7 @@ from rich.text import Text
 from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.terminal import screen
 
 _MARKS = {
     True: Text("holds", style="green"),
@@ -55,9 +56,9 @@ def check_model(
         table.add_column(heading)
     for law in report.laws:
         table.add_row(law.stage, Text(law.name), _MARKS[law.holds], Text(law.detail))
-    screen = options.console()
-    screen.print(table)
+    out = screen()
+    out.print(table)
     stages = ", ".join(stage for stage, holds in report.stages.items() if holds and stage != "any") or "none"
-    screen.print(Text(f"\nSupported stages: {stages}"))
+    out.print(f"\nSupported stages: {stages}")
     if not report.ok:
         raise typer.Exit(1)

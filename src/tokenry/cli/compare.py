@@ -24,7 +24,7 @@ def compare_methods(
     budgets: options.BudgetsOption = ["50%", "25%", "10%"],  # noqa: B006 - typer copies it
     limit: options.LimitOption = None,
     out: options.OutOption = Path("tokenry-comparison"),
-    seeds: Annotated[int, typer.Option(help="Repetitions of methods that draw lots.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions of methods that draw lots.")] = 3,
     dtype: options.DtypeOption = Dtype.AUTO,
     attn: options.AttentionOption = Attention.SDPA,
     device: options.PlaceOption = None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tokenry.cli import options
+from tokenry.cli.terminal import say, screen
 
 
 def register(app: typer.Typer) -> None:
@@ -25,11 +27,13 @@ def decode_bench(
         list[str] | None,
         typer.Option(help="Names, comma-separated; NAME-cold forgets before every prompt. Repeatable."),
     ] = None,
-    new_tokens: Annotated[int, typer.Option(help="Most tokens to write for a prompt.")] = 128,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts of each class.")] = None,
-    rounds: Annotated[int, typer.Option(help="How often each prompt is decoded in each way.")] = 3,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write for a prompt.")] = 128,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many prompts of each class.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each prompt is decoded in each way.")] = 3,
     dtype: options.DtypeOption = options.Dtype.BFLOAT16,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     device: options.DeviceOption = "cpu",
     assistant: Annotated[
         str | None,
@@ -41,27 +45,32 @@ def decode_bench(
         bool,
         typer.Option(help="Measure forward times first and size draft trees by them; if not, 16 guesses."),
     ] = True,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the results.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="JSON file for the results; every decoding is kept beside it.")
+    ] = Path("tokenry-decoding.json"),
 ) -> None:
     """Compare decoders on MODEL: speed against greedy decoding, what they accept, memory, and whether texts agree.
 
     All of them are greedy and, but for rounding, write the same text. transformers' own prompt lookup and assisted
-    generation run beside tokenry's decoders.
+    generation run beside tokenry's decoders. Every decoding is appended to a file beside OUT (.jsonl) as it comes; the
+    same command continues where it was interrupted.
     """
-    from tokenry.bench.decoding import DECODERS, compare_decoders
+    from tokenry.bench.decoding import DECODERS, check_request, compare_decoders
+    from tokenry.bench.decoding_log import read_decoding
     from tokenry.bench.decoding_report import decoding_table, save_report
     from tokenry.bench.environment import limit_threads
     from tokenry.bench.transplant import load_language_model
     from tokenry.data.prompts import load_prompts, read_prompts
+    from tokenry.hosts.calibrate import Calibration
     from tokenry.hosts.calibrate import calibrate as measure
     from tokenry.hosts.load import require_device
-    from tokenry.tokens import InputError
 
-    chosen = load_prompts() if prompts is None else read_prompts(prompts)
-    if limit is not None and limit < 1:
-        raise InputError(f"A limit of {limit} prompts leaves nothing to compare on.")
-    if out is not None:
-        options.check_writable(out.parent)
+    known = load_prompts() if prompts is None else read_prompts(prompts)
+    chosen = {kind: several[:limit] for kind, several in known.items()}
+    names = options.split_methods(decoders) or DECODERS
+    check_request(chosen, names, new_tokens, rounds)
+    log = _beside(out)
+    options.check_writable(out.parent)
     require_device(device)
     loaded, tokenizer = load_language_model(model, dtype=dtype.value)
     loaded.to(device)
@@ -71,30 +80,48 @@ def decode_bench(
         drafting = (
             int(assistant) if early else load_language_model(assistant, dtype=dtype.value)[0].to(device)
         )
-    console = options.console()
-    try:
-        with limit_threads(threads):
-            calibration = measure(loaded) if calibrate else None
-            if calibration is not None:
-                typer.echo(f"{calibration}\n")
+    with limit_threads(threads):
+        try:
             report = compare_decoders(
                 loaded,
                 tokenizer,
-                {kind: several[:limit] for kind, several in chosen.items()},
-                options.split_methods(decoders) or DECODERS,
+                chosen,
+                names,
                 new_tokens=new_tokens,
                 rounds=rounds,
-                calibration=calibration,
+                calibration=partial(measure, loaded) if calibrate else None,
                 assistant=drafting,
                 name=options.display_name(model),
+                out=log,
                 progress=True,
             )
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted; decoders compare only over all prompts, so nothing is shown.", err=True)
-        raise typer.Exit(options.INTERRUPTED) from None
-    console.print(decoding_table(report))
-    if out is not None:
-        save_report(report, out)
-        typer.echo(f"Results: {out}")
+        except KeyboardInterrupt as stopped:
+            so_far = read_decoding(log)
+            if so_far is not None and so_far.done:
+                screen().print(decoding_table(so_far))
+            stopped.add_note(f"What was measured is in {log}; the same command continues there.")
+            raise
+    if report.calibration is not None:
+        say(f"{Calibration.from_json(report.calibration)}\n")
+    screen().print(decoding_table(report))
+    save_report(report, out)
+    say(f"Results: {out}")
     if report.failure is not None:
         raise typer.Exit(options.FAILED)
+
+
+def _beside(out: Path) -> Path:
+    """The file that every decoding is kept in.
+
+    Raises:
+        InputError: it would be the results' own.
+    """
+    from tokenry.tokens import InputError
+
+    log = out.with_suffix(".jsonl")
+    if log == out:
+        raise InputError(
+            f"--out names the JSON file of the results, such as {out.with_suffix('.json')}; {out} is where every "
+            "decoding is kept."
+        )
+    return log

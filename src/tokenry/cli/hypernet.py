@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenry.cli import options
+from tokenry.cli.terminal import knowing, say, screen
 
 
 def register(app: typer.Typer) -> None:
@@ -21,21 +22,21 @@ def train_hypernet(
         list[str], typer.Option("--on", help="A file, a folder, or the name of a corpus. Repeatable.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the hypernetwork.")],
-    steps: Annotated[int, typer.Option(help="Steps over sampled tokenizers.")] = 190_000,
-    identity_steps: Annotated[int, typer.Option(help="Steps of the warm-up before.")] = 10_000,
-    lr: Annotated[float, typer.Option(help="Peak learning rate after the warm-up.")] = 6e-5,
-    identity_lr: Annotated[float, typer.Option(help="Peak learning rate of the warm-up.")] = 3e-4,
-    batch: Annotated[int, typer.Option(help="Texts a step.")] = 128,
-    length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
-    layers: Annotated[int, typer.Option(help="Layers of the hypernetwork.")] = 3,
-    size: Annotated[int, typer.Option(help="Tokens of a sampled vocabulary.")] = 32_768,
+    steps: Annotated[int, typer.Option(min=1, help="Steps over sampled tokenizers.")] = 190_000,
+    identity_steps: Annotated[int, typer.Option(min=1, help="Steps of the warm-up before.")] = 10_000,
+    lr: Annotated[float, typer.Option(min=0, help="Peak learning rate after the warm-up.")] = 6e-5,
+    identity_lr: Annotated[float, typer.Option(min=0, help="Peak learning rate of the warm-up.")] = 3e-4,
+    batch: Annotated[int, typer.Option(min=1, help="Texts a step.")] = 128,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a text.")] = 128,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the hypernetwork.")] = 3,
+    size: Annotated[int, typer.Option(min=1, help="Tokens of a sampled vocabulary.")] = 32_768,
     limit: Annotated[
-        int | None, typer.Option(help="Bytes of each named corpus to use.", show_default="all")
+        int | None, typer.Option(min=1, help="Bytes of each named corpus to use.", show_default="all")
     ] = None,
     languages: Annotated[
         bool, typer.Option("--languages", help="Learn a vector for each corpus's language.")
     ] = False,
-    every: Annotated[int, typer.Option("--checkpoint-every", help="Steps between checkpoints.")] = 500,
+    every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")] = 500,
     precision: Annotated[str, typer.Option(help="bf16, fp16 or no.")] = "bf16",
     seed: Annotated[int, typer.Option(help="Of weights, texts and tokenizers.")] = 0,
 ) -> None:
@@ -74,21 +75,16 @@ def train_hypernet(
     everything = [text for documents in texts.values() for text in documents]
     loaded, tokenizer = load_language_model(model)
     checkpoints = out / "checkpoints"
-    try:
+    with knowing(f"Checkpoints are in {checkpoints}; the same command goes on there."):
         hypernet = train_hypernetwork(
             loaded,
             tokenizer,
             texts if languages else everything,
             checkpoints,
             settings,
-            console=options.console(),
+            console=screen(),
         )
-    except KeyboardInterrupt:
-        typer.echo(
-            f"\nInterrupted. Checkpoints are in {checkpoints}; the same command goes on there.", err=True
-        )
-        raise typer.Exit(options.INTERRUPTED) from None
     save_hypernetwork(hypernet, out)
-    typer.echo(
+    say(
         f"Saved to {out}. Use it with: tokenry transplant MODEL --to TOKENIZER --method zett --hypernet {out}"
     )

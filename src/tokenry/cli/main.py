@@ -7,12 +7,11 @@ that need them inside its commands, so that `tokenry list` and `tokenry --help` 
 from __future__ import annotations
 
 import os
+import sys
 from importlib import metadata
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 from typer.core import TyperGroup
 
 from tokenry.cli import (
@@ -25,6 +24,7 @@ from tokenry.cli import (
     report,
     reproduce,
     run,
+    terminal,
     transplant,
     tune,
     vocab,
@@ -50,17 +50,35 @@ USER_ERROR = 2  # exit code when the user's input was wrong, as for a wrong opti
 
 
 class _Group(TyperGroup):
-    """Turns a `TokenryError` into one line on stderr; `TOKENRY_DEBUG=1` keeps the traceback."""
+    """How every command begins and ends.
+
+    Its output fits the terminal's encoding. A `TokenryError` is one line on stderr (`TOKENRY_DEBUG=1` keeps the
+    traceback); Ctrl-C and SIGTERM end it with one line and the exit code that shells expect; a reader that has gone
+    away (``tokenry list | head -1``) ends it quietly.
+    """
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the application."""
+        terminal.speak_any_encoding()
+        return super().main(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command; `ctx` is click's context."""
         try:
-            return super().invoke(ctx)
+            with terminal.stoppable():
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # here, where a closed pipe is expected
+                return result
         except TokenryError as error:
             if os.environ.get("TOKENRY_DEBUG") == "1":
                 raise
-            Console(stderr=True, soft_wrap=True).print(Text(f"error: {error}", style="bold red"))
+            terminal.say_error(error)
             raise typer.Exit(USER_ERROR) from error
+        except KeyboardInterrupt as stopped:
+            raise typer.Exit(terminal.say_stopped(stopped)) from None
+        except BrokenPipeError:
+            terminal.close_pipe()
+            raise typer.Exit(terminal.PIPE_CLOSED) from None
 
 
 app = typer.Typer(
@@ -74,7 +92,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
-        typer.echo(f"tokenry {metadata.version('tokenry')}")
+        terminal.say(f"tokenry {metadata.version('tokenry')}")
         raise typer.Exit
     return wanted
 

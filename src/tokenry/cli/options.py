@@ -11,8 +11,8 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from rich.console import Console
 
+from tokenry.cli.terminal import Screen, knowing, say, screen
 from tokenry.data.metrics import METRICS
 from tokenry.tokens.positions import Positions
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from tokenry.bench.data import Data
     from tokenry.bench.results import Results
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 FAILED = 1
 """Exit code of a comparison in which nothing ran that was to be compared with the model as it is."""
 _UNBOUNDED = 10_000
@@ -108,7 +106,7 @@ TrustOption: TypeAlias = Annotated[
     typer.Option("--trust-remote-code", help="Run Python code that comes with the model. Read it first."),
 ]
 ThreadsOption: TypeAlias = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads.", show_default="all")
+    int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default="all")
 ]
 DataOption: TypeAlias = Annotated[
     str,
@@ -117,7 +115,7 @@ DataOption: TypeAlias = Annotated[
     ),
 ]
 LimitOption: TypeAlias = Annotated[
-    int | None, typer.Option("--limit", help="Only the first so many questions.")
+    int | None, typer.Option("--limit", min=1, help="Only the first so many questions.")
 ]
 OutOption: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")]
 MethodsOption: TypeAlias = Annotated[
@@ -165,7 +163,7 @@ WideOption: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 CsvOption: TypeAlias = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
-TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")]
+TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 
 
 def questions(data: str, limit: int | None) -> Data:
@@ -174,13 +172,11 @@ def questions(data: str, limit: int | None) -> Data:
 
     loaded = bench.load_data(data, limit)
     if loaded.skipped:
-        typer.echo(
-            f"Skipped {sum(one.count for one in loaded.skipped):,} things that cannot be used:", err=True
-        )
+        say(f"Skipped {sum(one.count for one in loaded.skipped):,} things that cannot be used:", err=True)
         for line in loaded.skipped[:_NAMED]:
-            typer.echo(f"  {line}", err=True)
+            say(f"  {line}", err=True)
         if len(loaded.skipped) > _NAMED:
-            typer.echo(f"  and others, for {len(loaded.skipped) - _NAMED:,} more reasons", err=True)
+            say(f"  and others, for {len(loaded.skipped) - _NAMED:,} more reasons", err=True)
     return loaded
 
 
@@ -295,12 +291,6 @@ def _torch_dtype(dtype: Dtype) -> Any:
     return None if dtype is Dtype.AUTO else getattr(torch, dtype.value)
 
 
-def console() -> Console:
-    """Standard output; as wide as a table needs where nobody looks at it on a screen."""
-    found = Console()
-    return found if found.is_terminal else Console(width=240)
-
-
 def show(path: Path, results: Results, form: Form, *, report: Path | None, **more: Any) -> None:
     """Print a comparison in the form that was asked for, write its report, say where.
 
@@ -315,19 +305,19 @@ def show(path: Path, results: Results, form: Form, *, report: Path | None, **mor
 
     written = write_report(path, report)
     if form is Form.JSON:
-        typer.echo(as_json(results, **more), nl=False)
+        say(as_json(results, **more), end="")
     elif form is Form.CSV:
-        typer.echo(as_csv(results), nl=False)
+        say(as_csv(results), end="")
     else:
-        out = console()
+        out = screen()
         fits = form is Form.NARROW and out.is_terminal
-        screen = out if fits else Console(width=_UNBOUNDED)
-        screen.print(as_table(results, width=out.width if fits else None))
-        screen.print()
+        shown = out if fits else Screen(width=_UNBOUNDED)
+        shown.print(as_table(results, width=out.width if fits else None))
+        shown.print()
     if written.skipped:
-        typer.echo(f"{written.skipped} unreadable lines of {path} were skipped.", err=True)
-    typer.echo(f"Results: {path}", err=form.is_for_programs)
-    typer.echo(f"Report:  {written.page.resolve()}", err=form.is_for_programs)
+        say(f"{written.skipped} unreadable lines of {path} were skipped.", err=True)
+    say(f"Results: {path}", err=form.is_for_programs)
+    say(f"Report:  {written.page.resolve()}", err=form.is_for_programs)
 
 
 def fail_if_nothing_ran(comparison: Comparison) -> None:
@@ -339,9 +329,5 @@ def fail_if_nothing_ran(comparison: Comparison) -> None:
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
     """On Ctrl-C: say that nothing is lost, and how to go on."""
-    try:
+    with knowing(f"What was measured is in {out / 'results.jsonl'}; the same command continues there."):
         yield
-    except KeyboardInterrupt:
-        safe = f"\nInterrupted. What was measured is in {out / 'results.jsonl'}; the same command continues there."
-        Console(stderr=True, soft_wrap=True).print(safe)
-        raise typer.Exit(INTERRUPTED) from None

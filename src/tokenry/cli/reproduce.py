@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.terminal import knowing, say, screen
 
 if TYPE_CHECKING:
     from tokenry.bench.reproduce import Reproduction
@@ -64,27 +63,22 @@ def reproduce_systems(
     asking = [plan for plan in plans if plan.recipe.questions is not None]
     studies = [plan for plan in plans if plan.recipe.questions is None]
     cache = cache_folder() / "reproduce"
-    console = options.console()
-    try:
-        with environment.limit_threads(threads):
-            if asking:
-                loaded, processor = options.load(model, Dtype.AUTO, Attention.SDPA, "cpu")
-                name = options.display_name(model)
-                with reproduce.open_lab(
-                    loaded, processor, name=name, cache=cache, fresh=fresh, progress=True
-                ) as lab:
-                    for plan in asking:
-                        _show(console, reproduce.reproduce(plan, lab))
-            for plan in studies:
-                _show(console, reproduce.reproduce(plan, cache=cache / "studies", fresh=fresh))
-    except KeyboardInterrupt:
-        typer.echo(
-            f"\nInterrupted. What was done so far is in {cache}; the same command continues there.", err=True
-        )
-        raise typer.Exit(options.INTERRUPTED) from None
+    so_far = f"What was done so far is in {cache}; the same command continues there."
+    with knowing(so_far), environment.limit_threads(threads):
+        if asking:
+            loaded, processor = options.load(model, Dtype.AUTO, Attention.SDPA, "cpu")
+            name = options.display_name(model)
+            with reproduce.open_lab(
+                loaded, processor, name=name, cache=cache, fresh=fresh, progress=True
+            ) as lab:
+                for plan in asking:
+                    _show(reproduce.reproduce(plan, lab))
+        for plan in studies:
+            _show(reproduce.reproduce(plan, cache=cache / "studies", fresh=fresh))
 
 
-def _show(console: Console, done: Reproduction) -> None:
+def _show(done: Reproduction) -> None:
+    console = screen()
     values = done.values
     table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
     table.title = f"{values['system']}: {done.verdict}"
@@ -94,7 +88,7 @@ def _show(console: Console, done: Reproduction) -> None:
         kind = next(k for k in ("at least", "at most", "above") if k in judged)
         low_high = judged.get("interval")
         table.add_row(
-            Text(means + (" (decisive)" if judged["decisive"] else "")),
+            means + (" (decisive)" if judged["decisive"] else ""),
             f"{kind} {judged[kind]:g}",
             f"{judged['value']}",
             f"{low_high[0]} .. {low_high[1]}" if low_high else "",
@@ -104,7 +98,7 @@ def _show(console: Console, done: Reproduction) -> None:
     for name in ("ours", "baseline", "full"):
         if (arm := values.get(name)) is not None:
             measured = f"{100 * arm['accuracy']:.1f} %" if "accuracy" in arm else f"{arm['value']:.4g}"
-            console.print(Text(f"{arm['what']}: {measured}"))
+            console.print(f"{arm['what']}: {measured}")
     if "metric" in values:
-        console.print(Text(f"({values['metric']})"))
-    typer.echo(f"Result: {done.path}\n")
+        console.print(f"({values['metric']})")
+    say(f"Result: {done.path}\n")

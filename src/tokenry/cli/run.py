@@ -12,6 +12,7 @@ from rich.text import Text
 from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.terminal import say, screen, visible
 
 
 def register(app: typer.Typer) -> None:
@@ -66,26 +67,23 @@ def run_once(
         compare_full=compare_full,
         max_new_tokens=max_new_tokens,
     )
-    screen = options.console()
+    shown = screen()
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     if found.full is not None:
-        table.add_row("all tokens", Text(found.full.text or "(nothing)"))
-    table.add_row(
-        Text(" ".join(named(members))),
-        Text(found.reduced.text, style="bold"),
-    )
-    screen.print(table)
+        table.add_row("all tokens", found.full.text or "(nothing)")
+    table.add_row(" ".join(named(members)), Text(visible(found.reduced.text), style="bold"))
+    shown.print(table)
     costs = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     costs.add_column("")
     costs.add_column("all tokens", justify="right")
     costs.add_column("reduced", justify="right")
     for what, full, mine in found.costs():
         costs.add_row(what, full, mine)
-    screen.print()
-    screen.print(costs)
+    shown.print()
+    shown.print(costs)
     if target is not None:
         found.overlay().save(target, "PNG")
-        typer.echo(f"\nOverlay: {target}")
+        say(f"\nOverlay: {target}")
 
 
 def _target(out: Path | None, image: Path) -> Path | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tokenry.cli import options
+from tokenry.cli.terminal import knowing, say
 
 
 def register(app: typer.Typer) -> None:
@@ -41,11 +42,11 @@ def transplant_model(
     continue_on: Annotated[
         list[str] | None, typer.Option("--continue-on", help="Text to train on afterwards. Repeatable.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of that training.")] = 1000,
-    lr: Annotated[float, typer.Option(help="Learning rate while only the rows are trained.")] = 1e-3,
-    body_lr: Annotated[float, typer.Option(help="Learning rate once everything is trained.")] = 1e-4,
-    multiple: Annotated[int, typer.Option(help="Pad the rows to a multiple of this.")] = 1,
-    limit: Annotated[int, typer.Option(help="Bytes of each named corpus to use.")] = 1_000_000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of that training.")] = 1000,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate while only the rows are trained.")] = 1e-3,
+    body_lr: Annotated[float, typer.Option(min=0, help="Learning rate once everything is trained.")] = 1e-4,
+    multiple: Annotated[int, typer.Option(min=1, help="Pad the rows to a multiple of this.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="Bytes of each named corpus to use.")] = 1_000_000,
     chat: Annotated[bool, typer.Option(help="Carry chat template and control tokens over.")] = True,
     dtype: options.DtypeOption = options.Dtype.AUTO,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
@@ -89,21 +90,14 @@ def transplant_model(
         checkpoints = out.with_name(f"{out.name}-training")
         schedule = ContinueSettings(steps=steps, lr=lr, body_lr=body_lr, seed=seed)
         origin = f"{model}, {chosen!r}"
-        try:
+        with knowing(f"The same command goes on from the last checkpoint in {checkpoints}."):
             continue_training(moved.model, moved.tokenizer, trained_on, schedule, checkpoints, origin=origin)
-        except KeyboardInterrupt:
-            every = f"there is one every {schedule.checkpoint_every} steps"
-            typer.echo(
-                f"\nInterrupted. The same command goes on from the last checkpoint in {checkpoints}; {every}.",
-                err=True,
-            )
-            raise typer.Exit(options.INTERRUPTED) from None
         if before is not None:
             report["bits per byte"]["after training"] = bits(moved.model, moved.tokenizer, measured)
     save_transplanted(moved.model, moved.tokenizer, out, report)
     for name, value in report.items():
-        typer.echo(f"{name + ':':<28} {_shown(value)}")
-    typer.echo(f'Saved; load it with AutoModelForCausalLM.from_pretrained("{out}")')
+        say(f"{name + ':':<28} {_shown(value)}")
+    say(f'Saved; load it with AutoModelForCausalLM.from_pretrained("{out}")')
 
 
 def _shown(value: Any) -> str:

@@ -11,6 +11,7 @@ import typer
 from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.terminal import say
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +22,12 @@ def register(app: typer.Typer) -> None:
 def tune_methods(
     model: options.Model = "embedded",
     data: options.DataOption = "scenes",
-    target: Annotated[float, typer.Option(help="Share of the full model's score to keep.")] = 0.99,
+    target: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the full model's score to keep.")
+    ] = 0.99,
     max_drop: Annotated[
-        float | None, typer.Option(help="Score that may be lost instead, as a share (0.01 = one point).")
+        float | None,
+        typer.Option(min=0, max=1, help="Score that may be lost instead, as a share (0.01 = one point)."),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Cost to minimise, such as prefill_flops, prefill_ms, kv_bytes.")
@@ -92,9 +96,9 @@ def tune_methods(
     options.fail_if_nothing_ran(tuning.comparison)
     if form.is_for_programs:
         return
-    typer.echo("\nNot beaten in both score and cost, cheapest first:")
+    say("\nNot beaten in both score and cost, cheapest first:")
     for row in tuning.choice.frontier:
-        typer.echo(f"  {row!s:<34} score {100 * (row.score or 0):5.1f}   {tuning.choice.cost.of(row)}")
-    typer.echo(f"\n{tuning}")
+        say(f"  {row!s:<34} score {100 * (row.score or 0):5.1f}   {tuning.choice.cost.of(row)}")
+    say(f"\n{tuning}")
     for method in tuning.methods or ():
-        typer.echo(f"  --methods '{json.dumps(method.to_json())}'")
+        say(f"  --methods '{json.dumps(method.to_json())}'")

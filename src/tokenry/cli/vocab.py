@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tokenry.cli import options
+from tokenry.cli.terminal import say, screen
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 _Limit = Annotated[
-    int | None, typer.Option("--limit", help="Bytes of each named corpus to use.", show_default="all")
+    int | None, typer.Option("--limit", min=1, help="Bytes of each named corpus to use.", show_default="all")
 ]
 
 
@@ -30,7 +31,7 @@ def train_vocabulary(
         list[str],
         typer.Argument(help="Files, folders, or names of corpora (bible, debian-docs, manpages/de ...)."),
     ],
-    size: Annotated[int, typer.Option(help="Entries, special tokens included.")],
+    size: Annotated[int, typer.Option(min=1, help="Entries, special tokens included.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tokenizer.")],
     kind: Annotated[str, typer.Option(help="bpe, supertoken, lib, kl3m-domain or kl3m-char.")] = "bpe",
     setting: Annotated[
@@ -53,16 +54,19 @@ def train_vocabulary(
     tokenizer = train(kind, texts, size, **{"progress": sys.stderr.isatty(), **settings})
     save_tokenizer(tokenizer, out)
     held = count_tokens(tokenizer, texts)
-    typer.echo(
+    say(
         f"{len(tokenizer):,} entries, {held.bytes_per_token:.2f} bytes per token of the text it was trained on"
     )
-    typer.echo(f'Saved; load it with AutoTokenizer.from_pretrained("{out}")')
+    say(f'Saved; load it with AutoTokenizer.from_pretrained("{out}")')
 
 
 def compare(
     vocabularies: Annotated[
         list[Path],
-        typer.Argument(metavar="A B ...", help="Tokenizer folders, model folders, tokenizer.json files."),
+        typer.Argument(
+            metavar="A B ...",
+            help="Tokenizer folders, model folders, tokenizer.json files, 'smollm2', 'minilm'.",
+        ),
     ],
     text: Annotated[
         list[str] | None,
@@ -88,12 +92,12 @@ def compare(
     named = dict(zip(_names(paths), map(read_vocabulary, paths), strict=True))
     comparison = compare_vocabularies(named, gather(text or [], limit=limit))
     if as_json:
-        typer.echo(json.dumps(comparison.to_json(), indent=1))
+        say(json.dumps(comparison.to_json(), indent=1))
     else:
-        options.console().print(vocabulary_tables(comparison))
+        screen().print(vocabulary_tables(comparison))
     if plot is not None:
         save_plot(comparison, plot)
-        typer.echo(f"Plot: {plot}", err=True)
+        say(f"Plot: {plot}", err=True)
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -77,7 +77,7 @@ class Corpus:
         if not 0 < held_out < 1:
             raise InputError(f"held_out is a share between 0 and 1, got {held_out}")
         if count < 2:
-            raise InputError(f"corpus {self.name!r} has one document: there is nothing to split")
+            raise InputError(f"Corpus {self.name!r} has one document: there is nothing to split.")
         size = min(max(round(held_out * count), 1), count - 1)
         test = set(random.Random(seed).sample(range(count), size))
         first, second = (
@@ -100,7 +100,7 @@ def load_corpus(name: str, *, limit: int | None = None) -> Corpus:
     """
     loaders = _loaders()
     if name not in loaders:
-        raise UnknownNameError(f"no corpus {name!r}; there are: {', '.join(loaders)}")
+        raise UnknownNameError(f"No corpus {name!r}; there are: {', '.join(loaders)}")
     language, load = loaders[name]
     documents, provenance = load()
     return Corpus(name, language, tuple(_up_to(documents, limit)), provenance)
@@ -132,7 +132,7 @@ def read_corpus(
     files = [file for path in given for file in _files(path, tuple(suffixes))]
     documents = tuple(text for file in files if (text := read_text(file, errors=errors)).strip())
     if not documents:
-        raise InputError(f"the corpus is empty: {_without_text(given, len(files), suffixes)}")
+        raise InputError(f"The corpus is empty: {_without_text(given, len(files), suffixes)}")
     return Corpus(", ".join(path.name for path in given), "", documents)
 
 
@@ -186,7 +186,7 @@ def _files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
             if file.is_file() and file.name.removesuffix(".gz").endswith(suffixes)
         )
     if not path.exists():
-        raise InputError(f"there is no file or folder {path}")
+        raise InputError(f"There is no file or folder {path}")
     return [path]
 
 
@@ -277,7 +277,7 @@ def _rfcs() -> _Loaded:
     except PackageUnavailableError as error:
         raise PackageUnavailableError(
             f"{error}. Debian has the RFCs in its section non-free (not enabled on many machines); "
-            '"debian-docs" and "licences" are normative prose that is free'
+            '"debian-docs" and "licences" are normative prose that is free.'
         ) from error
     files = sorted(package.root.rglob("rfc*.txt.gz"), key=lambda path: (len(path.name), path.name))
     texts = (without_page_breaks(read_text(path, errors="replace")) for path in files)

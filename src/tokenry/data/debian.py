@@ -55,7 +55,7 @@ def fetch(name: str, *, cache: Path | None = None) -> Package:
         if shutil.which(tool) is None:
             raise PackageUnavailableError(
                 f"{name} is a Debian package and {tool} is not here; on a Debian or Ubuntu machine, run "
-                f"`apt-get download {name}` and `dpkg-deb -x FILE FOLDER`, and hand FOLDER to the loader as root="
+                f"`apt-get download {name}` and `dpkg-deb -x FILE FOLDER`, and hand FOLDER to the loader as root=."
             )
     with scratch_beside(target, f"fetching Debian package {name}") as scratch:
         return _fetch(name, target, scratch)
@@ -69,7 +69,7 @@ def _fetch(name: str, target: Path, scratch: Path) -> Package:
     expected = KNOWN_SHA256.get((name, version)) or _listed_sha256(name, version, scratch, options)
     if sha256 != expected:
         raise TokenryError(
-            f"{name} {version} has SHA-256 {sha256}, expected {expected}; the mirror or a proxy altered the file"
+            f"{name} {version} has SHA-256 {sha256}, expected {expected}; the mirror or a proxy altered the file."
         )
     unpacked = scratch / "root"
     run(["dpkg-deb", "--extract", str(file), str(unpacked)], scratch)
@@ -83,7 +83,7 @@ def _download(name: str, home: Path, scratch: Path) -> list[str]:
     except CommandError as error:
         if "Unable to locate package" not in error.stderr and "No packages found" not in error.stderr:
             raise PackageUnavailableError(
-                f"apt-get cannot download {name}: {error.reason}; check the network and try again"
+                f"`apt-get` cannot download {name}: {error.reason}; check the network and try again."
             ) from error
     else:
         return []
@@ -97,8 +97,8 @@ def _download(name: str, home: Path, scratch: Path) -> list[str]:
         run(["apt-get", *options, "download", name], scratch)
     except CommandError as error:
         raise PackageUnavailableError(
-            f"apt-get cannot get {name}: {error.reason}; check the network, and that the machine's package sources "
-            "(/etc/apt) have a distribution that carries it"
+            f"`apt-get` cannot get {name}: {error.reason}; check the network, and that the machine's package sources "
+            "(/etc/apt) have a distribution that carries it."
         ) from error
     return options
 
@@ -109,4 +109,4 @@ def _listed_sha256(name: str, version: str, scratch: Path, options: list[str]) -
     for line in listing.splitlines():
         if line.startswith("SHA256:"):
             return line.partition(":")[2].strip()
-    raise TokenryError(f"apt lists no SHA-256 for {name} {version}, so the file cannot be checked")
+    raise TokenryError(f"`apt` lists no SHA-256 for {name} {version}, so the file cannot be checked.")

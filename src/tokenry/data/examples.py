@@ -158,7 +158,7 @@ def load_scenes(split: str = "test", n: int = 1000, seed: int = 0, per_scene: in
         TokenryError: if ``n`` or ``per_scene`` is not positive, or the split is unknown.
     """
     if n < 1 or per_scene < 1:
-        raise TokenryError(f"n and per_scene must be at least 1, got n={n}, per_scene={per_scene}")
+        raise TokenryError(f"`n` and `per_scene` must be at least 1, got n={n}, per_scene={per_scene}")
     examples: list[Example] = []
     index = 0
     while len(examples) < n:

@@ -67,7 +67,7 @@ def load_fashion_mnist(split: str = "train", *, root: Path | None = None) -> Fas
         InputError: If a file is missing, damaged, or does not fit the others.
     """
     if split not in _PREFIX:
-        raise UnknownNameError(f"Fashion-MNIST has no split {split!r}; choose train or test")
+        raise UnknownNameError(f"Fashion-MNIST has no split {split!r}; choose train or test.")
     provenance = None
     if root is None:
         package = fetch(PACKAGE)
@@ -78,9 +78,9 @@ def load_fashion_mnist(split: str = "train", *, root: Path | None = None) -> Fas
     images = _read_first(root, f"{_PREFIX[split]}-images-idx3-ubyte")
     labels = _read_first(root, f"{_PREFIX[split]}-labels-idx1-ubyte")
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise InputError(f"{root}: pictures {images.shape} and labels {labels.shape} do not belong together")
+        raise InputError(f"{root}: pictures {images.shape} and labels {labels.shape} do not belong together.")
     if labels.size and labels.max() >= len(CLASSES):
-        raise InputError(f"{root}: label {labels.max()} is outside the {len(CLASSES)} classes")
+        raise InputError(f"{root}: label {labels.max()} is outside the {len(CLASSES)} classes.")
     return FashionMNIST(images, labels, provenance)
 
 
@@ -100,7 +100,7 @@ def read_idx(path: Path) -> Shaped[ndarray, "..."]:
     kind, dimensions = np.dtype(_IDX_TYPES[data[2]]), data[3]
     start = 4 + 4 * dimensions
     if len(data) < start:
-        raise InputError(f"{path} ends inside its header")
+        raise InputError(f"{path} ends inside its header.")
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dimensions, offset=4))
     expected = start + math.prod(shape) * kind.itemsize
     if len(data) != expected:

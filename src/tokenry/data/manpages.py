@@ -102,7 +102,7 @@ def manpages_provenance(language: str) -> tuple[Provenance, ...]:
 
 def _edition(language: str) -> tuple[str, tuple[str, ...], tuple[str, str]]:
     if language not in _EDITIONS:
-        raise UnknownNameError(f"no manual pages in {language!r}; there are: {', '.join(LANGUAGES)}")
+        raise UnknownNameError(f"No manual pages in {language!r}; there are: {', '.join(LANGUAGES)}")
     return _EDITIONS[language]
 
 
@@ -117,7 +117,7 @@ def read_manpage(path: Path) -> ManPage | None:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except (OSError, EOFError) as error:
-        raise InputError(f"manual page {path} cannot be read: {error}") from error
+        raise InputError(f"Manual page {path} cannot be read: {error}") from error
     try:
         source = data.decode("utf-8")
     except UnicodeDecodeError:

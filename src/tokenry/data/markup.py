@@ -106,7 +106,7 @@ def sword_chapters(folder: Path) -> list[str]:
                 # What precedes the first chapter is the book's title.
                 chapters += [text for part in _CHAPTER.split(book)[1:] if (text := _osis_text(part))]
     except (OSError, struct.error, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"the Bible in {folder} cannot be read: {error}") from error
+        raise InputError(f"The Bible in {folder} cannot be read: {error}") from error
     return chapters
 
 

@@ -77,7 +77,7 @@ class Pack:
             if name in (item.key, item.name):
                 return position
         raise TokenryError(
-            f"the picture pack has no object {name!r}; load_pack().objects lists the {len(self.objects)}"
+            f"The picture pack has no object {name!r}; load_pack().objects lists the {len(self.objects)}"
         )
 
 
@@ -96,7 +96,7 @@ def load_pack() -> Pack:
     manifest = json.loads((_ASSETS / "pack.json").read_text(encoding="utf-8"))
     if manifest["format"] != _FORMAT:
         raise TokenryError(
-            f"the picture pack has format {manifest['format']}, this version reads {_FORMAT}: reinstall tokenry"
+            f"The picture pack has format {manifest['format']}, this version reads {_FORMAT}: reinstall tokenry."
         )
     objects = tuple(
         PackObject(**(entry | {"names": MappingProxyType(entry["names"])})) for entry in manifest["objects"]

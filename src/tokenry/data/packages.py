@@ -127,7 +127,7 @@ def scratch_beside(target: Path, message: str) -> Iterator[Path]:
             yield Path(scratch)
     except OSError as error:
         raise TokenryError(
-            f"cannot keep {target.name} in {target.parent}: {error}; TOKENRY_CACHE names another folder"
+            f"Cannot keep {target.name} in {target.parent}: {error}; TOKENRY_CACHE names another folder."
         ) from error
 
 

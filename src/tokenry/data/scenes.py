@@ -218,7 +218,7 @@ def _cell_share(mask: Bool[np.ndarray, "side side"], grid: tuple[int, int]) -> F
     height, width = grid
     if mask.shape[0] % height or mask.shape[1] % width:
         raise TokenryError(
-            f"a {mask.shape[0]} x {mask.shape[1]} scene cannot be cut into {height} x {width} cells"
+            f"A {mask.shape[0]} x {mask.shape[1]} scene cannot be cut into {height} x {width} cells."
         )
     return mask.reshape(height, mask.shape[0] // height, width, -1).mean((1, 3))
 
@@ -319,9 +319,9 @@ def make_scene(split: str, index: int, seed: int = 0) -> Scene:
         TokenryError: for an unknown split or a negative index or seed.
     """
     if split not in get_args(Split):
-        raise TokenryError(f"unknown split {split!r}; there are {', '.join(get_args(Split))}")
+        raise TokenryError(f"Unknown split {split!r}; there are {', '.join(get_args(Split))}")
     if index < 0 or seed < 0:
-        raise TokenryError(f"index and seed must not be negative, got index={index}, seed={seed}")
+        raise TokenryError(f"Index and seed must not be negative, got index={index}, seed={seed}")
     split = cast(Split, split)
     rng = _generator(split, seed, index, stream=0)
     pack = load_pack()

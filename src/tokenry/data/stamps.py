@@ -53,13 +53,13 @@ class Stamp:
         """
         if self.png is None:
             raise InputError(
-                f"stamp {self.name!r} is only a vector drawing ({self.svg}); Pillow cannot draw SVG"
+                f"Stamp {self.name!r} is only a vector drawing ({self.svg}); Pillow cannot draw SVG."
             )
         try:
             with Image.open(self.png) as picture:
                 rgba = picture.convert("RGBA")
         except (OSError, UnidentifiedImageError) as error:
-            raise InputError(f"picture {self.png} cannot be read: {error}") from error
+            raise InputError(f"Picture {self.png} cannot be read: {error}") from error
         filled = Image.new("RGBA", rgba.size, background)
         return Image.alpha_composite(filled, rgba).convert("RGB")
 
@@ -128,14 +128,14 @@ def read_captions(path: Path) -> dict[str, str]:
     try:
         first, *others = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:  # ValueError: nothing in it, or not UTF-8
-        raise InputError(f"captions {path} cannot be read: {error}") from error
+        raise InputError(f"Captions {path} cannot be read: {error}") from error
     captions = {"en": first.strip()}
     for number, line in enumerate(others, start=2):
         if match := _CAPTION.fullmatch(line.strip()):
             captions[match["language"]] = match["text"].strip()
         elif line.strip():
             raise InputError(
-                f"captions {path}, line {number}: expected LANGUAGE.utf8=caption, found {line[:60]!r}"
+                f"Captions {path}, line {number}: expected LANGUAGE.utf8=caption, found {line[:60]!r}"
             )
     return {language: text for language, text in captions.items() if text}
 

@@ -75,7 +75,7 @@ def permutation_riddles(
     """
     if not 2 <= size <= len(symbols) or examples < 1 or count < 1:
         raise InputError(
-            f"a permutation of {size} symbols needs at least two and at most the {len(symbols)} there are, and at "
+            f"A permutation of {size} symbols needs at least two and at most the {len(symbols)} there are, and at "
             f"least one example; got {examples} examples, {count} riddles."
         )
     generator = torch.Generator().manual_seed(seed)

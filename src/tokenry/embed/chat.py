@@ -98,7 +98,7 @@ class TokenRuler:
     def cut(self, text: str, limit: int) -> str:
         """See `Ruler.cut`."""
         if limit < 1:
-            raise InputError(f"a text cannot be cut to {limit} tokens")
+            raise InputError(f"A text cannot be cut to {limit} tokens.")
         if self.count(text) <= limit:
             return text
         found = self.tokenizer(
@@ -162,7 +162,7 @@ class ChatModel(TokenRuler):
     ) -> None:
         super().__init__(tokenizer)
         if batch < 1 or (context is not None and context < 1):
-            raise InputError(f"batch and context must be positive, got {batch} and {context}")
+            raise InputError(f"Batch and context must be positive, got {batch} and {context}")
         self.model, self.batch, self.generation = model.eval(), batch, {**_GREEDY, **generation}
         self._context = context or _context(model, tokenizer)
 
@@ -178,7 +178,7 @@ class ChatModel(TokenRuler):
             InputError: a prompt and its answer do not fit the context, or the limit is below 1.
         """
         if limit < 1:
-            raise InputError(f"an answer needs at least one token, got a limit of {limit}")
+            raise InputError(f"An answer needs at least one token, got a limit of {limit}")
         rows = [self._prompt_ids(prompt) for prompt in prompts]
         longest = max(map(len, rows), default=0)
         if longest + limit > self.context:
@@ -238,6 +238,6 @@ def _context(model: Any, tokenizer: Any) -> int:
     told = [int(limit) for limit in limits if limit is not None and limit < 1e9]  # "unknown" is 1e30
     if not told:
         raise UnsupportedError(
-            f"Neither {type(model).__name__} nor its tokenizer says how many tokens it can read: pass context="
+            f"Neither {type(model).__name__} nor its tokenizer says how many tokens it can read: pass context=."
         )
     return min(told)

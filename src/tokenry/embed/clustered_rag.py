@@ -147,18 +147,18 @@ class ClusteredRAG:
         """
         if isinstance(texts, str):
             raise InputError(
-                f"the {self.settings.noun} of {item!r} are one text: put a list, of each by itself"
+                f"The {self.settings.noun} of {item!r} are one text: put a list, of each by itself."
             )
         if not texts:
-            raise InputError(f"{item!r} has no {self.settings.noun}: there is nothing to cluster")
+            raise InputError(f"{item!r} has no {self.settings.noun}: there is nothing to cluster.")
         for at, text in enumerate(texts):
             if not isinstance(text, str):
-                raise InputError(f"text {at} of {item!r} is no text but {type(text).__name__}")
+                raise InputError(f"Text {at} of {item!r} is no text but {type(text).__name__}")
             if not text.strip():
-                raise InputError(f"text {at} of {item!r} is blank: leave it out")
+                raise InputError(f"Text {at} of {item!r} is blank: leave it out.")
             if any("\ud800" <= c <= "\udfff" for c in text):
                 raise InputError(
-                    f"text {at} of {item!r} holds half a character (a lone surrogate): decode it again"
+                    f"Text {at} of {item!r} holds half a character (a lone surrogate): decode it again."
                 )
         old = self._items.get(item)
         known = {} if old is None else old.vectors
@@ -170,8 +170,8 @@ class ClusteredRAG:
             vectors |= zip(fresh, unit_vectors(self.encoder, [lines[key] for key in fresh]), strict=True)
         if len(widths := {len(vector) for vector in vectors.values()}) > 1:
             raise InputError(
-                f"the encoder gives vectors of another width than the one that {item!r} was put with "
-                f"({' and '.join(map(str, sorted(widths)))}): pass that encoder, or `forget` the item first"
+                f"The encoder gives vectors of another width than the one that {item!r} was put with "
+                f"({' and '.join(map(str, sorted(widths)))}): pass that encoder, or `forget` the item first."
             )
         membership = Counter(map(text_key, texts))
         if old is not None and changed(old.knowledge.membership, membership) <= self.settings.refresh:
@@ -263,7 +263,7 @@ class ClusteredRAG:
             answers: False only counts the prompts.
         """
         if not questions:
-            raise InputError(f"comparing answers about {item!r} needs at least one question")
+            raise InputError(f"Comparing answers about {item!r} needs at least one question.")
         plain = [self.plain_prompt(item, question, top) for question in questions]
         clustered = [self.prompt(item, question) for question in questions]
         found = self._complete(plain + clustered) if answers else self._counted(plain + clustered)
@@ -332,14 +332,14 @@ class ClusteredRAG:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise InputError(
-                f"{path} does not hold saved items ({type(error).__name__}: {error}); put them again"
+                f"{path} does not hold saved items ({type(error).__name__}: {error}); put them again."
             ) from error
         return made
 
     def _item(self, item: str) -> _Item:
         if item not in self._items:
             raise UnknownNameError(
-                f"There is no item {item!r} ({len(self._items)} are here): `put` its texts first"
+                f"There is no item {item!r} ({len(self._items)} are here): `put` its texts first."
             )
         return self._items[item]
 
@@ -352,14 +352,14 @@ class ClusteredRAG:
     @staticmethod
     def _checked(question: str) -> str:
         if not question.strip():
-            raise InputError("The question is blank: there is nothing to answer")
+            raise InputError("The question is blank: there is nothing to answer.")
         return question.strip()
 
     def _complete(self, prompts: Sequence[str]) -> list[Completion]:
         if not isinstance(self.model, LanguageModel):
             raise UnsupportedError(
                 f"{type(self.model).__name__} counts tokens and answers nothing: pass a ChatModel, or send `prompt` to "
-                "a model yourself"
+                "a model yourself."
             )
         return self.model.complete(prompts, self.settings.answer_tokens)
 

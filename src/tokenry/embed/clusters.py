@@ -53,7 +53,7 @@ def k_means(
         UnsupportedError: scikit-learn is not installed.
     """
     if k < 1 or not len(vectors):
-        raise InputError(f"{len(vectors)} vectors cannot be divided into {k} clusters")
+        raise InputError(f"{len(vectors)} vectors cannot be divided into {k} clusters.")
     _, place = np.unique(np.round(vectors, _DECIMALS), axis=0, return_inverse=True)
     distinct = int(place.max()) + 1
     if k == 1 or distinct <= k:  # nothing to search for

@@ -57,10 +57,10 @@ class CRAG:
 
     def __post_init__(self) -> None:
         if self.k != "silhouette" and not (isinstance(self.k, int) and self.k >= 1):
-            raise InputError(f"k is a number of clusters from 1, or 'silhouette'; got {self.k!r}")
+            raise InputError(f"`k` is a number of clusters from 1, or 'silhouette'; got {self.k!r}")
         if min(self.summary_tokens, self.answer_tokens) < 1:
             raise InputError(
-                f"summaries and answers need at least one token, got {self.summary_tokens} and {self.answer_tokens}"
+                f"Summaries and answers need at least one token, got {self.summary_tokens} and {self.answer_tokens}"
             )
         try:
             whole = {"{k}", "{q}"} <= set(self.prompt.format(knowledge=" {k} ", question=" {q} ").split())
@@ -68,11 +68,11 @@ class CRAG:
             whole = False
         if not whole:
             raise InputError(
-                f"a prompt has a place for {{knowledge}}, one for {{question}} and no other, got {self.prompt!r}"
+                f"A prompt has a place for {{knowledge}}, one for {{question}} and no other, got {self.prompt!r}"
             )
         if not (0 <= self.relevance <= 1 and self.refresh >= 0):
             raise InputError(
-                f"relevance is between 0 and 1 and refresh not negative, got {self.relevance} and {self.refresh}"
+                f"Relevance is between 0 and 1 and refresh not negative, got {self.relevance} and {self.refresh}"
             )
 
 
@@ -125,7 +125,7 @@ def reduction(before: float, after: float) -> float:
         InputError: there was nothing to save.
     """
     if before <= 0:
-        raise InputError(f"a reduction is a share of tokens before, which must be positive; got {before}")
+        raise InputError(f"A reduction is a share of tokens before, which must be positive; got {before}")
     return 1 - after / before
 
 
@@ -210,7 +210,7 @@ def summarised(
     new = summariser([members[c] for c in asked], settings.summary_tokens) if asked else []
     if len(new) != len(asked):
         raise InputError(
-            f"{type(summariser).__name__} gave {len(new)} summaries of {len(asked)} clusters: it must give one of each"
+            f"{type(summariser).__name__} gave {len(new)} summaries of {len(asked)} clusters: it must give one of each."
         )
     for c, summary in zip(asked, new, strict=True):
         # cut, because a summariser of the user's may not keep to the limit

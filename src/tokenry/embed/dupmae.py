@@ -92,11 +92,11 @@ class DupmaeEncoder(nn.Module):
         super().__init__()
         if sparse_weight <= 0:
             raise InputError(
-                f"sparse_weight must be positive, got {sparse_weight}: entries=0 leaves the part out"
+                f"sparse_weight must be positive, got {sparse_weight}: entries=0 leaves the part out."
             )
         if entries < 0 or (dense is not None and dense < 1):
             raise InputError(
-                f"a representation needs a positive width, got dense={dense} and entries={entries}"
+                f"A representation needs a positive width, got dense={dense} and entries={entries}"
             )
         self.model = model
         self.entries = min(entries, model.config.vocab_size)
@@ -151,7 +151,7 @@ class DupmaeEncoder(nn.Module):
             InputError: if there are no texts.
         """
         if not texts:
-            raise InputError("there are no texts to encode")
+            raise InputError("There are no texts to encode.")
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         parts = list(self._encoded(tokenizer, [texts[i] for i in order], length, batch))
         joined = Representation.cat(parts)
@@ -203,7 +203,7 @@ class DupmaeEncoder(nn.Module):
             weights = load_file(folder / _HEAD_WEIGHTS)
         except OSError as error:
             raise InputError(
-                f"{folder} holds no retrieval encoder ({error}): build one with DupmaeEncoder(model) and save it"
+                f"{folder} holds no retrieval encoder ({error}): build one with DupmaeEncoder(model) and save it."
             ) from error
         source = Checkpoint(str(folder))
         encoder = cls(source.model(BertForMaskedLM), **settings)

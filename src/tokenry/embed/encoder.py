@@ -51,14 +51,14 @@ class SentenceEncoder:
         batch: int = 32,
     ) -> None:
         if pooling not in get_args(Pooling):
-            raise InputError(f"pooling is one of {', '.join(get_args(Pooling))}, got {pooling!r}")
+            raise InputError(f"Pooling is one of {', '.join(get_args(Pooling))}, got {pooling!r}")
         longest = min(
             tokenizer.model_max_length,
             getattr(model.config, "max_position_embeddings", tokenizer.model_max_length),
         )
         if batch < 1 or (max_length is not None and not 2 < max_length <= longest):
             raise InputError(
-                f"batch must be positive and max_length between 3 and the model's {longest}, "
+                f"Batch must be positive and max_length between 3 and the model's {longest}, "
                 f"got batch={batch}, max_length={max_length}"
             )
         self.model, self.tokenizer, self.pooling, self.batch = model.eval(), tokenizer, pooling, batch
@@ -149,14 +149,14 @@ def unit_vectors(encoder: Encoder, texts: Sequence[str]) -> Float[np.ndarray, "n
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise InputError(
             f"The encoder returned an array of shape {vectors.shape} for {len(texts)} texts; it must "
-            "return one row each"
+            "return one row each."
         )
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(bad):
         raise InputError(
             f"The encoder returned a vector of length {norms[bad[0], 0]} for {_shown(texts[bad[0]])}; "
-            "it has no direction"
+            "it has no direction."
         )
     return vectors / norms
 
@@ -170,11 +170,11 @@ def _sentence_transformers_settings(folder: Path) -> tuple[Pooling, int | None]:
     if strange := sorted(set(kinds) - _KNOWN_MODULES):
         raise UnsupportedError(
             f"{folder} puts {', '.join(strange)} behind the encoder, which is not done here: load it with "
-            "sentence-transformers and pass its `encode` as the encoder"
+            "sentence-transformers and pass its `encode` as the encoder."
         )
     if kinds.get("Transformer"):
         raise UnsupportedError(
-            f"{folder} keeps its transformer in {kinds['Transformer']}: name that folder instead"
+            f"{folder} keeps its transformer in {kinds['Transformer']}: name that folder instead."
         )
     length = _json(folder / "sentence_bert_config.json").get("max_seq_length")
     pooling = _json(folder / kinds["Pooling"] / "config.json") if "Pooling" in kinds else {}
@@ -190,7 +190,7 @@ def _sentence_transformers_settings(folder: Path) -> tuple[Pooling, int | None]:
             return known, length
     raise UnsupportedError(
         f"{folder} pools by {', '.join(sorted(modes))}; {' and '.join(get_args(Pooling))} are done here, the rest by "
-        "sentence-transformers, whose `encode` is an encoder too"
+        "sentence-transformers, whose `encode` is an encoder too."
     )
 
 

@@ -46,7 +46,7 @@ class VectorIndex:
 
     def __init__(self, width: int) -> None:
         if width < 1:
-            raise InputError(f"vectors need a width of at least 1, got {width}")
+            raise InputError(f"Vectors need a width of at least 1, got {width}")
         faiss = _faiss()
         self.width = width
         self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
@@ -80,8 +80,8 @@ class VectorIndex:
         clash = sorted(i for i in wanted if i < 0 or i in self._ids)
         if clash or len(set(wanted)) < len(wanted):
             raise InputError(
-                f"ids must be new, not negative and each used once; of these {len(wanted)}, "
-                f"{clash[0] if clash else 'one'} is not: remove the old vector first, or leave ids out"
+                f"Ids must be new, not negative and each used once; of these {len(wanted)}, "
+                f"{clash[0] if clash else 'one'} is not: remove the old vector first, or leave ids out."
             )
         self._index.add_with_ids(unit, np.asarray(wanted, np.int64))
         self._ids.update(wanted)
@@ -96,7 +96,7 @@ class VectorIndex:
         """
         gone = {int(i) for i in ids}
         if missing := sorted(gone - self._ids):
-            raise InputError(f"there is no vector with id {missing[0]} to remove")
+            raise InputError(f"There is no vector with id {missing[0]} to remove.")
         self._index.remove_ids(np.asarray(sorted(gone), np.int64))
         self._ids -= gone
 
@@ -107,7 +107,9 @@ class VectorIndex:
             InputError: the index is empty, n is below 1, or a query has another width or no direction.
         """
         if n < 1 or not self._ids:
-            raise InputError(f"searching for {n} vectors in an index of {len(self)}: both must be at least 1")
+            raise InputError(
+                f"Searching for {n} vectors in an index of {len(self)}: both must be at least 1."
+            )
         scores, ids = self._index.search(self._unit(queries), min(n, len(self)))
         return Hits(scores, ids)
 
@@ -136,7 +138,7 @@ class VectorIndex:
             index = cls(vectors.shape[1])
         except (OSError, SafetensorError, KeyError, IndexError) as error:
             raise InputError(
-                f"{path} is not a saved index ({type(error).__name__}: {error}); make it again"
+                f"{path} is not a saved index ({type(error).__name__}: {error}); make it again."
             ) from error
         if len(ids):
             index.add(vectors, ids)
@@ -145,12 +147,12 @@ class VectorIndex:
     def _unit(self, vectors: np.ndarray) -> Float[np.ndarray, "n width"]:
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise InputError(
-                f"this index holds vectors of {self.width} numbers; got an array of shape {vectors.shape}. "
+                f"This index holds vectors of {self.width} numbers; got an array of shape {vectors.shape}. "
                 "Another encoder needs another index."
             )
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(norms) & (norms > 0)).all():
-            raise InputError("a vector is zero, infinite or not a number: it has no direction to search by")
+            raise InputError("A vector is zero, infinite or not a number: it has no direction to search by.")
         return np.ascontiguousarray(vectors / norms, np.float32)
 
 

@@ -72,7 +72,7 @@ class ExtractiveSummariser:
 
     def __post_init__(self) -> None:
         if not 0 <= self.relevance <= 1:
-            raise InputError(f"relevance is between 0 and 1, got {self.relevance}")
+            raise InputError(f"Relevance is between 0 and 1, got {self.relevance}")
 
     def __call__(self, clusters: Sequence[Members], limit: int) -> list[Summary]:
         """Quote at most ``limit`` tokens of each cluster."""
@@ -190,7 +190,7 @@ class ModelSummariser:
             head = self.model.cut(text, size)
             if not head:
                 raise UnsupportedError(
-                    f"{type(self.model).__name__} cuts {text[:20]!r} to {size} tokens and leaves nothing of it"
+                    f"{type(self.model).__name__} cuts {text[:20]!r} to {size} tokens and leaves nothing of it."
                 )
             pieces.append(head.strip())
             text = text[len(head) :].strip()
@@ -202,7 +202,7 @@ class ModelSummariser:
         if not line:
             raise UnsupportedError(
                 f"The model wrote no summary of a cluster of {self.noun}; take another model, or the "
-                "ExtractiveSummariser, which needs none"
+                "ExtractiveSummariser, which needs none."
             )
         whole = max(line.rfind(end) for end in (". ", "! ", "? ", "。"))
         return line if line[-1] in ".!?。" or whole < 0 else line[: whole + 1]

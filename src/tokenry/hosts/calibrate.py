@@ -62,6 +62,12 @@ class Calibration:
             "threads": self.threads,
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Calibration:
+        """What `to_json` gave."""
+        seconds = {int(rows): float(value) for rows, value in content["seconds"].items()}
+        return cls(seconds, *(content[name] for name in ("context", "dtype", "device", "threads")))
+
     def __str__(self) -> str:
         rows = "  ".join(f"{rows}: {ratio:.2f}" for rows, ratio in self.latency.items())
         return (

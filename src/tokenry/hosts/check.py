@@ -112,11 +112,11 @@ def check(
         UnsupportedError: no decoder can be found in the model.
     """
     if steps < 1:
-        raise InputError(f"check compares at least 1 decoding step, got steps={steps}.")
+        raise InputError(f"Check compares at least 1 decoding step, got steps={steps}.")
     host = Host.of(model)
     inputs = sample_inputs(host.model) if inputs is None else inputs
     if "input_ids" not in inputs:
-        raise InputError(f"check needs `input_ids` among the inputs, got {', '.join(inputs)}.")
+        raise InputError(f"Check needs `input_ids` among the inputs, got {', '.join(inputs)}.")
     if tokens is None and host.token_ids and not visual_kinds(host, inputs["input_ids"], inputs):
         raise InputError(
             f"There is no picture in these inputs: none of their tokens is a placeholder of {host.name}, so there is "

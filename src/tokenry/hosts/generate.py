@@ -108,6 +108,11 @@ def decoder(
     try_drafts(plain)
     if isinstance(how, str):
         how = _named(plain, how)
+    if not isinstance(how, Proposer):
+        raise InputError(
+            f"A decoder is a name ({', '.join(DECODERS)}) or a proposer, which has begin, propose and learn; "
+            f"got {how!r}."
+        )
     if warm_up is not False:
         _warm_up(plain, how, None if warm_up is True else Path(warm_up))
     if sizing is None:
@@ -155,7 +160,7 @@ def generate(
         )
     if _setting("token_healing", options):
         raise UnsupportedError(
-            "transformers hands no tokenizer to a decoding loop that it is given, which `token_healing` needs. "
+            "Transformers hands no tokenizer to a decoding loop that it is given, which `token_healing` needs. "
             "tokenry.text.byte_model goes on from a prompt that ends inside a token."
         )
     if options.get("assistant_model") is not None:

@@ -72,6 +72,15 @@ class DecodingStats:
     steps: int = 0
     interrupted: bool = False
 
+    def raise_if_interrupted(self) -> None:
+        """Go on with Ctrl-C where half a text is of no use: `generate` hands back what it has.
+
+        Raises:
+            KeyboardInterrupt: it was stopped.
+        """
+        if self.interrupted:
+            raise KeyboardInterrupt
+
     @property
     def acceptance_length(self) -> float:
         """Tokens written per row and pass; 1 without drafts."""
@@ -314,7 +323,7 @@ class _Run:
         """Count the trained prompt that peft puts before the text."""
         if found != virtual:
             raise UnsupportedError(
-                f"peft was to put {virtual} virtual tokens in front of the prompt, and {found} came to "
+                f"PEFT was to put {virtual} virtual tokens in front of the prompt, and {found} came to "
                 f"{type(self.model).__name__}: these releases of peft and transformers ({release()}) do not know each "
                 "other's names, and model.generate would decode without the trained prompt. Update peft."
             )

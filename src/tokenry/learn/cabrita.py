@@ -24,7 +24,7 @@ from tokenry.data.files import whole_file
 from tokenry.data.sources import gather
 from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack
 from tokenry.learn.loop import LoopSettings, train
-from tokenry.learn.recipe import reason
+from tokenry.learn.recipe import exit_code, reason
 from tokenry.learn.resuming import claim
 from tokenry.models.pretrained import model_folder
 from tokenry.text.cabrita import extend_tokenizer
@@ -33,7 +33,7 @@ from tokenry.text.measure import bits_per_byte, bytes_per_token
 from tokenry.text.training import save_tokenizer
 from tokenry.text.transplant import Context, save_transplanted, transplant
 from tokenry.text.vocabulary import load_tokenizer
-from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
+from tokenry.tokens.errors import InputError, UnknownNameError
 
 _REPORT = "cabrita.json"
 
@@ -78,15 +78,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.texts:
-            raise InputError("texts names no corpus, file or folder of the new language")
+            raise InputError("Texts names no corpus, file or folder of the new language.")
         if self.language is not None and self.language not in STOP_WORDS:
             raise UnknownNameError(
-                f"there are no stop words of {self.language!r} to clean with; there are: {', '.join(STOP_WORDS)}. "
-                "language: null leaves the documents as they are"
+                f"There are no stop words of {self.language!r} to clean with; there are: {', '.join(STOP_WORDS)}. "
+                "language: null leaves the documents as they are."
             )
         if self.length < 2 or self.batch < 1:
             raise InputError(
-                f"length must be at least 2 and batch at least 1, got {self.length}, {self.batch}"
+                f"Length must be at least 2 and batch at least 1, got {self.length}, {self.batch}"
             )
 
     @classmethod
@@ -163,7 +163,7 @@ def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | Non
         return Report(**(content | {"folder": recipe.output / "model"}))
     folder = model_folder(recipe.model)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is no model folder: it has no config.json")
+        raise InputError(f"{folder} is no model folder: it has no config.json.")
     base = load_tokenizer(folder)
     details: dict[str, Any] = {}
     learnt, held = _new_language(recipe, details)
@@ -259,24 +259,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stop-after", type=int, help="stop after this step; a later run goes on")
     given = parser.parse_args(arguments)
     console = Console()
-    try:
-        report = run(Recipe.load(given.recipe), stop_after=given.stop_after, console=console)
-    except TokenryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command to continue", file=sys.stderr)
-        return 130
+
+    def work() -> None:
+        _show(run(Recipe.load(given.recipe), stop_after=given.stop_after, console=console), console)
+
+    return exit_code(work)
+
+
+def _show(report: Report, console: Console) -> None:
     if report.folder is None:
         console.print("Stopped; run again to go on.")
-        return 0
+        return
     for title, figures in {"bytes per token": report.tokens, "bits per byte": report.bits}.items():
         table = Table(title, "", title_justify="left")
         for what, value in figures.items():
             table.add_row(what, f"{value:.3f}")
         console.print(table)
     console.print(f"The model is in {report.folder}.")
-    return 0
 
 
 if __name__ == "__main__":

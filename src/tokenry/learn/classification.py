@@ -37,7 +37,7 @@ class TextClassification(Objective):
     def __init__(self, encoder: Any, classes: int, *, pooling: Pooling = "cls", dropout: float = 0.1) -> None:
         super().__init__()
         if classes < 2:
-            raise InputError(f"classification needs at least two classes, got {classes}")
+            raise InputError(f"Classification needs at least two classes, got {classes}")
         self.encoder = encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)

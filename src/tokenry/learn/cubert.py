@@ -70,7 +70,7 @@ def pack_lines(
     files = [lines for source in sources if (lines := code_lines(tokenizer, source))]
     if len(files) < 2:
         raise InputError(
-            f"predicting whether blocks of code follow each other takes at least two files that the lexer can read, "
+            f"Predicting whether blocks of code follow each other takes at least two files that the lexer can read, "
             f"there are {len(files)}"
         )
     rng = np.random.default_rng(seed)
@@ -119,7 +119,7 @@ class LineMasking:
         """What masked language modelling needs, and ``random_next``."""
         if rows.labels is None:
             raise InputError(
-                "these rows do not say whether their blocks follow each other: make them with pack_lines"
+                "These rows do not say whether their blocks follow each other: make them with pack_lines."
             )
         return self.masking(rows, generator) | {"random_next": rows.labels}
 
@@ -157,7 +157,7 @@ def code_rows(
 ) -> Rows:
     """Functions to classify, with their labels; a docstring is the second segment, quoted again."""
     if not examples:
-        raise InputError("there are no examples of this task")
+        raise InputError("There are no examples of this task.")
     segments = []
     for example in examples:
         codes = [example.code] if example.second is None else [example.code, repr(example.second)]
@@ -214,7 +214,7 @@ def misuse_rows(
         errors.append(error)
     if not texts:
         raise InputError(
-            f"none of the functions fits into {length} tokens with its bug and a repair: use longer rows"
+            f"None of the functions fits into {length} tokens with its bug and a repair: use longer rows."
         )
     rows = rows_of(texts, length, ids)
     batch = as_batch(rows) | {
@@ -335,7 +335,7 @@ class ShuffledBatches:
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= len(self):
-            raise InputError(f"a batch of {self.size} rows cannot be drawn from {len(self)}")
+            raise InputError(f"A batch of {self.size} rows cannot be drawn from {len(self)}")
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
@@ -348,5 +348,5 @@ class ShuffledBatches:
 def labelled(rows: Rows) -> Batch:
     """Rows and their labels under the names `TextClassification` reads."""
     if rows.labels is None:
-        raise InputError("these rows have no labels")
+        raise InputError("These rows have no labels.")
     return as_batch(rows) | {"labels": rows.labels}

@@ -84,15 +84,15 @@ class RandomRouting(_Partial):
         probabilities: Sequence[float] | None = None,
     ) -> None:
         if learn not in ("all", "small"):
-            raise InputError(f'learn is "all" or "small", got {learn!r}')
+            raise InputError(f'Learn is "all" or "small", got {learn!r}')
         if lm < 0 or distil < 0 or lm + distil == 0:
             raise InputError(
-                f"the weights of the losses are 0 or more, and not both 0; got lm={lm}, distil={distil}"
+                f"The weights of the losses are 0 or more, and not both 0; got lm={lm}, distil={distil}"
             )
         p = [1.0] * duo.choices if probabilities is None else list(probabilities)
         if len(p) != duo.choices or min(p) < 0 or sum(p) <= 0:
             raise InputError(
-                f"this model has {duo.choices} choices, each of a probability of 0 or more; got {p}"
+                f"This model has {duo.choices} choices, each of a probability of 0 or more; got {p}"
             )
         super().__init__(duo, None if learn == "all" else [part.small for part in duo.feed_forwards])
         self.lm, self.distil, self.probabilities = lm, distil, tuple(p)
@@ -161,10 +161,10 @@ class RouterTraining(_Partial):
     ) -> None:
         if not 0 <= target <= 1 or weight < 0:
             raise InputError(
-                f"the target is a share from 0 to 1 and the weight 0 or more, got {target} and {weight}"
+                f"The target is a share from 0 to 1 and the weight 0 or more, got {target} and {weight}"
             )
         if learn not in ("routers", "all"):
-            raise InputError(f'learn is "routers" or "all", got {learn!r}')
+            raise InputError(f'Learn is "routers" or "all", got {learn!r}')
         super().__init__(duo, None if learn == "all" else [part.router for part in duo.feed_forwards])
         self.target, self.weight, self.gumbel = target, weight, gumbel
 
@@ -206,7 +206,7 @@ def annealed(
         InputError: If a temperature or the number of steps is not positive.
     """
     if not (start > 0 and end > 0 and steps > 0):
-        raise InputError(f"temperatures and steps are above 0, got {start}, {end} and {steps}")
+        raise InputError(f"Temperatures and steps are above 0, got {start}, {end} and {steps}")
 
     def make(step: int) -> Batch:
         done = min(1.0, step / max(1, steps - 1))
@@ -242,7 +242,7 @@ def fit_budget(
         InputError: If the target is not a share.
     """
     if not 0 <= target <= 1:
-        raise InputError(f"the target is a share of big layers from 0 to 1, got {target}")
+        raise InputError(f"The target is a share of big layers from 0 to 1, got {target}")
     biases = [part.router.bias for part in duo.feed_forwards]
     start = [float(bias[Choice.BIG]) for bias in biases]
     counted = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()

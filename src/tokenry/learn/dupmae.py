@@ -52,7 +52,7 @@ class DupmaeSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is a share of tokens below 1, got {getattr(self, name)}")
         if self.masks < 1:
-            raise InputError(f"a text needs at least one decoder mask, got {self.masks}")
+            raise InputError(f"A text needs at least one decoder mask, got {self.masks}")
 
 
 def visibility(
@@ -250,10 +250,10 @@ class ContrastiveRetrieval(Objective):
     def __init__(self, retriever: Any, temperature: float = 1.0) -> None:
         super().__init__()
         if temperature <= 0:
-            raise InputError(f"the temperature must be positive, got {temperature}")
+            raise InputError(f"The temperature must be positive, got {temperature}")
         if not callable(getattr(retriever, "score", None)):
             raise InputError(
-                f"{type(retriever).__name__} has no score(queries, documents): pass a DupmaeEncoder"
+                f"{type(retriever).__name__} has no score(queries, documents): pass a DupmaeEncoder."
             )
         self.retriever = retriever
         self.temperature = temperature

@@ -71,9 +71,9 @@ class ElectraSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise InputError(f"the generator's share of the width lies in (0, 1], got {self.share}")
+            raise InputError(f"The generator's share of the width lies in (0, 1], got {self.share}")
         if self.temperature <= 0:
-            raise InputError(f"the temperature of sampling must be positive, got {self.temperature}")
+            raise InputError(f"The temperature of sampling must be positive, got {self.temperature}")
 
 
 def electra_config(
@@ -126,7 +126,7 @@ def generator_config(encoder: ElectraConfig, share: float) -> ElectraConfig:
     config.intermediate_size = round(encoder.intermediate_size * share)
     if config.hidden_size % config.num_attention_heads:
         raise InputError(
-            f"a generator of width {config.hidden_size} cannot have {config.num_attention_heads} heads: "
+            f"A generator of width {config.hidden_size} cannot have {config.num_attention_heads} heads: "
             f"choose another share of {encoder.hidden_size} than {share:.3f}"
         )
     return config
@@ -190,7 +190,7 @@ class ElectraObjective(Objective):
             self.namer.electra = discriminator.electra
         if (settings.generator == "unigram") != (unigram is not None):
             raise InputError(
-                "unigram= holds the counts of the tokens for the unigram generator, and for that only"
+                "unigram= holds the counts of the tokens for the unigram generator, and for that only."
             )
         counts = torch.ones(config.vocab_size) if unigram is None else unigram.float().clone()
         if len(counts) != config.vocab_size:

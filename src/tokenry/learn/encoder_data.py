@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from tokenry.data.files import whole_folder
 from tokenry.learn import masking
 from tokenry.learn.loop import Batch
+from tokenry.text.training import train_core
 from tokenry.tokens.errors import InputError
 
 CONTINUES = "##"
@@ -40,12 +41,12 @@ def train_wordpiece(
     """
     if size < len(_SPECIAL) + 1:
         raise InputError(
-            f"a vocabulary of {size} does not hold the {len(_SPECIAL)} special tokens and any text"
+            f"A vocabulary of {size} does not hold the {len(_SPECIAL)} special tokens and any text."
         )
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     pieces = _pieces(texts, size, normalizer, min_frequency)
     if not pieces:
-        raise InputError("there is no text to train a vocabulary on: every document is empty")
+        raise InputError("There is no text to train a vocabulary on: every document is empty.")
     vocabulary = {piece: index for index, piece in enumerate([*_SPECIAL.values(), *pieces][:size])}
     core = Tokenizer(
         models.WordPiece(vocabulary, unk_token=_SPECIAL["unk"], continuing_subword_prefix=CONTINUES)
@@ -75,7 +76,7 @@ def _pieces(
     trainer = trainers.BpeTrainer(
         vocab_size=size, min_frequency=min_frequency, limit_alphabet=_LETTERS, show_progress=False
     )
-    core.train_from_iterator(texts, trainer)
+    train_core(core, texts, trainer)
     learned = sorted(core.get_vocab().items(), key=lambda item: item[1])
     letters = [token for token, _ in learned if len(token) == 1 and token != _START]
     merged = [
@@ -116,8 +117,8 @@ class SpecialIds:
         found = {name: getattr(tokenizer, f"{name}_token_id") for name in names}
         if missing := [name for name, value in found.items() if value is None]:
             raise InputError(
-                f"the tokenizer has no {', '.join(missing)} token, which encoders need: "
-                "use a BERT-type tokenizer, or train one"
+                f"The tokenizer has no {', '.join(missing)} token, which encoders need: "
+                "use a BERT-type tokenizer, or train one."
             )
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         continues = torch.tensor([bool(t) and t.startswith(CONTINUES) and len(t) > 2 for t in tokens])
@@ -218,7 +219,7 @@ def pack(
         InputError: if there is no text, or ``length`` has no room for it.
     """
     if length < 8:
-        raise InputError(f"rows of {length} tokens have no room for text: use at least 8")
+        raise InputError(f"Rows of {length} tokens have no room for text: use at least 8.")
     rng = np.random.default_rng(seed)
     segments: list[list[np.ndarray]] = []
     for document in documents:
@@ -233,7 +234,7 @@ def pack(
             cut = int(rng.integers(1, len(piece))) if not alone and len(piece) > 1 else 0
             segments.append([piece[:cut], piece[cut:]] if cut else [piece])
     if not segments:
-        raise InputError("there is no text to train on: every document is empty")
+        raise InputError("There is no text to train on: every document is empty.")
     return rows_of(segments, length, ids)
 
 
@@ -267,7 +268,7 @@ class RowBatches:
     def __post_init__(self) -> None:
         if self.size < 1 or self.size > len(self.rows):
             raise InputError(
-                f"a batch of {self.size} rows cannot be drawn from {len(self.rows)}: give more text or a smaller batch"
+                f"A batch of {self.size} rows cannot be drawn from {len(self.rows)}: give more text or a smaller batch."
             )
 
     def __call__(self, step: int) -> Batch:

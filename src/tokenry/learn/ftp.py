@@ -31,7 +31,7 @@ def with_positions(
         InputError: a share that is not in (0, 1].
     """
     if not 0 < share <= 1:
-        raise InputError(f"the share of positions must be above 0 and at most 1, got {share}.")
+        raise InputError(f"The share of positions must be above 0 and at most 1, got {share}.")
 
     def make(step: int) -> Batch:
         batch = batches(step)

@@ -49,7 +49,7 @@ class TokenBatches:
     def __init__(self, ids: Int[Tensor, " n"], length: int, batch: int, seed: int = 0) -> None:
         if len(ids) < length:
             raise InputError(
-                f"the corpus has {len(ids)} tokens, fewer than one stretch of {length}: take more text or shorter ones"
+                f"The corpus has {len(ids)} tokens, fewer than one stretch of {length}: take more text or shorter ones."
             )
         self.ids, self.length, self.batch, self.seed = ids, length, batch, seed
 
@@ -74,7 +74,7 @@ def pack(tokenizer: Any, texts: Iterable[str]) -> Int[Tensor, " n"]:
     after = [] if end is None or end == start else [end]
     kept = [text for text in texts if text]
     if not kept:
-        raise InputError("there is no text to train on: all texts are empty")
+        raise InputError("There is no text to train on: all texts are empty.")
     row = [token for ids in encode_plain(tokenizer, kept) for token in (*before, *ids, *after)]
     return torch.tensor(row, dtype=torch.long)
 
@@ -106,7 +106,7 @@ def small_llama(
         InputError: If the heads do not divide the width.
     """
     if width % heads:
-        raise InputError(f"heads must divide the width, got {heads} heads and width {width}")
+        raise InputError(f"Heads must divide the width, got {heads} heads and width {width}")
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=width,

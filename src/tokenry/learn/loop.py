@@ -4,7 +4,8 @@ The loop owns what is the same everywhere: mixed precision and devices (accelera
 gradient clipping, progress, and checkpoints. An objective is a module whose ``forward(batch)`` returns the loss and the
 figures to show; its data are a function of the step, so a run that was killed continues exactly where its last
 checkpoint left it: on one device the final weights are bitwise those of an uninterrupted run. torch's own generator is
-seeded from the step, so this holds with dropout and with objectives that sample.
+seeded from the step, so this holds with dropout and with objectives that sample. Besides every so many steps, a
+checkpoint is written when a minute has passed, and on Ctrl-C once the step is whole.
 
 The same call trains on several devices under ``accelerate launch`` (or ``torchrun``): every process makes the batch of
 the step, takes its share of the rows, and the gradients are averaged. For a loss that is a mean over rows this is the
@@ -18,8 +19,9 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,9 +45,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tokenry.data.files import whole_folder
+from tokenry.learn.signals import HeldSignals
 from tokenry.tokens.errors import InputError, TokenryError
 
+CHECKPOINT_SECONDS = 60.0
+"""A killed run loses about so much time, however long its steps take."""
 _REPORT_EVERY = 20  # steps
+_SAVING = 0.05  # share of the time that checkpoints by time may take
 
 Batch = dict[str, Tensor]
 Figures = dict[str, Tensor]
@@ -78,7 +84,7 @@ class LoopSettings:
         weight_decay: on matrices; vectors and embeddings get none.
         clip: largest gradient norm.
         precision: accelerate's mixed precision, "bf16" or "no".
-        checkpoint_every: steps between checkpoints; the last step always gets one.
+        checkpoint_every: steps between checkpoints at which the run can be evaluated; the last step always gets one.
         seed: of dropout and of whatever else an objective draws.
     """
 
@@ -97,10 +103,10 @@ class LoopSettings:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.checkpoint_every < 1:
             raise TokenryError(
-                f"steps and checkpoint_every must be at least 1, got {self.steps}, {self.checkpoint_every}"
+                f"Steps and checkpoint_every must be at least 1, got {self.steps}, {self.checkpoint_every}"
             )
         if self.precision not in ("no", "bf16", "fp16"):
-            raise TokenryError(f'precision must be "no", "bf16" or "fp16", got {self.precision!r}')
+            raise TokenryError(f'Precision must be "no", "bf16" or "fp16", got {self.precision!r}')
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at a step (counted from 0)."""
@@ -166,8 +172,8 @@ def save_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
             (scratch / "state.json").write_text(json.dumps({"step": step}))
     except InputError as error:
         raise TokenryError(
-            f"the checkpoint {target} could not be written ({error.__cause__}): make room and run again, "
-            "the run goes on from the checkpoint before"
+            f"The checkpoint {target} could not be written ({error.__cause__}): make room and run again, "
+            "the run goes on from the checkpoint before."
         ) from error
     for old in sorted(folder.glob("step-*"))[:-2]:
         shutil.rmtree(old)
@@ -198,7 +204,7 @@ def load_checkpoint(path: Path, objective: nn.Module, optimizer: torch.optim.Opt
             )
     except (RuntimeError, ValueError, OSError) as error:
         raise TokenryError(
-            f"the checkpoint {path} does not fit this recipe ({error}): remove it or choose another output folder"
+            f"The checkpoint {path} does not fit this recipe ({error}): remove it or choose another output folder."
         ) from error
     return int(json.loads((path / "state.json").read_text())["step"])
 
@@ -255,7 +261,7 @@ def _on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
     if accelerator.num_processes > 1:
         said = broadcast_object_list([None if failure is None else str(failure)])[0]
         if said is not None and failure is None:
-            raise TokenryError(f"the main process stopped: {said}")
+            raise TokenryError(f"The main process stopped: {said}")
     if failure is not None:
         raise failure
 
@@ -295,6 +301,7 @@ def train(
     workers: int = 1,
     on_checkpoint: Callable[[int], None] | None = None,
     stop_after: int | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     console: Console | None = None,
 ) -> Objective:
     """Train, or continue training, until ``settings.steps``.
@@ -306,8 +313,10 @@ def train(
         folder: where checkpoints and ``log.jsonl`` go; an existing run there is continued. All processes see it.
         title: shown beside the progress bar.
         workers: processes that prepare batches; 0 prepares them in this one.
-        on_checkpoint: called with the step after each checkpoint (to evaluate, to export), in the main process.
+        on_checkpoint: called with the step after each checkpoint of `settings` (to evaluate, to export), in the main
+            process; not after those that are due by the clock.
         stop_after: stop, checkpointed, after this step: a later call goes on.
+        checkpoint_seconds: time after which a checkpoint is due, whatever the step; longer if writing one takes long.
         console: where progress is shown.
 
     Returns:
@@ -316,6 +325,7 @@ def train(
     Raises:
         TokenryError: if the loss is not finite, if a checkpoint cannot be written, or if the one found does not fit.
         InputError: if the processes cannot share the rows of a batch.
+        KeyboardInterrupt: on Ctrl-C, once the step that was being made is checkpointed.
     """
     accelerator = _accelerator(settings.precision)
     _on_main(accelerator, lambda: folder.mkdir(parents=True, exist_ok=True))
@@ -334,7 +344,12 @@ def train(
         prefetch_factor=4 if workers else None,
     )
     model.train()
-    with _progress(console, shown=accelerator.is_main_process) as bar, _seeded(accelerator):
+    clock = _Clock(checkpoint_seconds)
+    with (
+        _progress(console, shown=accelerator.is_main_process) as bar,
+        _seeded(accelerator),
+        HeldSignals() as signals,
+    ):
         made: Iterator[Batch] = iter(loader)
         task = bar.add_task(title, total=settings.steps, completed=start, figures="")
         for step in range(start, end):
@@ -350,24 +365,62 @@ def train(
             prepared.step()
             prepared.zero_grad()
             done = step + 1
-            due = done % settings.checkpoint_every == 0 or done == end
+            stop, late = _agreed(accelerator, done, signals.pending, clock.due)
+            planned = done % settings.checkpoint_every == 0 or done == end
+            due = planned or stop or late
             if due or done % _REPORT_EVERY == 0:
                 shown = _means(accelerator, {"loss": loss} | figures)
                 if not math.isfinite(shown["loss"]):  # before anything is saved
                     raise TokenryError(
-                        f"the loss became {shown['loss']} at step {done}: lower the learning rate"
+                        f"The loss became {shown['loss']} at step {done}: lower the learning rate."
                     )
                 if accelerator.is_main_process:
                     _log(folder, done, shown)
                 bar.update(task, completed=done, figures="  ".join(f"{k} {v:.3f}" for k, v in shown.items()))
             if due:
                 inner = accelerator.unwrap_model(model)
-                _on_main(accelerator, partial(save_checkpoint, folder, inner, optimizer, done))
-                if on_checkpoint is not None:
+                with clock.saving():
+                    _on_main(accelerator, partial(save_checkpoint, folder, inner, optimizer, done))
+                if planned and on_checkpoint is not None:
                     model.eval()
                     _on_main(accelerator, partial(on_checkpoint, done))
                     model.train()
+            if stop:
+                signals.stop()
     return objective
+
+
+class _Clock:
+    """When a checkpoint is due by time: after so many seconds, and never so often that saving takes the time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = self._wait = seconds
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self._saved >= self._wait
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._saved = time.monotonic()
+        self._wait = max(self._seconds, (self._saved - started) / _SAVING)
+
+
+def _agreed(accelerator: Accelerator, step: int, stop: bool, late: bool) -> tuple[bool, bool]:
+    """Whether to stop, and whether a checkpoint is late: as the main process has it, in all of them.
+
+    Processes that did not save and stop at the same step would wait for each other for ever. They ask each other only
+    where they wait for each other anyway.
+    """
+    if accelerator.num_processes == 1:
+        return stop, late
+    if step % _REPORT_EVERY:
+        return False, False
+    stop, late = broadcast_object_list([(stop, late)])[0]
+    return stop, late
 
 
 def _means(accelerator: Accelerator, figures: Mapping[str, Tensor]) -> dict[str, float]:
@@ -382,7 +435,7 @@ def _log(folder: Path, step: int, figures: Mapping[str, float]) -> None:
         with (folder / "log.jsonl").open("a") as log:
             log.write(line + "\n")
     except OSError as error:
-        raise TokenryError(f"{folder / 'log.jsonl'} could not be written ({error}): make room") from error
+        raise TokenryError(f"{folder / 'log.jsonl'} could not be written ({error}): make room.") from error
 
 
 def _progress(console: Console | None, *, shown: bool) -> Progress:

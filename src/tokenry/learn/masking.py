@@ -32,7 +32,7 @@ def candidates(
 
 def _checked_rate(rate: float) -> None:
     if not 0 <= rate <= 1:
-        raise InputError(f"a share of tokens to mask lies between 0 and 1, got {rate}")
+        raise InputError(f"A share of tokens to mask lies between 0 and 1, got {rate}")
 
 
 def _priorities(allowed: Bool[Tensor, "b n"], generator: torch.Generator) -> Float[Tensor, "b n"]:
@@ -158,13 +158,13 @@ def corrupt(
     """
     if kept < 0 or random < 0 or kept + random > 1:
         raise InputError(
-            f"the shares kept and random must be within 0 and 1 together, got {kept} and {random}"
+            f"The shares kept and random must be within 0 and 1 together, got {kept} and {random}"
         )
     draw = torch.rand(ids.shape, generator=generator, device=ids.device)
     seen = torch.where(chosen & (draw >= kept + random), mask_id, ids)
     if random:
         if replacements is None or not len(replacements):
-            raise InputError("random tokens were asked for, but there are no ids to draw them from")
+            raise InputError("Random tokens were asked for, but there are no ids to draw them from.")
         picks = torch.randint(len(replacements), ids.shape, generator=generator, device=ids.device)
         swapped = chosen & (draw >= kept) & (draw < kept + random)
         seen = torch.where(swapped, replacements.to(ids.device)[picks], seen)
@@ -208,7 +208,7 @@ def choose_spans(
     """
     _checked_rate(rate)
     if mean_span < 1:
-        raise InputError(f"a span has at least one token on average, got {mean_span}")
+        raise InputError(f"A span has at least one token on average, got {mean_span}")
     lengths, width = allowed.sum(1), allowed.shape[1]
     noise = (lengths * rate).round().long()
     noise = torch.minimum(noise.clamp(min=1), (lengths - 1).clamp(min=0))  # some text stays, if there is any
@@ -256,7 +256,7 @@ def span_corruption(
     needed = int(first.sum())
     if needed > len(sentinels):
         raise InputError(
-            f"{needed} spans need as many sentinels, there are {len(sentinels)}: use longer spans"
+            f"{needed} spans need as many sentinels, there are {len(sentinels)}: use longer spans."
         )
     named = torch.tensor(list(sentinels), dtype=ids.dtype, device=ids.device)
     span = first.long().cumsum(0) - 1

@@ -53,7 +53,7 @@ class MrT5Objective(Objective):
         super().__init__()
         if (target is not None and not 0 <= target < 1) or not 0 <= hard_share <= 1 or min(beta, delay) < 0:
             raise InputError(
-                "the target is a deletion rate in [0, 1), hard_share a share, beta and delay not negative; got "
+                "The target is a deletion rate in [0, 1), hard_share a share, beta and delay not negative; got "
                 f"{target}, {hard_share}, {beta}, {delay}."
             )
         self.model, self.target, self.alpha = model, target, alpha

@@ -70,10 +70,10 @@ class CallBatches:
     ) -> None:
         if not examples or batch < 1:
             raise InputError(
-                f"there must be examples and a batch of at least 1, got {len(examples)}, {batch}"
+                f"There must be examples and a batch of at least 1, got {len(examples)}, {batch}"
             )
         if described_steps > 0 and described is None:
-            raise InputError(f"{described_steps} steps want descriptions: hand in the prompt that has them")
+            raise InputError(f"{described_steps} steps want descriptions: hand in the prompt that has them.")
         self.examples, self.prompt, self.call = examples, prompt, call
         self.batch, self.described, self.described_steps, self.seed = batch, described, described_steps, seed
 
@@ -119,7 +119,7 @@ class CallObjective(Objective):
 
     def __init__(self, model: Any, *, functional_weight: float = 1.0) -> None:
         if not functional_weight > 0:
-            raise InputError(f"the functional token's weight must be above 0, got {functional_weight}")
+            raise InputError(f"The functional token's weight must be above 0, got {functional_weight}")
         super().__init__()
         self.model, self.functional_weight = model, functional_weight
 

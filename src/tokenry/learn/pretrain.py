@@ -48,12 +48,12 @@ from tokenry.learn.language import CausalLanguageModel, TokenBatches, small_llam
 from tokenry.learn.language import pack as pack_row
 from tokenry.learn.loop import Batch, LoopSettings, Objective, once, train
 from tokenry.learn.masked_lm import BertMasking, MaskedLanguageModelling
-from tokenry.learn.recipe import reason
+from tokenry.learn.recipe import exit_code, reason
 from tokenry.learn.resuming import claim
 from tokenry.text.cubert import CodeTokenizer
 from tokenry.text.training import save_tokenizer, train_bpe
 from tokenry.text.vocabulary import load_tokenizer
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.tokens.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class PretrainRecipe:
         """
         name = str(self.objective.get("kind"))
         if name not in _KINDS:
-            raise InputError(f"objective.kind is one of {', '.join(_KINDS)}, got {name!r}")
+            raise InputError(f"`objective.kind` is one of {', '.join(_KINDS)}, got {name!r}")
         return _KINDS[name]
 
     def settings(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def run(recipe: PretrainRecipe, console: Console | None = None) -> Path:
         job = recipe.kind().job(recipe, texts, tokenizer)
     except TypeError as error:  # an option that the configuration or the objective does not have
         raise InputError(
-            f"the recipe's model or objective has a setting that does not exist: {error}"
+            f"The recipe's model or objective has a setting that does not exist: {error}"
         ) from error
     train(
         job.objective,
@@ -197,17 +197,17 @@ def _texts(recipe: PretrainRecipe) -> tuple[str, ...]:
         return load_corpus(given["name"], limit=given.get("limit")).documents
     if given.keys() == {"paths"}:
         return read_corpus(given["paths"]).documents
-    raise InputError(f"corpus is {{name: ..., limit: ...}} or {{paths: [...]}}, got {given}")
+    raise InputError(f"`corpus` is {{name: ..., limit: ...}} or {{paths: [...]}}, got {given}")
 
 
 def _train_tokenizer(recipe: PretrainRecipe, texts: Sequence[str]) -> PreTrainedTokenizerBase:
     options = dict(recipe.tokenizer)
     if "size" not in options:
-        raise InputError(f"tokenizer is {{size: ...}} with options or {{folder: ...}}, got {options}")
+        raise InputError(f"`tokenizer` is {{size: ...}} with options or {{folder: ...}}, got {options}")
     try:
         return recipe.kind().tokenizer(texts, **options)
     except TypeError as error:
-        raise InputError(f"the recipe's tokenizer has an option that does not exist: {error}") from error
+        raise InputError(f"The recipe's tokenizer has an option that does not exist: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------------------- kinds
@@ -230,8 +230,8 @@ def _bert_config(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> 
     """
     if unknown := sorted(recipe.model.keys() - BertConfig().to_dict().keys()):
         raise InputError(
-            f"model has no setting {', '.join(unknown)}; it takes those of BertConfig, such as hidden_size, "
-            "num_hidden_layers, num_attention_heads and intermediate_size"
+            f"`model` has no setting {', '.join(unknown)}; it takes those of BertConfig, such as hidden_size, "
+            "num_hidden_layers, num_attention_heads and intermediate_size."
         )
     return BertConfig(
         vocab_size=len(tokenizer),
@@ -289,7 +289,7 @@ def _cubert(recipe: PretrainRecipe, texts: Sequence[str], tokenizer: Any) -> Job
 
 def _causal(recipe: PretrainRecipe, texts: Sequence[str], tokenizer: Any) -> Job:
     if options := recipe.settings():
-        raise InputError(f"the causal objective has no settings, got {', '.join(options)}")
+        raise InputError(f"The causal objective has no settings, got {', '.join(options)}")
     model = small_llama(
         len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
@@ -319,16 +319,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "On several devices: accelerate launch -m tokenry.learn.pretrain RECIPE",
     )
     parser.add_argument("recipe", type=Path, help="a YAML file, as in recipes/pretrain")
-    try:
-        target = run(PretrainRecipe.load(parser.parse_args(arguments).recipe))
-    except TokenryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command to continue", file=sys.stderr)
-        return 130
-    once(lambda: print(f"the trained model is in {target}"))
-    return 0
+    given = parser.parse_args(arguments)
+
+    def work() -> None:
+        target = run(PretrainRecipe.load(given.recipe))
+        once(lambda: print(f"The trained model is in {target}."))
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

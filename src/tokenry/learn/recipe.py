@@ -1,8 +1,12 @@
-"""What is wrong with a recipe, said in the words of who wrote the file."""
+"""Recipes on a command line: how such a command ends, and what is wrong with a recipe in the words of who wrote it."""
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
+
+from tokenry.tokens.errors import TokenryError
 
 _UNKNOWN = re.compile(r"unexpected keyword argument '(.+)'")
 _MISSING = re.compile(r"missing \d+ required .*arguments?: (.+)")
@@ -25,3 +29,23 @@ def reason(error: Exception) -> str:
         if missing := _MISSING.search(text):
             return f"it lacks {missing[1]}"
     return text
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Do what ``python -m tokenry.learn.X RECIPE`` asks for, and say in a line why it was not done.
+
+    Args:
+        work: the training; it goes on from its last checkpoint when it is called again.
+
+    Returns:
+        The process's exit code: 0, 1 after an error of the user's, 130 after Ctrl-C.
+    """
+    try:
+        work()
+    except TokenryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0

@@ -36,11 +36,11 @@ def claim(note: Path, identity: Mapping[str, Any]) -> None:
                 scratch.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         before = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{note.parent} cannot hold the run ({error}): choose another output") from error
+        raise InputError(f"{note.parent} cannot hold the run ({error}): choose another output.") from error
     if changed := [name for name in wanted if wanted[name] != before.get(name)]:
         raise InputError(
-            f"the run in {note.parent} was started with another {', '.join(changed)}: "
-            "choose another output, or remove that folder"
+            f"The run in {note.parent} was started with another {', '.join(changed)}: "
+            "choose another output, or remove that folder."
         )
 
 

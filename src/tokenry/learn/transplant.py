@@ -26,7 +26,7 @@ class ContinueSettings:
         body_lr: that of the second, in which everything is trained.
         batch, length: sequences in a batch, and their tokens.
         precision: "bf16" or "no".
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; there is also one a minute.
         seed: of the batches.
     """
 
@@ -43,12 +43,12 @@ class ContinueSettings:
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.embedding_share <= 1:
             raise InputError(
-                f"steps must be at least 1 and embedding_share lie between 0 and 1, got {self.steps}, "
+                f"Steps must be at least 1 and embedding_share lie between 0 and 1, got {self.steps}, "
                 f"{self.embedding_share}."
             )
         if self.batch < 1 or self.length < 2:
             raise InputError(
-                f"batch must be at least 1 and length at least 2, got {self.batch}, {self.length}."
+                f"Batch must be at least 1 and length at least 2, got {self.batch}, {self.length}."
             )
 
     def phases(self) -> dict[str, LoopSettings]:
@@ -82,7 +82,7 @@ def continue_training(
 ) -> PreTrainedModel:
     """Train a transplanted language model on text, in place.
 
-    A killed run goes on where its last checkpoint in `folder` left it.
+    A killed run goes on where its last checkpoint in `folder` left it, one that was interrupted where it stood.
 
     Args:
         model: a causal language model in its new vocabulary.

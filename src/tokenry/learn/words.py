@@ -49,7 +49,7 @@ class WordRow:
 
     def __init__(self, words: Sequence[bytes]) -> None:
         if not words:
-            raise InputError("there is no text to train on: no document has a word")
+            raise InputError("There is no text to train on: no document has a word.")
         self.flat = np.frombuffer(b"".join(words), dtype=np.uint8)
         self.lengths = np.array([len(word) for word in words])
         self.starts = np.concatenate([[0], self.lengths.cumsum()[:-1]])
@@ -107,7 +107,7 @@ def word_bits_per_byte(model: Any, texts: Iterable[str], *, window: int = 256, b
         InputError: if there is nothing to score, or the window has no room for context.
     """
     if window < 2:
-        raise InputError(f"a window shows a word and what is before it: at least 2 words, got {window}")
+        raise InputError(f"A window shows a word and what is before it: at least 2 words, got {window}")
     split, ids = model.config.word_splitter().split, model.unit_ids
     pieces: list[tuple[list[bytes], int]] = []  # words, and from which on they are scored
     n_bytes = 0
@@ -121,7 +121,7 @@ def word_bits_per_byte(model: Any, texts: Iterable[str], *, window: int = 256, b
                 pieces.append((words[begin:end], done - begin))
             done = max(done, end)
     if not n_bytes:
-        raise InputError("there is no text to score: all texts are empty, or of one word")
+        raise InputError("There is no text to score: all texts are empty, or of one word.")
     nats = 0.0
     pieces.sort(key=lambda piece: len(piece[0]))
     with torch.inference_mode():
@@ -244,5 +244,5 @@ def _stretches(n: int, length: int, batch: int, generator: torch.Generator) -> I
 def _check_stretch(n: int, length: int) -> None:
     if n < length:
         raise InputError(
-            f"the corpus has {n} words, fewer than one stretch of {length}: take more text or shorter stretches"
+            f"The corpus has {n} words, fewer than one stretch of {length}: take more text or shorter stretches."
         )

@@ -231,7 +231,7 @@ def train_hypernetwork(
     if model.get_output_embeddings() is None or (masked and tokenizer.mask_token_id is None):
         raise UnsupportedError(
             f"{type(model).__name__} predicts no tokens (it has no language-modelling head, or its tokenizer no mask "
-            "token); load it as a causal or masked language model"
+            "token); load it as a causal or masked language model."
         )
     by_language = texts if isinstance(texts, Mapping) else {"": texts}
     identity = {

@@ -70,7 +70,7 @@ class ZettTraining:
     def __post_init__(self) -> None:
         least = min(self.identity_steps, self.identity_rows, self.steps, self.batch, self.queue)
         if least < 1 or self.length < 2:
-            raise InputError("steps, rows, batch and queue must be at least 1, and length at least 2")
+            raise InputError("Steps, rows, batch and queue must be at least 1, and length at least 2.")
 
     def loop(self, stage: str) -> LoopSettings:
         """Settings of the loop for the stage "identity" or "transfer"."""
@@ -157,7 +157,7 @@ class SampledBatches:
             any(document.strip() for document in documents) for documents in texts.values()
         ):
             raise InputError(
-                "hypernetwork training needs text: the corpus (or one of its languages) is empty"
+                "Hypernetwork training needs text: the corpus (or one of its languages) is empty."
             )
         self.languages = tuple(texts)
         self._texts = [tuple(filter(str.strip, documents)) for documents in texts.values()]

@@ -72,7 +72,7 @@ class AcmConfig:
                 )
         if self.form not in ("mlp", "layer") or self.start not in ("random", "slices"):
             raise InputError(
-                f'form is "mlp" or "layer" and start is "random" or "slices", got {self.form!r} and {self.start!r}.'
+                f'Form is "mlp" or "layer" and start is "random" or "slices", got {self.form!r} and {self.start!r}.'
             )
 
 

@@ -322,7 +322,7 @@ def convert(
     if any(isinstance(module, ACM) for module in model.modules()):
         raise InputError("This model has Adaptive Computation Modules already: undo the first conversion.")
     if isinstance(modules, str) and modules not in _KINDS:
-        raise UnknownNameError(f"modules is one of {', '.join(_KINDS)}, or a list of paths, got {modules!r}.")
+        raise UnknownNameError(f"Modules is one of {', '.join(_KINDS)}, or a list of paths, got {modules!r}.")
     with _evaluating(model):
         sites, refused = (
             find_layers(model) if isinstance(modules, str) else (named_layers(model, modules), {})

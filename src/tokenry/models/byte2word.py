@@ -222,12 +222,12 @@ class Byte2WordModel(Byte2WordPreTrainedModel):
         lengths = word_lengths(words, PAD)
         if int(lengths.max()) > self.config.word_bytes:
             raise InputError(
-                f"a word of {int(lengths.max())} bytes is longer than word_bytes={self.config.word_bytes}: cut it"
+                f"A word of {int(lengths.max())} bytes is longer than word_bytes={self.config.word_bytes}: cut it."
             )
         if words.shape[1] > self.config.max_position_embeddings:
             raise InputError(
-                f"a text of {words.shape[1]} words is longer than the {self.config.max_position_embeddings} this model "
-                "has places for"
+                f"A text of {words.shape[1]} words is longer than the {self.config.max_position_embeddings} this model "
+                "has places for."
             )
         vectors = RaggedWords.of(words, PAD).encode(self.embedding)
         hidden = self.body(inputs_embeds=vectors, attention_mask=(lengths > 0).long()).last_hidden_state

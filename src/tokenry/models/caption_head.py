@@ -86,10 +86,10 @@ def load_caption_head(folder: Path | None = None) -> CaptionHead:
     """
     path = (folder or weights_folder()) / HEAD_FILE
     if not path.is_file():
-        raise TokenryError(f"{path} is missing: reinstall tokenry, or train the embedded model again")
+        raise TokenryError(f"{path} is missing: reinstall tokenry, or train the embedded model again.")
     with safe_open(path, framework="pt") as stored:
         if tuple(json.loads(stored.metadata()["words"])) != caption_words():
-            raise TokenryError(f"{path} belongs to another picture pack: reinstall tokenry")
+            raise TokenryError(f"{path} belongs to another picture pack: reinstall tokenry.")
         tensors = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
     dimension, width = tensors["picture.weight"].shape
     head = CaptionHead(width, dimension)

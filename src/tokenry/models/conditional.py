@@ -201,7 +201,7 @@ def gumbel_st(
         InputError: If tau is not positive.
     """
     if not tau > 0:
-        raise InputError(f"tau must be above 0, got {tau}.")
+        raise InputError(f"Tau must be above 0, got {tau}.")
     wide = logits.float()
     noise = -torch.empty_like(wide).exponential_(generator=generator).log()
     soft = ((wide + noise) / tau).softmax(-1)

@@ -30,7 +30,7 @@ class PIController(nn.Module):
         super().__init__()
         if kp < 0 or ki < 0 or not 0 <= smoothing < 1:
             raise InputError(
-                f"gains must not be negative and smoothing in [0, 1); got {kp}, {ki}, {smoothing}."
+                f"Gains must not be negative and smoothing in [0, 1); got {kp}, {ki}, {smoothing}."
             )
         self.kp, self.ki, self.smoothing = kp, ki, smoothing
         self.register_buffer("p", torch.zeros((), dtype=torch.float64))

@@ -66,7 +66,7 @@ class Gate(nn.Module):
     def __init__(self, scale: float = -30.0) -> None:
         super().__init__()
         if scale >= 0:
-            raise InputError(f"the gate scale k must be negative, got {scale}.")
+            raise InputError(f"The gate scale k must be negative, got {scale}.")
         self.scale = scale
 
     def forward(
@@ -170,5 +170,5 @@ class FixedGate(Gate):
 
 def _checked(rate: float) -> float:
     if not 0 <= rate <= 1:
-        raise InputError(f"a deletion rate is a share between 0 and 1, got {rate}.")
+        raise InputError(f"A deletion rate is a share between 0 and 1, got {rate}.")
     return rate

@@ -107,12 +107,12 @@ class DuoFeedForward(nn.Module):
         start, end = self._current.start, self._current.start + length
         if len(routing) not in (1, rows):
             raise InputError(
-                f"the routing has {len(routing)} rows and the batch {rows}: hand in one row a text, or one for all"
+                f"The routing has {len(routing)} rows and the batch {rows}: hand in one row a text, or one for all."
             )
         if end > routing.shape[1]:
             raise InputError(
-                f"the routing covers {routing.shape[1]} columns and the model has come to column {end}: "
-                "hand in a routing that covers prompt (padding included) and new tokens"
+                f"The routing covers {routing.shape[1]} columns and the model has come to column {end}: "
+                "hand in a routing that covers prompt (padding included) and new tokens."
             )
         return routing[:, start:end, self.layer].to(x.device).expand(rows, length)
 
@@ -156,7 +156,7 @@ class DuoConfig(PreTrainedConfig):
             kwargs.setdefault("attn_implementation", kernel_asked_for(host))
         if not 0 < self.small <= 1:
             raise InputError(
-                f"small is the width of the small feed-forward layers as a share of the big ones', got {self.small}"
+                f"Small is the width of the small feed-forward layers as a share of the big ones', got {self.small}"
             )
         self.tie_word_embeddings = self.host.tie_word_embeddings
         super().__post_init__(**kwargs)
@@ -213,9 +213,9 @@ class DuoForCausalLM(PreTrainedModel, GenerationMixin):
         try:
             small = type(big)(config)
         except TypeError as error:
-            raise UnsupportedError(f"a small {type(big).__name__} cannot be made: {error}") from error
+            raise UnsupportedError(f"A small {type(big).__name__} cannot be made: {error}") from error
         if _weights(small) * inner != _weights(big) * config.intermediate_size:
-            raise UnsupportedError(f"{type(big).__name__} does not take its width from intermediate_size")
+            raise UnsupportedError(f"{type(big).__name__} does not take its width from intermediate_size.")
         router = nn.Linear(config.hidden_size, self.choices)
         small, router = small.to(like.device, like.dtype), router.to(like.device, like.dtype)
         return DuoFeedForward(big, small, router, number, self._current).train(big.training)
@@ -265,7 +265,7 @@ class DuoForCausalLM(PreTrainedModel, GenerationMixin):
         """The feed-forward part of every layer, in order."""
         found = [layer.mlp for layer in self.model.get_decoder().layers]
         if not all(isinstance(part, DuoFeedForward) for part in found):
-            raise UnsupportedError("this conversion was undone: convert the model again")
+            raise UnsupportedError("This conversion was undone: convert the model again.")
         return found
 
     @property
@@ -300,7 +300,7 @@ class DuoForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if self.training and any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
             raise UnsupportedError(
-                "gradient checkpointing runs layers again when this routing is over: turn it off, or use route()"
+                "Gradient checkpointing runs layers again when this routing is over: turn it off, or use route()"
             )
         before = self._current.routing
         self._current.routing = self._read(routing)
@@ -329,18 +329,18 @@ class DuoForCausalLM(PreTrainedModel, GenerationMixin):
             if routing in ("router", "soft"):
                 return None if routing == "router" else Mix()
             if routing not in named:
-                raise InputError(f"a routing is called {', '.join(named)}, router or soft, got {routing!r}")
+                raise InputError(f"A routing is called {', '.join(named)}, router or soft, got {routing!r}")
             routing = [named[routing]] * layers
         # on the CPU also while transformers makes models without memory
         choices = routing if isinstance(routing, Tensor) else torch.tensor(list(routing), device="cpu")
         if choices.is_floating_point() or choices.ndim not in (1, 3) or choices.shape[-1] != layers:
             raise InputError(
-                f"a routing holds whole numbers, one for each of {layers} layers, or [texts, columns, {layers}] of "
+                f"A routing holds whole numbers, one for each of {layers} layers, or [texts, columns, {layers}] of "
                 f"them; got {str(choices.dtype).removeprefix('torch.')} of shape {tuple(choices.shape)}"
             )
         if choices.numel() and not 0 <= int(choices.min()) <= int(choices.max()) < self.choices:
             raise InputError(
-                f"choices are 0 (small), 1 (big){' and 2 (skip)' if self.config.skip else ''}, got "
+                f"Choices are 0 (small), 1 (big){' and 2 (skip)' if self.config.skip else ''}, got "
                 f"{int(choices.min())} to {int(choices.max())}"
                 + ("" if self.config.skip else "; to skip, convert the model with skip=True")
             )
@@ -397,7 +397,7 @@ def convert(
         InputError: If `small` is not a share, or `start` is not one of the two.
     """
     if start not in ("pruned", "random"):
-        raise InputError(f'start is "pruned" or "random", got {start!r}')
+        raise InputError(f'Start is "pruned" or "random", got {start!r}')
     config = DuoConfig(host=model.config, small=small, skip=skip)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -415,18 +415,18 @@ def _check(host: PreTrainedModel) -> None:
     kind = type(host.config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or not isinstance(host, MODEL_FOR_CAUSAL_LM_MAPPING[kind]):
         raise UnsupportedError(
-            f"{name} is not a causal language model of transformers: Duo-LLM converts those only"
+            f"{name} is not a causal language model of transformers: Duo-LLM converts those only."
         )
     require_release()
     require_arguments(host.get_decoder(), ["cache"])  # where columns are counted from
     parts = [getattr(layer, "mlp", None) for layer in getattr(host.get_decoder(), "layers", ())]
     if not parts:
-        raise UnsupportedError(f"the decoder of {name} has no `layers`, which Duo-LLM converts")
+        raise UnsupportedError(f"The decoder of {name} has no `layers`, which Duo-LLM converts.")
     width, inner = host.config.hidden_size, getattr(host.config, "intermediate_size", None)
     for number, part in enumerate(parts):
         if isinstance(part, DuoFeedForward):
             raise UnsupportedError(
-                f"{name} has two feed-forward layers a block already: undo() that conversion first"
+                f"{name} has two feed-forward layers a block already: undo() that conversion first."
             )
         shapes = (
             {m.weight.shape for m in part.modules() if isinstance(m, nn.Linear)}
@@ -438,8 +438,8 @@ def _check(host: PreTrainedModel) -> None:
         if not shapes or weights != known or not shapes <= {(inner, width), (width, inner)}:
             what = "no `mlp`" if part is None else f"an `mlp` of class {type(part).__name__}"
             raise UnsupportedError(
-                f"layer {number} of {name} has {what}: Duo-LLM needs one of linear layers between "
-                f"hidden_size and intermediate_size (no experts), as in Llama or Qwen2"
+                f"Layer {number} of {name} has {what}: Duo-LLM needs one of linear layers between "
+                f"hidden_size and intermediate_size (no experts), as in Llama or Qwen2."
             )
 
 

@@ -87,13 +87,13 @@ class OracleResult:
         wanted = tuple(int(choice) for choice in routing)
         match = (self.routings == self.routings.new_tensor(wanted)).all(1).nonzero()
         if not len(match):
-            raise InputError(f"the routing {wanted} is not among the {len(self.routings)} tried")
+            raise InputError(f"The routing {wanted} is not among the {len(self.routings)} tried.")
         return self.losses[:, int(match[0])]
 
     def _among(self, wanted: Bool[Tensor, " r"], what: str) -> Float[Tensor, "n r"]:
         if not wanted.any():
             raise InputError(
-                f"no routing with {what} big layers was tried; there are some with {self.bigs.unique().tolist()}"
+                f"No routing with {what} big layers was tried; there are some with {self.bigs.unique().tolist()}"
             )
         return self.losses.masked_fill(~wanted, torch.inf)
 
@@ -128,9 +128,9 @@ def oracle(
         UnsupportedError: If the layers of the model cannot be run one by one as they run in it.
     """
     if duo.training:
-        raise InputError("the oracle measures, and this model is in training mode: call eval() first")
+        raise InputError("The oracle measures, and this model is in training mode: call eval() first.")
     if isinstance(prefix, Mix) or (isinstance(prefix, str) and prefix == "soft"):
-        raise InputError("the tokens of the prefix must have made choices: route it by anything but a mix")
+        raise InputError("The tokens of the prefix must have made choices: route it by anything but a mix.")
     if routings is None:
         routings = every_routing(len(duo.feed_forwards), duo.choices, groups, limit)
     _check(duo, routings, limit)
@@ -148,7 +148,7 @@ def oracle(
         found.append(text.walk(tree, torch.arange(len(columns) - 1, device=ids.device))[:, inverse])
         where.append(F.pad(columns[:-1, None], (1, 0), value=row))
     if not found:
-        raise InputError("no token of these texts has a next token to predict")
+        raise InputError("No token of these texts has a next token to predict.")
     return OracleResult(routings.to(ids.device), torch.cat(found), torch.cat(where))
 
 
@@ -157,13 +157,13 @@ def _check(duo: DuoForCausalLM, routings: Int[Tensor, "r l"], limit: int) -> Non
     layers = len(duo.feed_forwards)
     if not len(routings) or routings.shape[1] != layers:
         raise InputError(
-            f"routings have one choice for each of {layers} layers, got shape {tuple(routings.shape)}"
+            f"Routings have one choice for each of {layers} layers, got shape {tuple(routings.shape)}"
         )
     if len(routings) > limit:
-        raise InputError(f"{len(routings)} routings are more than {limit}: try fewer, or raise the limit")
+        raise InputError(f"{len(routings)} routings are more than {limit}: try fewer, or raise the limit.")
     if not 0 <= int(routings.min()) <= int(routings.max()) < duo.choices:
         raise InputError(
-            f"this model has choices 0 to {duo.choices - 1}, got {int(routings.min())} to {int(routings.max())}"
+            f"This model has choices 0 to {duo.choices - 1}, got {int(routings.min())} to {int(routings.max())}"
         )
 
 
@@ -327,8 +327,8 @@ class _Text:
         exact = self.keys[0].dtype in (torch.float32, torch.float64)
         if not abs(mine - float(self.last)) <= (1e-3 if exact else 0.1) * max(1.0, abs(float(self.last))):
             raise UnsupportedError(
-                f"the layers of {type(self.duo.model).__name__}, run one by one, predict a token with {mine:.4f} nats "
-                f"and the model itself with {float(self.last):.4f}: the oracle does not know what this model does"
+                f"The layers of {type(self.duo.model).__name__}, run one by one, predict a token with {mine:.4f} nats "
+                f"and the model itself with {float(self.last):.4f}: the oracle does not know what this model does."
             )
 
 
@@ -340,22 +340,22 @@ def _text(duo: DuoForCausalLM, ids: Int[Tensor, " n"], prefix: Routing, rows: in
     missing = next((what for what, find in parts.items() if find(decoder) is None), None)
     if missing is not None:
         raise UnsupportedError(
-            f"the decoder of {name} has no {missing}: the oracle runs models built like Llama"
+            f"The decoder of {name} has no {missing}: the oracle runs models built like Llama."
         )
     if attention_kernel(config) not in ("sdpa", "eager"):
         raise UnsupportedError(
-            f"the oracle needs sdpa or eager attention, which take masks; {name} has {attention_kernel(config)!r}"
+            f"The oracle needs sdpa or eager attention, which take masks; {name} has {attention_kernel(config)!r}"
         )
     window = sliding_window(config)
     kinds = set(layer_kinds(config) or ("sliding_attention" if window else "full_attention",))
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise UnsupportedError(
-            f"{name} has layers with {sorted(unknown)[0]}: the oracle walks full attention only"
+            f"{name} has layers with {sorted(unknown)[0]}: the oracle walks full attention only."
         )
     if "sliding_attention" in kinds and window is not None and len(ids) >= window:
         # its cache lets go of the first token one token before its attention does
         raise UnsupportedError(
-            f"{name} attends to {window} tokens and the text has {len(ids)}: hand in texts that are shorter"
+            f"{name} attends to {window} tokens and the text has {len(ids)}: hand in texts that are shorter."
         )
     with duo.routed(prefix), duo.traced() as trace:
         out = duo.model(input_ids=ids[None], use_cache=True)
@@ -377,7 +377,7 @@ def _part(prefix: Routing, row: int, columns: Int[Tensor, " n"]) -> Routing:
         return prefix
     if int(columns[-1]) >= prefix.shape[1] or (len(prefix) > 1 and row >= len(prefix)):
         raise InputError(
-            f"the routing of the prefix has shape {tuple(prefix.shape)}, too small for these texts"
+            f"The routing of the prefix has shape {tuple(prefix.shape)}, too small for these texts."
         )
     return prefix[row if len(prefix) > 1 else 0, columns.to(prefix.device)][None]
 

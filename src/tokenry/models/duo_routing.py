@@ -49,7 +49,7 @@ class Mix:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise InputError(f"the temperature of a mix must be above 0, got {self.temperature}")
+            raise InputError(f"The temperature of a mix must be above 0, got {self.temperature}")
 
 
 Routing = str | Sequence[int] | Tensor | Mix
@@ -92,14 +92,14 @@ class Trace:
         passes = self._passes(parts)
         if len({len(one) for one in passes}) > 1:
             raise InputError(
-                f"passes over {', '.join(str(len(one)) for one in passes)} texts do not follow each other: look at "
-                "`passes`, or open a trace for each"
+                f"Passes over {', '.join(str(len(one)) for one in passes)} texts do not follow each other: look at "
+                "`passes`, or open a trace for each."
             )
         return torch.cat(passes, 1)
 
     def _passes(self, parts: list[Tensor]) -> list[Tensor]:
         if not parts:
-            raise InputError("nothing was traced: run the model inside the trace (probabilities need a Mix)")
+            raise InputError("Nothing was traced: run the model inside the trace (probabilities need a Mix)")
         return [torch.stack(parts[i : i + self._layers], 2) for i in range(0, len(parts), self._layers)]
 
 
@@ -115,13 +115,13 @@ def pattern(name: str, layers: int, bigs: int) -> tuple[int, ...]:
         InputError: If there is no such pattern.
     """
     if not 0 <= bigs <= layers:
-        raise InputError(f"of {layers} layers 0 to {layers} can be big, got {bigs}")
+        raise InputError(f"Of {layers} layers 0 to {layers} can be big, got {bigs}")
     if name == "alternating":
         chosen = {i * layers // bigs for i in range(bigs)}
     elif name in ("first", "last"):
         chosen = set(range(bigs) if name == "first" else range(layers - bigs, layers))
     else:
-        raise InputError(f"a pattern is called first, last or alternating, got {name!r}")
+        raise InputError(f"A pattern is called first, last or alternating, got {name!r}")
     return tuple(int(Choice.BIG if i in chosen else Choice.SMALL) for i in range(layers))
 
 
@@ -133,7 +133,7 @@ def random_patterns(layers: int, bigs: int, n: int, seed: int = 0) -> Int[Tensor
     """
     if not 0 <= bigs <= layers or n < 1:
         raise InputError(
-            f"of {layers} layers 0 to {layers} can be big, in 1 pattern or more; got {bigs} and {n}"
+            f"Of {layers} layers 0 to {layers} can be big, in 1 pattern or more; got {bigs} and {n}"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(n, layers, generator=generator).argsort(1)
@@ -159,7 +159,7 @@ def every_routing(
     if n > limit:
         raise InputError(
             f"{free} free choices among {choices} make {n} routings, more than {limit}: let layers choose in groups "
-            f"(groups=...), try some only (routings=sample_routings(...)), or raise the limit"
+            f"(groups=...), try some only (routings=sample_routings(...)), or raise the limit."
         )
     digits = torch.arange(n)[:, None] // choices ** torch.arange(free - 1, -1, -1) % choices
     return digits[:, group]
@@ -181,7 +181,7 @@ def sample_routings(
         InputError: If fewer than 2 are asked for.
     """
     if n < 2:
-        raise InputError(f"all small and all big are 2 routings already, got n={n}")
+        raise InputError(f"All small and all big are 2 routings already, got n={n}")
     group = _groups(layers, groups)
     free, generator = int(group[-1]) + 1, torch.Generator().manual_seed(seed)
     bigs = torch.randint(free + 1, (n - 2, 1), generator=generator)

@@ -170,7 +170,7 @@ def require_weights() -> Path:
     folder = weights_folder()
     if not (folder / "model.safetensors").is_file():
         raise TokenryError(
-            f"the embedded model's weights are missing from {folder}: reinstall tokenry, or train them again with "
-            "`tokenry train recipes/embedded_vlm.yaml`"
+            f"The embedded model's weights are missing from {folder}: reinstall tokenry, or train them again with "
+            "`tokenry train recipes/embedded_vlm.yaml`."
         )
     return folder

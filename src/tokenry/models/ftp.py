@@ -92,7 +92,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         if min(config.horizon, config.slots, config.decoder_layers) < 1 or not 0 < config.gamma <= 1:
             raise InputError(
-                "horizon, slots and decoder_layers must be at least 1 and gamma in (0, 1]; got "
+                "Horizon, slots and decoder_layers must be at least 1 and gamma in (0, 1]; got "
                 f"{config.horizon}, {config.slots}, {config.decoder_layers} and {config.gamma}."
             )
         width = config.n_embd
@@ -142,7 +142,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if tokens.shape[1] > self.config.horizon:
             raise InputError(
-                f"one state predicts {self.config.horizon} tokens (config.horizon), not {tokens.shape[1]}."
+                f"One state predicts {self.config.horizon} tokens (config.horizon), not {tokens.shape[1]}."
             )
         decoded = self.decoder(
             inputs_embeds=self.encoder.wte(tokens),
@@ -284,7 +284,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         block = self.config.horizon if block is None else block
         if not 1 <= block <= self.config.horizon or max_new_tokens < 1:
             raise InputError(
-                f"a block has 1 to {self.config.horizon} tokens (config.horizon), got {block}; max_new_tokens must be "
+                f"A block has 1 to {self.config.horizon} tokens (config.horizon), got {block}; max_new_tokens must be "
                 f"at least 1, got {max_new_tokens}."
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask

@@ -108,7 +108,7 @@ def save_adapter(
     """
     if not hasattr(model, "peft_config"):
         raise InputError(
-            f"{type(model).__name__} has no adapter: save what with_lora returned, before merging it"
+            f"{type(model).__name__} has no adapter: save what with_lora returned, before merging it."
         )
     values = {"format": _FORMAT, "tokens": tokens.to_json(), "about": dict(about)}
     with whole_folder(Path(folder)) as scratch:
@@ -141,14 +141,14 @@ def load_adapter(folder: str | Path, model: Any, tokenizer: Any, *, merge: bool 
             f"{folder} holds no adapter with functional tokens: {TOKENS_FILE}: {error}"
         ) from error
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
-        raise InputError(f"{folder / TOKENS_FILE} is not of format {_FORMAT}: another version wrote it")
+        raise InputError(f"{folder / TOKENS_FILE} is not of format {_FORMAT}: another version wrote it.")
     saved = FunctionalTokens.from_json(values.get("tokens", {}))
     names = dict(zip(saved.workers, saved.descriptions, strict=True))
     tokens = add_functional_tokens(model, tokenizer, names, prefix=saved.prefix)
     if tokens.ids != saved.ids or tokens.end != saved.end:
         raise InputError(
-            f"the adapter in {folder} was trained with {saved.texts[0]} as token {saved.ids[0]}, which this tokenizer "
-            f"gives the id {tokens.ids[0]}: load the tokenizer and the model that it was trained from"
+            f"The adapter in {folder} was trained with {saved.texts[0]} as token {saved.ids[0]}, which this tokenizer "
+            f"gives the id {tokens.ids[0]}: load the tokenizer and the model that it was trained from."
         )
     loaded = with_adapter(model, Checkpoint(str(folder)).adapter())
     return LoadedAdapter(

@@ -72,7 +72,7 @@ class FunctionalTokens:
         """
         if worker not in self.workers:
             raise UnknownNameError(
-                f"no functional token calls {worker!r}; there are: {', '.join(self.workers)}"
+                f"No functional token calls {worker!r}; there are: {', '.join(self.workers)}"
             )
         return self.ids[self.workers.index(worker)]
 
@@ -145,7 +145,7 @@ class FunctionalTokens:
                 str(values["prefix"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"this is no description of functional tokens: {error!r}") from error
+            raise InputError(f"This is no description of functional tokens: {error!r}") from error
 
 
 def add_functional_tokens(
@@ -179,7 +179,7 @@ def add_functional_tokens(
     from tokenizers import AddedToken
 
     if start not in ("description", "mean"):
-        raise InputError(f'start is "description" or "mean", got {start!r}')
+        raise InputError(f'Start is "description" or "mean", got {start!r}')
     texts = _texts(prefix, len(descriptions))
     _check(model, tokenizer, descriptions, prefix, texts)
     pieces = encode_plain(tokenizer, [*descriptions.values(), _END])
@@ -190,7 +190,7 @@ def add_functional_tokens(
     ids = [int(tokenizer.convert_tokens_to_ids(text)) for text in texts]
     for text, token in zip(texts, ids, strict=True):
         if tokenizer(f"a{text}b", add_special_tokens=False)["input_ids"].count(token) != 1:
-            raise UnsupportedError(f"{type(tokenizer).__name__} does not keep the added token {text} whole")
+            raise UnsupportedError(f"{type(tokenizer).__name__} does not keep the added token {text} whole.")
     # A model padded to a round number of rows may have room: those rows belong to no token.
     if max(ids) >= model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
@@ -218,22 +218,22 @@ def _check(
     model: Any, tokenizer: Any, descriptions: Mapping[str, str], prefix: str, texts: Sequence[str]
 ) -> None:
     if not descriptions:
-        raise InputError("there are no workers: name at least one, with a description")
+        raise InputError("There are no workers: name at least one, with a description.")
     for name, text in descriptions.items():
         if not name.strip() or not text.strip():
-            raise InputError(f"every worker needs a name and a description, got {name!r}: {text!r}")
+            raise InputError(f"Every worker needs a name and a description, got {name!r}: {text!r}")
     if not re.fullmatch(r"\w+", prefix):
         raise InputError(
-            f"the prefix of the tokens is made of letters, digits and underscores, got {prefix!r}"
+            f"The prefix of the tokens is made of letters, digits and underscores, got {prefix!r}"
         )
     if there := sorted(set(texts) & set(tokenizer.get_vocab())):
         raise InputError(
-            f"the tokenizer has the token {there[0]} already: load a fresh one, or choose another prefix"
+            f"The tokenizer has the token {there[0]} already: load a fresh one, or choose another prefix."
         )
     if hasattr(model, "peft_config"):
-        raise InputError("the model is wrapped by peft: add functional tokens first, and LoRA afterwards")
+        raise InputError("The model is wrapped by peft: add functional tokens first, and LoRA afterwards.")
     if not isinstance(model.get_input_embeddings(), nn.Embedding):
-        raise UnsupportedError(f"{type(model).__name__} does not embed tokens with a table of rows")
+        raise UnsupportedError(f"{type(model).__name__} does not embed tokens with a table of rows.")
 
 
 class CallPrompt:
@@ -264,7 +264,7 @@ class CallPrompt:
             InputError: If the query is empty.
         """
         if not query.strip():
-            raise InputError("the query is empty: there is nothing to route")
+            raise InputError("The query is empty: there is nothing to route.")
         return [int(token) for token in self._plain.encode([query], self._encode)["input_ids"][0]]
 
     def _encode(self, tokenizer: Any, texts: Sequence[str]) -> Mapping[str, Any]:

@@ -77,8 +77,8 @@ class HatConfig(PretrainedConfig):
         self.rms_norm_eps, self.initializer_range = rms_norm_eps, initializer_range
         if not self.word_splitter().prefix_stable:
             raise InputError(
-                f'writing word by word needs a splitter whose cut is not changed by more text, unlike "{splitter}": '
-                'take "unicode" or "whitespace"'
+                f'Writing word by word needs a splitter whose cut is not changed by more text, unlike "{splitter}": '
+                'take "unicode" or "whitespace".'
             )
         super().__init__(**kwargs)
 
@@ -236,7 +236,7 @@ class HatForCausalLM(WordWriting, PreTrainedModel):
             InputError: if there is no second word.
         """
         if words.shape[1] < 2:
-            raise InputError(f"forward predicts the words after the first one and got {words.shape[1]}")
+            raise InputError(f"Forward predicts the words after the first one and got {words.shape[1]}")
         predicted = self.predict(self.encode(words), word_lengths(words, PAD) > 0)[:, :-1].flatten(0, 1)
         target = words[:, 1:].flatten(0, 1)
         counted = None if labels is None else _targets(target, labels[:, 1:].flatten(0, 1))

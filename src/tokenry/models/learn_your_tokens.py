@@ -76,11 +76,11 @@ class LearnYourTokensConfig(PretrainedConfig):
         self.splitter, self.dropout, self.initializer_range = splitter, dropout, initializer_range
         self.legacy_mask, self.count_padding = legacy_mask, count_padding
         if slots < 1:
-            raise InputError(f"a word needs at least one slot, got slots={slots}")
+            raise InputError(f"A word needs at least one slot, got slots={slots}")
         if not self.word_splitter().prefix_stable:
             raise InputError(
-                f'writing word by word needs a splitter whose cut is not changed by more text, unlike "{splitter}": '
-                'take "punctuation", "unicode" or "whitespace"'
+                f'Writing word by word needs a splitter whose cut is not changed by more text, unlike "{splitter}": '
+                'take "punctuation", "unicode" or "whitespace".'
             )
         super().__init__(**kwargs)
 
@@ -217,8 +217,8 @@ class LearnYourTokensForCausalLM(WordWriting, PreTrainedModel):
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -flat.shape[1] :]
         if mask.shape[1] > self.config.max_words * self.config.slots:
             raise InputError(
-                f"this model has places for {self.config.max_words} words and got "
-                f"{mask.shape[1] // self.config.slots}: hand in less text, or build it with a larger max_words"
+                f"This model has places for {self.config.max_words} words and got "
+                f"{mask.shape[1] // self.config.slots}: hand in less text, or build it with a larger max_words."
             )
         out = self.backbone(
             inputs_embeds=flat,
@@ -255,10 +255,10 @@ class LearnYourTokensForCausalLM(WordWriting, PreTrainedModel):
             InputError: if there is no second word, or a word or the text is too long.
         """
         if words.shape[1] < 2:
-            raise InputError(f"forward predicts the words after the first one and got {words.shape[1]}")
+            raise InputError(f"Forward predicts the words after the first one and got {words.shape[1]}")
         if words.shape[2] > self.config.max_word_bytes + 1:
             raise InputError(
-                f"words of {words.shape[2]} units do not fit max_word_bytes={self.config.max_word_bytes} and an end"
+                f"Words of {words.shape[2]} units do not fit max_word_bytes={self.config.max_word_bytes} and an end."
             )
         mask = word_lengths(words, PAD) > 0
         starts = self.predict(self.encode(words), mask)[:, :-1].flatten(0, 1)

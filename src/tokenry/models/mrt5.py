@@ -113,7 +113,7 @@ class MrT5Encoder(Stack):
         """
         deletion = deletion or ("soft" if self.training else "hard")
         if deletion not in _DELETIONS:
-            raise InputError(f"deletion must be one of {', '.join(_DELETIONS)}, got {deletion!r}.")
+            raise InputError(f"Deletion must be one of {', '.join(_DELETIONS)}, got {deletion!r}.")
         mask = (
             torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         )
@@ -165,7 +165,7 @@ def _make_gate(config: MrT5Config) -> Gate | None:
         case "none":
             return None
         case _:
-            raise InputError(f'gate must be "learned", "random", "fixed" or "none", got {config.gate!r}.')
+            raise InputError(f'Gate must be "learned", "random", "fixed" or "none", got {config.gate!r}.')
 
 
 class MrT5ForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -232,7 +232,7 @@ class MrT5ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         }
         missing, strange = made.load_state_dict(weights, strict=False)
         if strange or any(not name.startswith("encoder.gate.") for name in missing):
-            raise InputError(f"this is no T5 that MrT5 knows: {[*strange, *missing][0]} does not fit.")
+            raise InputError(f"This is no T5 that MrT5 knows: {[*strange, *missing][0]} does not fit.")
         return made.train(model.training)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
@@ -275,7 +275,7 @@ class MrT5ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoder_outputs = self.encoder(input_ids, attention_mask, deletion, penalise)
         if decoder_input_ids is None:
             if labels is None:
-                raise InputError("give decoder_input_ids, or labels to make them of.")
+                raise InputError("Give decoder_input_ids, or labels to make them of.")
             start = self.config.decoder_start_token_id
             decoder_input_ids = F.pad(labels, (1, -1), value=start).masked_fill_(
                 F.pad(labels, (1, -1)) == -100, self.config.pad_token_id

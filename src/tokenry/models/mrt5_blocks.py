@@ -189,7 +189,7 @@ class MrT5Block(nn.Module):
         """
         own, across = self.own, self.across
         if across is None:
-            raise UnsupportedError("this block belongs to the encoder: it has no cross-attention.")
+            raise UnsupportedError("This block belongs to the encoder: it has no cross-attention.")
         normed = own.layer_norm(x)
         key, value = own.attention.keys_values(normed)
         if cache is not None:

@@ -35,9 +35,9 @@ def pad_words(
     """
     n_words = max(map(len, documents), default=0)
     if not n_words:
-        raise InputError("there is no word in these texts: hand in at least one that is not empty")
+        raise InputError("There is no word in these texts: hand in at least one that is not empty.")
     if not all(word for words in documents for word in words):
-        raise InputError("a word of zero bytes is not a word: leave it out")
+        raise InputError("A word of zero bytes is not a word: leave it out.")
     longest = max(len(word) for words in documents for word in words)
     out = torch.full((len(documents), n_words, longest), pad, dtype=torch.int64)
     for row, words in zip(out, documents, strict=True):
@@ -125,7 +125,7 @@ class RaggedWords:
             InputError: if the batch has no word.
         """
         if not len(self.rows):
-            raise InputError("this batch is padding only: hand in at least one word")
+            raise InputError("This batch is padding only: hand in at least one word.")
         places, vectors = [], []
         for some, width in by_length(self.lengths):
             real = torch.arange(width, device=some.device) < self.lengths[some, None]

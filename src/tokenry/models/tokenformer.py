@@ -73,9 +73,9 @@ class Pattention(nn.Module):
                 f"Pattention needs at least one trainable key-value pair, got {tokens} of which {frozen} frozen."
             )
         if theta not in _THETAS:
-            raise InputError(f"theta must be one of {', '.join(_THETAS)}, got {theta!r}.")
+            raise InputError(f"Theta must be one of {', '.join(_THETAS)}, got {theta!r}.")
         if tau is not None and tau <= 0:
-            raise InputError(f"tau must be positive, got {tau}.")
+            raise InputError(f"Tau must be positive, got {tau}.")
         self.theta, self.value_std = theta, value_std
         self._first_tau = math.sqrt(tokens) if tau is None else float(tau)
         self.key = nn.Parameter(torch.empty(tokens - frozen, d_in))
@@ -148,7 +148,7 @@ class Pattention(nn.Module):
             raise InputError(f"A model grows by at least one key-value pair, got n={n}.")
         if keys not in ("zero", "init") or values not in ("zero", "init") or tau not in ("keep", "rescale"):
             raise InputError(
-                f'keys and values are "zero" or "init", tau is "keep" or "rescale"; got {keys!r}, {values!r}, {tau!r}.'
+                f'Keys and values are "zero" or "init", tau is "keep" or "rescale"; got {keys!r}, {values!r}, {tau!r}.'
             )
         if keys == values == "zero":
             raise InputError(

@@ -132,12 +132,12 @@ class _Writer:
         self, model: WordWriting, prompts: list[str], limit: int, temperature: float | None, seed: int
     ) -> None:
         if not prompts:
-            raise InputError("there is no text to continue: hand in at least one")
+            raise InputError("There is no text to continue: hand in at least one.")
         if limit < 1:
             raise InputError(f"max_new_tokens counts new bytes and must be at least 1, got {limit}")
         if temperature is not None and temperature <= 0:
             raise InputError(
-                f"temperature must be above 0, got {temperature}; for the likeliest bytes do not sample"
+                f"Temperature must be above 0, got {temperature}; for the likeliest bytes do not sample."
             )
         cut = [model.config.word_splitter().split(prompt) for prompt in prompts]
         # the last word may go on: it is forced on the decoder, and not yet read by the backbone
@@ -145,7 +145,7 @@ class _Writer:
         self.before = [model.opening + words[:-1] for words in cut]
         if not all(self.before):
             raise InputError(
-                "this model has no word that starts a text: a prompt must have a complete word before its last one"
+                "This model has no word that starts a text: a prompt must have a complete word before its last one."
             )
         self.model, self.temperature, self.ids = model, temperature, model.unit_ids
         self.generator = torch.Generator(model.device).manual_seed(seed)

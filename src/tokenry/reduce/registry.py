@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenry.catalog import cards
 from tokenry.reduce.base import CONFIG_VERSION, Reducer
-from tokenry.tokens import TokenryError, UnknownNameError
+from tokenry.tokens import InputError, TokenryError, UnknownNameError
 
 ENTRY_POINTS = "tokenry.reducers"
 """Entry-point group in which other packages register methods: ``my-method = "my_package:MyMethod"``."""
@@ -51,6 +51,8 @@ def method(name: str, **settings: Any) -> Reducer:
 
 def _class_of(name: str) -> type[Reducer]:
     paths = method_paths()
+    if not isinstance(name, str):
+        raise InputError(f"A method's name is text, such as 'divprune', got {name!r}.")
     if name not in paths:
         near = difflib.get_close_matches(name, paths, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(paths))}."
@@ -99,6 +101,15 @@ def _members(spec: str | Reducer | Iterable[str | Reducer]) -> list[str | Reduce
         return [spec]
     if isinstance(spec, str):
         return [_read_json(spec)] if spec.lstrip().startswith("{") else [n.strip() for n in spec.split("+")]
+    if isinstance(spec, type) or not isinstance(spec, Iterable):
+        hint = (
+            f"{spec.__name__} is a class: make one, {spec.__name__}(...)"
+            if isinstance(spec, type)
+            else repr(spec)
+        )
+        raise InputError(
+            f"A method is a name such as 'divprune', a configured Reducer, or a list of them; {hint}."
+        )
     return [member for part in spec for member in _members(part)]
 
 

@@ -19,7 +19,7 @@ _SPACES = b" \t\n"
 def check_boundary(boundary: str) -> None:
     """Refuse what is no boundary."""
     if boundary not in get_args(Boundary):
-        raise InputError(f"boundary must be one of {', '.join(get_args(Boundary))}; got {boundary!r}")
+        raise InputError(f"Boundary must be one of {', '.join(get_args(Boundary))}; got {boundary!r}")
 
 
 def segments(vocabulary: ByteVocab, ids: Sequence[int], boundary: Boundary) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from tokenry.text.training import documents
+from tokenry.text.training import documents, train_core
 from tokenry.text.vocabulary import ByteVocab, load_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
 
@@ -99,7 +99,7 @@ def extend_tokenizer(
     first_id = max(vocabulary.values()) + 1
     room = size - first_id
     if room < 1:
-        raise InputError(f"the tokenizer has {first_id:,} ids already; the size must be larger, got {size:,}")
+        raise InputError(f"The tokenizer has {first_id:,} ids already; the size must be larger, got {size:,}")
     found = train_pieces(base, texts, 2 * room + 256 if trained is None else trained, min_frequency)
     old: list[Pair] = [_pair(merge) for merge in spec["model"]["merges"]]
     # A character that is a byte piece already ("<0x3B>" for ";") would be a second token of the same bytes.
@@ -116,7 +116,9 @@ def extend_tokenizer(
         left_out = 0
     pieces = (*characters, *chosen)
     if not pieces:
-        raise InputError("the text has no piece that the tokenizer lacks: there is nothing to extend it with")
+        raise InputError(
+            "The text has no piece that the tokenizer lacks: there is nothing to extend it with."
+        )
     vocabulary.update({piece: first_id + index for index, piece in enumerate(pieces)})
     spec["model"]["merges"] = [list(pair) for pair in merges]
     return Extension(_rebuilt(base, spec), first_id, pieces, left_out)
@@ -147,7 +149,7 @@ def train_pieces(base: Any, texts: Iterable[str], size: int, min_frequency: int 
     elif not byte_level:  # Llama's form: the normaliser writes "▁", and nothing cuts; its training did
         core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=min_frequency, show_progress=False)
-    core.train_from_iterator(documents(texts), trainer)
+    train_core(core, documents(texts), trainer)
     model = json.loads(core.to_str())["model"]
     characters = sorted(piece for piece in model["vocab"] if len(piece) == 1)
     return Pieces(tuple(characters), tuple(_pair(merge) for merge in model["merges"]))
@@ -237,8 +239,8 @@ def _bpe(base: Any) -> dict[str, Any]:
     if spec.get("model", {}).get("type") != "BPE":
         kind = spec.get("model", {}).get("type", "without a `tokenizers` backend")
         raise UnsupportedError(
-            f"the tokenizer is {kind}; only a BPE vocabulary has merges that it can be extended by. "
-            "`tokenry transplant` moves the model to a vocabulary of any kind"
+            f"The tokenizer is {kind}; only a BPE vocabulary has merges that it can be extended by. "
+            "`tokenry transplant` moves the model to a vocabulary of any kind."
         )
     return spec
 

@@ -100,7 +100,7 @@ class DynamicModel:
     ) -> None:
         if model.config.is_encoder_decoder:
             raise UnsupportedError(
-                f"{type(model).__name__} has an encoder and a decoder; dynamic tokenization runs encoders and decoders"
+                f"{type(model).__name__} has an encoder and a decoder; dynamic tokenization runs encoders and decoders."
             )
         self.model, self.tokenizer = model, tokenizer
         self.cache = LRUEmbeddingCache(cache)
@@ -148,12 +148,12 @@ class DynamicModel:
         self._follow()
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
-            raise InputError("no texts were given")
+            raise InputError("No texts were given.")
         cut = {"truncation": True, "max_length": max_length} if max_length is not None else {}
         ids: list[list[int]] = self.tokenizer(texts, **cut)["input_ids"]
         if not all(ids):
             raise InputError(
-                f"text {[not row for row in ids].index(True)} has no tokens; leave empty texts out"
+                f"Text {[not row for row in ids].index(True)} has no tokens; leave empty texts out."
             )
         return ids
 
@@ -175,7 +175,7 @@ class DynamicModel:
             self._curve(self.encode(texts[i : i + batch_size])) for i in range(0, len(texts), batch_size)
         ]
         if not curves:
-            raise InputError("no texts were given")
+            raise InputError("No texts were given.")
         longest = max(map(len, curves))
         total = np.sum([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves], axis=0)
         return _first_below(total, reduction)
@@ -210,13 +210,13 @@ class DynamicModel:
             answers: continuations; special tokens are not added.
         """
         if not self.model.can_generate():
-            raise UnsupportedError(f"{type(self.model).__name__} does not predict next tokens")
+            raise UnsupportedError(f"{type(self.model).__name__} does not predict next tokens.")
         if len(prompts) != len(answers):
-            raise InputError(f"{len(prompts)} prompts and {len(answers)} answers")
+            raise InputError(f"{len(prompts)} prompts and {len(answers)} answers.")
         ids = self.encode(prompts)
         tails: list[list[int]] = self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
         if not all(tails):
-            raise InputError("every answer needs at least one token")
+            raise InputError("Every answer needs at least one token.")
         starts = [
             [*begin, *range(len(row), len(row) + len(tail))]
             for begin, row, tail in zip(self.merge(ids), ids, tails, strict=True)
@@ -362,14 +362,14 @@ def dynamic(
     """
     if (merges is None) == (reduction is None):
         raise InputError(
-            "say how far to merge with either merges=... or reduction=... (1.0 merges to the end)"
+            "Say how far to merge with either merges=... or reduction=... (1.0 merges to the end)"
         )
     if merges is not None and merges < 0:
-        raise InputError(f"merges must not be negative, got {merges}")
+        raise InputError(f"Merges must not be negative, got {merges}")
     if reduction is not None:
         _check_share(reduction)
     if scope not in ("batch", "sample"):
-        raise InputError(f'scope must be "batch" or "sample", got {scope!r}')
+        raise InputError(f'Scope must be "batch" or "sample", got {scope!r}')
     check_boundary(boundary)
     limit = _Limit(merges, reduction)
     return DynamicModel(model, tokenizer, hypernet, limit, boundary, scope, keep_source, cache)
@@ -377,7 +377,7 @@ def dynamic(
 
 def _check_share(reduction: float) -> None:
     if not 0 <= reduction <= 1 or math.isnan(reduction):
-        raise InputError(f"reduction is a share between 0 and 1 of the greatest saving, got {reduction}")
+        raise InputError(f"Reduction is a share between 0 and 1 of the greatest saving, got {reduction}")
 
 
 def _first_below(lengths: Int[np.ndarray, " n"], reduction: float) -> int:

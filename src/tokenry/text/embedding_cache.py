@@ -24,7 +24,7 @@ class LRUEmbeddingCache:
 
     def __init__(self, capacity: int) -> None:
         if capacity < 0:
-            raise InputError(f"a cache's capacity must not be negative, got {capacity}")
+            raise InputError(f"A cache's capacity must not be negative, got {capacity}")
         self.capacity = capacity
         self.hits = self.misses = 0
         self._slots: OrderedDict[bytes, int] = OrderedDict()  # oldest first
@@ -54,7 +54,7 @@ class LRUEmbeddingCache:
             InputError: no keys at all.
         """
         if not keys:
-            raise InputError("the cache was asked for the rows of no keys")
+            raise InputError("The cache was asked for the rows of no keys.")
         unique = list(dict.fromkeys(keys))
         missing = [key for key in unique if key not in self._slots]
         self.hits += len(unique) - len(missing)

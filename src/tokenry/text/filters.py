@@ -111,7 +111,7 @@ def clean(texts: Iterable[str], rules: Rules | None = None, tokenizer: Any | Non
             kept.append(text)
     if not kept:
         raise InputError(
-            f"no document is left after cleaning; rules broken: {dict(broken) or 'none, there were no documents'}"
+            f"No document is left after cleaning; rules broken: {dict(broken) or 'none, there were no documents'}"
         )
     return Cleaned(tuple(kept), MappingProxyType(dict(broken)))
 

@@ -58,13 +58,13 @@ class KnnIndex:
         iterations: int = 8,
     ) -> None:
         if metric not in ("cosine", "dot"):
-            raise InputError(f'metric must be "cosine" or "dot", got {metric!r}')
+            raise InputError(f'Metric must be "cosine" or "dot", got {metric!r}')
         if not len(rows) or not torch.isfinite(rows).all():
             raise InputError(
-                f"an index needs finite rows, got {len(rows)} rows with NaN or infinity among them"
+                f"An index needs finite rows, got {len(rows)} rows with NaN or infinity among them."
             )
         if not 0 <= cells <= len(rows):
-            raise InputError(f"cells must lie between 0 and the number of rows, {len(rows)}; got {cells}")
+            raise InputError(f"Cells must lie between 0 and the number of rows, {len(rows)}; got {cells}")
         self.metric, self.cells = metric, cells
         self._rows = self._prepared(rows)
         if cells:
@@ -82,14 +82,14 @@ class KnnIndex:
             nprobe: cells to look at; all by default. Without cells it must not be given.
         """
         if not 1 <= k <= len(self):
-            raise InputError(f"k must lie between 1 and the number of rows, {len(self)}; got {k}")
+            raise InputError(f"`k` must lie between 1 and the number of rows, {len(self)}; got {k}")
         queries = self._prepared(queries)
         if self.cells and nprobe is not None and nprobe < self.cells:
             if nprobe < 1:
-                raise InputError(f"nprobe must be at least 1, got {nprobe}")
+                raise InputError(f"`nprobe` must be at least 1, got {nprobe}")
             return self._probe(queries, k, nprobe)
         if nprobe is not None and not self.cells:
-            raise InputError("nprobe means nothing in an index without cells; build it with cells=...")
+            raise InputError("`nprobe` means nothing in an index without cells; build it with cells=...")
         return self._exact(queries, k)
 
     def _prepared(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -46,7 +46,7 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.candidates < 1 or self.top_k < 1 or self.ban_ngram < 0 or self.temperature < 0:
             raise InputError(
-                "candidates and top_k must be at least 1, temperature and ban_ngram not negative; got "
+                "Candidates and top_k must be at least 1, temperature and ban_ngram not negative; got "
                 f"{self.candidates}, {self.top_k}, {self.temperature}, {self.ban_ngram}"
             )
         if not 0 <= self.min_p <= 1:
@@ -85,15 +85,15 @@ class LargeVocabulary:
     ) -> None:
         head = model.get_output_embeddings()
         if not model.can_generate() or not isinstance(head, nn.Linear):
-            raise UnsupportedError(f"{type(model).__name__} has no head that is a matrix of one row a token")
+            raise UnsupportedError(f"{type(model).__name__} has no head that is a matrix of one row a token.")
         if getattr(model.config, "final_logit_softcapping", None):
-            raise UnsupportedError(f"{type(model).__name__} caps its logits, which inner products do not")
+            raise UnsupportedError(f"{type(model).__name__} caps its logits, which inner products do not.")
         self.model = model
         self.vocabulary = ByteVocab.from_tokenizer(tokenizer)
         own = self.vocabulary.token_bytes
         added = [token for token in dict.fromkeys(tokens) if token and token not in self.vocabulary.ids]
         if not added:
-            raise InputError("the vocabulary has no token that the model does not have already")
+            raise InputError("The vocabulary has no token that the model does not have already.")
         self.token_bytes: tuple[bytes | None, ...] = (*own, *added)
         self.eos = tokenizer.eos_token_id
         self.tokenizer = tokenizer
@@ -126,7 +126,7 @@ class LargeVocabulary:
         while at < len(data):
             token, length = self._trie.longest_prefix(data, at)
             if not length:
-                raise InputError(f"no token begins with byte 0x{data[at]:02X} at offset {at}")
+                raise InputError(f"No token begins with byte 0x{data[at]:02X} at offset {at}")
             ids.append(token)
             at += length
         return ids
@@ -163,7 +163,7 @@ class LargeVocabulary:
         seen = self.vocabulary.as_seen(data) if data else data
         ids = [*self.tokenizer("")["input_ids"], *self.encode(seen)]
         if not ids:
-            raise InputError("the prompt is empty, and this tokenizer has no token to begin with")
+            raise InputError("The prompt is empty, and this tokenizer has no token to begin with.")
         body, cache, start = self.model.base_model, None, len(ids)
         new = ids
         for _ in range(max_new_tokens):

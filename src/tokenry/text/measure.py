@@ -67,7 +67,7 @@ def bits_per_byte(
     scores = score_texts(model, tokenizer, texts, window=window, stride=stride)
     size = sum(score.n_bytes for score in scores)
     if size == 0:
-        raise InputError("there is no text to score: all texts are empty")
+        raise InputError("There is no text to score: all texts are empty.")
     return sum(score.nats for score in scores) / (math.log(2) * size)
 
 
@@ -93,7 +93,7 @@ def score_texts(
     window = min(window, limit or window)
     stride = window // 2 if stride is None else stride
     if not 1 <= stride < window:
-        raise InputError(f"stride must be at least 1 and below the window of {window} tokens, got {stride}")
+        raise InputError(f"Stride must be at least 1 and below the window of {window} tokens, got {stride}")
     n_ids = max(tokenizer.get_vocab().values()) + 1
     scores: list[TextScore] = []
     pieces: list[_Piece] = []
@@ -146,7 +146,7 @@ def bytes_per_token(tokenizer: Any, texts: Sequence[str]) -> float:
     """
     count = _count_tokens(tokenizer, texts)
     if count == 0:
-        raise InputError("there is no text to measure: all texts are empty")
+        raise InputError("There is no text to measure: all texts are empty.")
     return sum(len(text.encode("utf-8")) for text in texts) / count
 
 
@@ -188,7 +188,7 @@ def word_accuracy(predicted: Sequence[str | bytes], expected: Sequence[str | byt
     """
     if len(predicted) != len(expected) or not expected:
         raise InputError(
-            f"word accuracy needs one prediction for each word, got {len(predicted)} for {len(expected)}"
+            f"Word accuracy needs one prediction for each word, got {len(predicted)} for {len(expected)}"
         )
     right = sum(_as_bytes(word) == _as_bytes(true) for word, true in zip(predicted, expected, strict=True))
     return right / len(expected)
@@ -255,7 +255,7 @@ def _score(model: Any, pieces: list[_Piece], n_ids: int) -> list[float]:
     rows = model.get_input_embeddings().num_embeddings
     if int(ids.max()) >= rows:
         raise InputError(
-            f"the tokenizer gives id {int(ids.max())} and the model has {rows} embeddings: they do not belong together"
+            f"The tokenizer gives id {int(ids.max())} and the model has {rows} embeddings: they do not belong together."
         )
     device = model.device
     logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
@@ -280,8 +280,8 @@ def _refuse_unknown(tokenizer: Any, texts: Sequence[str], encoded: Sequence[Sequ
     for text, ids in zip(texts, encoded, strict=True):
         if unknown in ids:
             raise InputError(
-                f"the tokenizer has no token for something in {text[:60]!r} and says only {tokenizer.unk_token!r}: "
-                "what it leaves out cannot be measured"
+                f"The tokenizer has no token for something in {text[:60]!r} and says only {tokenizer.unk_token!r}: "
+                "what it leaves out cannot be measured."
             )
 
 
@@ -298,8 +298,8 @@ def _refuse_dropped(tokenizer: Any, texts: Sequence[str], encoded: Any) -> None:
             char = _left_out(core.normalizer, text, encoding.offsets)
         if char is not None:
             raise InputError(
-                f"the tokenizer leaves {char!r} (U+{ord(char):04X}) out of {text[:60]!r} without a word, and what it "
-                "leaves out cannot be measured: remove it first, or use a tokenizer that has a token for it"
+                f"The tokenizer leaves {char!r} (U+{ord(char):04X}) out of {text[:60]!r} without a word, and what it "
+                "leaves out cannot be measured: remove it first, or use a tokenizer that has a token for it."
             )
 
 
@@ -327,7 +327,7 @@ def _count_tokens(tokenizer: Any, texts: Sequence[str]) -> int:
 def _count_words(texts: Iterable[str]) -> int:
     count = sum(len(text.split()) for text in texts)
     if count == 0:
-        raise InputError("there is no text to measure: no word in any text")
+        raise InputError("There is no text to measure: no word in any text.")
     return count
 
 

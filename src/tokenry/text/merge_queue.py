@@ -178,7 +178,7 @@ class MergeQueue:
             The merged pairs, in order.
         """
         if merges is not None and merges < 0:
-            raise InputError(f"the number of merges must not be negative, got {merges}")
+            raise InputError(f"The number of merges must not be negative, got {merges}")
         done: list[Pair] = []
         while (merges is None or len(done) < merges) and (until is None or self._size > until):
             pair = self.merge()
@@ -200,7 +200,7 @@ class MergeQueue:
 
     def _symbol(self, token: bytes) -> int:
         if not token:
-            raise InputError("a token to be merged must have at least one byte")
+            raise InputError("A token to be merged must have at least one byte.")
         symbol = self._symbols.setdefault(token, len(self._names))
         if symbol == len(self._names):
             self._names.append(token)

@@ -53,7 +53,7 @@ def replace_letters(text: str, share: float, seed: int = 0) -> str:
 
 def _letters(text: str, share: float) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
     if not 0 <= share <= 1:
-        raise InputError(f"a share of letters lies between 0 and 1, got {share}")
+        raise InputError(f"A share of letters lies between 0 and 1, got {share}")
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).copy()
     return codes, np.array([character.isalpha() for character in text], dtype=bool)
 

@@ -25,6 +25,7 @@ from tokenry.text.training import (
     documents,
     learn_merges,
     special,
+    train_core,
 )
 from tokenry.tokens.errors import InputError
 
@@ -152,7 +153,7 @@ def _merges_of_chunks(
         initial_alphabet=[chr(_PRIVATE + i) for i in range(alphabet)],
         show_progress=progress,
     )
-    core.train_from_iterator(chunks, trainer)
+    train_core(core, chunks, trainer)
     return [(left, right) for left, right in _model(core)["merges"]]
 
 

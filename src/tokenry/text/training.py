@@ -8,6 +8,7 @@ folder that `AutoTokenizer` loads.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -132,7 +133,34 @@ def learn_merges(
         max_token_length=None if max_token_length is None else max_token_length + 1,
         show_progress=progress,
     )
-    core.train_from_iterator(documents(texts), trainer)
+    train_core(core, documents(texts), trainer)
+
+
+def train_core(core: Tokenizer, texts: Iterable[str], trainer: trainers.Trainer) -> None:
+    """Train a `tokenizers` core, and be there for Ctrl-C meanwhile.
+
+    The library counts pairs for minutes without a look at signals. So it does that in a thread of its own; one that
+    nobody waits for any longer ends with the process.
+
+    Args:
+        core: trained in place; of no use after an interruption.
+        texts: what it is trained on; read once.
+        trainer: for its kind of model.
+    """
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            core.train_from_iterator(texts, trainer)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="vocabulary training", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)  # the signal may have reached another thread than the one that must act on it
+    if failures:
+        raise failures[0]
 
 
 def check_size(size: int, special_tokens: Sequence[str], extra: int = 0) -> None:

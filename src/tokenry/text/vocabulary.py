@@ -104,8 +104,7 @@ class ByteVocab:
             InputError: the folder holds no tokenizer.
             UnsupportedError: a tokenizer without a `tokenizers` backend, or of a kind whose tokens are no byte strings.
         """
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            tokenizer = load_tokenizer(tokenizer)
+        tokenizer = as_tokenizer(tokenizer)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UnsupportedError(
@@ -270,7 +269,11 @@ class ByteVocab:
         """
         pieces = []
         for token in ids:
-            if not 0 <= token < self.size:
+            try:
+                known = 0 <= token < self.size
+            except TypeError:
+                raise InputError(f"Token ids are whole numbers, got {token!r}.") from None
+            if not known:
                 raise InputError(f"Token id {token} is outside the vocabulary of {self.size}.")
             pieces.append(self.token_bytes[token] or b"")
         data = b"".join(pieces)
@@ -320,6 +323,10 @@ class ByteVocab:
         return missing_bytes(self._backend)
 
     def _refuse_missing(self, data: bytes) -> None:
+        if not isinstance(data, bytes):
+            raise InputError(
+                f"What is encoded are bytes, not {type(data).__name__}; of a text, text.encode()."
+            )
         if self._missing is not None and (found := self._missing.search(data)):
             raise InputError(
                 f"Byte 0x{found[0][0]:02X} at offset {found.start()}: this vocabulary has no token for it, and the "
@@ -365,6 +372,19 @@ class ByteVocab:
             at, position = at + 1, broken.end()
         if text[position:]:
             yield at, text[position:]
+
+
+def as_tokenizer(given: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer as it is, or that of a folder.
+
+    Raises:
+        InputError: neither, or a folder without a tokenizer.
+    """
+    if isinstance(given, PreTrainedTokenizerBase):
+        return given
+    if not isinstance(given, str | Path):
+        raise InputError(f"Expected a tokenizer or the folder of one, got {type(given).__name__}.")
+    return load_tokenizer(given)
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

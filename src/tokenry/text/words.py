@@ -66,7 +66,7 @@ class WordSplitter:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SplitKind):
-            raise InputError(f"kind must be one of {', '.join(get_args(SplitKind))}, got {self.kind!r}")
+            raise InputError(f"Kind must be one of {', '.join(get_args(SplitKind))}, got {self.kind!r}")
         if self.max_bytes is not None and self.max_bytes < 1:
             raise InputError(f"max_bytes must be at least 1, or None for no limit, got {self.max_bytes}")
 
@@ -94,8 +94,8 @@ class WordSplitter:
             words = [word.encode("utf-8", errors) for word in _pattern(self.kind).findall(text)]
         except UnicodeEncodeError as error:
             raise InputError(
-                f"the text has half a surrogate pair at character {error.start} of the word {error.object!r}: "
-                'decode it with errors="replace", or hand in its bytes'
+                f"The text has half a surrogate pair at character {error.start} of the word {error.object!r}: "
+                'decode it with errors="replace", or hand in its bytes.'
             ) from error
         if self.max_bytes is None:
             return words

@@ -28,4 +28,4 @@ class Positions(StrEnum):
             return cls(value)
         except ValueError:
             names = ", ".join(repr(rule.value) for rule in cls)
-            raise InputError(f"positions is one of {names}, got {value!r}.") from None
+            raise InputError(f"Positions is one of {names}, got {value!r}.") from None

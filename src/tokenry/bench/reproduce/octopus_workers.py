@@ -243,10 +243,10 @@ def convert(request: str) -> str:
     """
     found = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*(.+?)\s+(?:to|in|into)\s+(.+?)\s*", request)
     if found is None:
-        raise InputError(f"a conversion is asked for as '12.5 miles to kilometres', got {request!r}")
+        raise InputError(f"A conversion is asked for as '12.5 miles to kilometres', got {request!r}")
     (quantity, size, offset), (other, new_size, new_offset) = _unit(found[2]), _unit(found[3])
     if quantity != other:
-        raise InputError(f"{found[2]} measure {quantity} and {found[3]} {other}: one is never the other")
+        raise InputError(f"{found[2]} measure {quantity} and {found[3]} {other}: one is never the other.")
     value = (Fraction(found[1]) * size + offset - new_offset) / new_size
     return f"{found[1]} {found[2]} = {_decimal(value)} {found[3]}"
 
@@ -256,7 +256,7 @@ def _unit(name: str) -> tuple[str, Fraction, Fraction]:
         if name in units:
             return quantity, *units[name]
     known = [unit for units in UNITS.values() for unit in units]
-    raise InputError(f"unknown unit {name!r}.{_nearest(name, known)} There are: {', '.join(known)}")
+    raise InputError(f"Unknown unit {name!r}.{_nearest(name, known)} There are: {', '.join(known)}")
 
 
 def _decimal(value: Fraction) -> str:

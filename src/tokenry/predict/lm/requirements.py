@@ -33,7 +33,9 @@ def require_drafts(model: nn.Module) -> None:
         InputError: no model that writes text.
         UnsupportedError: as `require_trees`; a release of transformers whose `generate` is not known.
     """
-    if not isinstance(model, PreTrainedModel) or not model.can_generate():
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
+    if not model.can_generate():
         raise InputError(
             f"{type(model).__name__} writes no text. Load the model with its language-model head: "
             "AutoModelForCausalLM, or AutoModelForImageTextToText."
@@ -53,7 +55,7 @@ def require_trees(model: nn.Module) -> None:
     require_release()
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
-        raise InputError(f"{name} is no model of transformers; load one with AutoModelForCausalLM.")
+        raise InputError(f"Expected a transformers model, got {name}; load one with AutoModelForCausalLM.")
     if is_encoder_decoder(model.config):
         raise UnsupportedError(f"{name} has an encoder; trees of tokens need a decoder-only model.")
     _require_arguments(model, name)

@@ -114,15 +114,15 @@ class Octopus:
     ) -> None:
         if not 0 <= threshold <= 1 or keep < 1:
             raise InputError(
-                f"threshold is a probability and keep at least 1, got threshold {threshold}, keep {keep}"
+                f"Threshold is a probability and keep at least 1, got threshold {threshold}, keep {keep}"
             )
         wanted = {node.loader: node.id for node in graph.nodes}
         if missing := [f"{wanted[name]!r} (as {name!r})" for name in wanted if name not in loaders]:
             raise InputError(
-                f"nothing loads {', '.join(missing)}: hand in a loader for each, or leave the node out"
+                f"Nothing loads {', '.join(missing)}: hand in a loader for each, or leave the node out."
             )
         if unknown := [repr(name) for name in loaders if name not in wanted]:
-            raise InputError(f"the graph has no node that {', '.join(unknown)} would load: is it misspelt?")
+            raise InputError(f"The graph has no node that {', '.join(unknown)} would load: is it misspelt?")
         self.graph, self.threshold = graph, threshold
         self._loaders = dict(loaders)
         self._loaded = lru_cache(maxsize=keep)(lambda name: self._loaders[name]())
@@ -153,7 +153,7 @@ class Octopus:
             WorkerError: If a node cannot be loaded, or fails. It holds the query and how far it had come.
         """
         if max_hops < 1:
-            raise InputError(f"a query needs at least one hand-off, got max_hops {max_hops}")
+            raise InputError(f"A query needs at least one hand-off, got max_hops {max_hops}")
         router = at = self.graph.start
         text, said = query, None
         hops: list[Hop] = []
@@ -240,7 +240,7 @@ class Octopus:
     @staticmethod
     def _error(name: str, reason: str, query: str, argument: str, hops: tuple[Hop, ...]) -> WorkerError:
         return WorkerError(
-            f"the node {name!r} {reason}. The query was {query!r}; it is kept in the error, with what was done so far.",
+            f"The node {name!r} {reason}. The query was {query!r}; it is kept in the error, with what was done so far.",
             node=name,
             query=query,
             argument=argument,

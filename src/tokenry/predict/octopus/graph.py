@@ -81,7 +81,7 @@ class Graph:
 
     def __post_init__(self) -> None:
         if faults := [*self._node_faults(), *self._edge_faults(), *self._reach_faults()]:
-            raise InputError("the graph cannot be used: " + "; ".join(faults))
+            raise InputError("The graph cannot be used: " + "; ".join(faults))
 
     @classmethod
     def star(cls, workers: Iterable[Node], *, general: str = "general", router: str = "router") -> Graph:
@@ -97,7 +97,7 @@ class Graph:
             UnknownNameError: If there is none.
         """
         if name not in self._by_id:
-            raise UnknownNameError(f"the graph has no node {name!r}; there are: {', '.join(self._by_id)}")
+            raise UnknownNameError(f"The graph has no node {name!r}; there are: {', '.join(self._by_id)}")
         return self._by_id[name]
 
     def neighbours(self, name: str) -> tuple[str, ...]:
@@ -190,4 +190,4 @@ class Graph:
         except InputError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"this is no description of a graph: {error!r}") from error
+            raise InputError(f"This is no description of a graph: {error!r}") from error

@@ -160,7 +160,7 @@ class FunctionalRouter:
 
     def _ids(self, allowed: Sequence[str]) -> list[int]:
         if not allowed:
-            raise InputError("nobody may be called: allow at least one worker")
+            raise InputError("Nobody may be called: allow at least one worker.")
         return [self.tokens.id_of(name) for name in allowed]
 
     def _pad(
@@ -172,8 +172,8 @@ class FunctionalRouter:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and longest + self.max_new_tokens > limit:
             raise InputError(
-                f"a query makes a prompt of {longest} tokens, and with {self.max_new_tokens} for the call it does not "
-                f"fit into the router's {limit}: shorten it, or lower max_new_tokens"
+                f"A query makes a prompt of {longest} tokens, and with {self.max_new_tokens} for the call it does not "
+                f"fit into the router's {limit}: shorten it, or lower max_new_tokens."
             )
         in_front = partial(pad_sequence, batch_first=True, padding_side="left")
         ids = in_front(rows, padding_value=self.tokens.end)
@@ -199,7 +199,7 @@ class FunctionalRouter:
         """
         loaded = load_adapter(folder, model, tokenizer, merge=merge)
         if "graph" not in loaded.about:
-            raise InputError(f"{folder} holds functional tokens, but no graph")
+            raise InputError(f"{folder} holds functional tokens, but no graph.")
         return cls(loaded.model, tokenizer, loaded.tokens, **options), Graph.from_json(loaded.about["graph"])
 
 
@@ -233,5 +233,5 @@ def _confidences(
     """Probabilities of the allowed tokens, renormalised over them; in float32."""
     # minus infinity is what the model's generation settings forbid (min_new_tokens, say), and no fault
     if (logits.isnan() | logits.isposinf()).any():
-        raise TokenryError("the router's logits are not finite: its weights, or their precision, are broken")
+        raise TokenryError("The router's logits are not finite: its weights, or their precision, are broken.")
     return logits[:, list(ids)].float().softmax(-1).cpu()

@@ -18,8 +18,9 @@ from tokenry.text.transplant.base import Context, Rows, Transplant, check_rows
 from tokenry.text.transplant.equip import control_ids, equip
 from tokenry.text.transplant.plan import ROLES, TransplantPlan, role_ids, special_names
 from tokenry.text.transplant.registry import transplant_method
-from tokenry.text.vocabulary import ByteVocab, load_tokenizer
+from tokenry.text.vocabulary import ByteVocab, as_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.wrappers import unwrap
 
 REPORT: Final = "transplant.json"
 """File beside a saved model that says what was done."""
@@ -130,10 +131,12 @@ def transplant(
     chosen = transplant_method(method, **settings)
     if multiple < 1:
         raise InputError(
-            f"multiple is the number that the rows are padded to a multiple of, at least 1; got {multiple}."
+            f"Multiple is the number that the rows are padded to a multiple of, at least 1; got {multiple}."
         )
+    if not isinstance(unwrap(model, bare=False), PreTrainedModel):
+        raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
     old = ByteVocab.from_tokenizer(source)
-    tokenizer = target if isinstance(target, PreTrainedTokenizerBase) else load_tokenizer(target)
+    tokenizer = as_tokenizer(target)
     tokenizer, added = equip(tokenizer, old, model) if chat else (copy.deepcopy(tokenizer), [])
     given = _Head.of(model).embedding.num_embeddings
     plan = TransplantPlan.between(old, ByteVocab.from_tokenizer(tokenizer), given)

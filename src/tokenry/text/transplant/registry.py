@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tokenry.text.transplant.base import Transplant
-from tokenry.tokens.errors import TokenryError, UnknownNameError
+from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
 
 ENTRY_POINTS: Final = "tokenry.transplants"
 """Entry-point group in which other packages register methods: ``my-method = "my_package:MyTransplant"``."""
@@ -70,6 +70,10 @@ def transplant_method(name: str | Transplant, **settings: Any) -> Transplant:
         return name
     name = "retok" if name == "mean" else name  # what everybody else calls it
     paths = transplant_paths()
+    if not isinstance(name, str):
+        raise InputError(
+            f"A transplanting method is a name ({', '.join(paths)}) or a configured one, got {name!r}."
+        )
     if name not in paths:
         near = difflib.get_close_matches(name, paths, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(paths)}."

@@ -280,23 +280,23 @@ class Hypernetwork(PreTrainedModel):
         expected = (self.config.vocab_size, self.config.embedding_size * self.language_model_parts)
         if tuple(source.shape) != expected:
             raise InputError(
-                f"this hypernetwork belongs to a model with source rows {expected}, got {tuple(source.shape)}: "
-                "use the model (and tokenizer) that it was trained on"
+                f"This hypernetwork belongs to a model with source rows {expected}, got {tuple(source.shape)}: "
+                "use the model (and tokenizer) that it was trained on."
             )
         real = surface != PAD
         lengths = real.sum(1)
         if not len(surface) or not real[:, 0].all():
-            raise InputError("every token needs at least one piece, in the first column of `surface`")
+            raise InputError("Every token needs at least one piece, in the first column of `surface`.")
         if int(lengths.max()) > self.config.pieces or bool((real[:, 1:] & ~real[:, :-1]).any()):
             raise InputError(
-                f"surface forms must be padded on the right only and have at most {self.config.pieces} pieces, "
+                f"Surface forms must be padded on the right only and have at most {self.config.pieces} pieces, "
                 f"got up to {int(lengths.max())}"
             )
         if (language is None) != (self.language_embedding is None) or not 0 <= (language or 0) < max(
             1, self.config.languages
         ):
             raise InputError(
-                f"the hypernetwork knows {self.config.languages} languages, got language {language}"
+                f"The hypernetwork knows {self.config.languages} languages, got language {language}"
             )
         return lengths
 

@@ -43,11 +43,11 @@ class SamplerSettings:
     def __post_init__(self) -> None:
         if self.size < 512:
             raise InputError(
-                f"a sampled vocabulary holds 256 bytes and the runs of white space; size must be at least 512, "
+                f"A sampled vocabulary holds 256 bytes and the runs of white space; size must be at least 512, "
                 f"got {self.size}"
             )
         if min(self.stride, self.longest) < 1:
-            raise InputError(f"stride and longest must be at least 1, got {self.stride}, {self.longest}")
+            raise InputError(f"Stride and longest must be at least 1, got {self.stride}, {self.longest}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def sample_tokenizer(
         InputError: no scores at all.
     """
     if not scores:
-        raise InputError("no tokenizer can be sampled from an empty text")
+        raise InputError("No tokenizer can be sampled from an empty text.")
     if z is None:
         z = float(np.exp(np.log(settings.noise_median) + settings.noise_sigma * rng.standard_normal()))
     pieces = list(scores)
@@ -164,7 +164,7 @@ def _assemble(vocabulary: Mapping[str, float], special_tokens: Mapping[str, int]
     places = {}
     for name, reference in sorted(special_tokens.items(), key=lambda item: item[1]):
         if name in vocabulary:
-            raise InputError(f"the special token {name!r} is also ordinary text of the corpus")
+            raise InputError(f"The special token {name!r} is also ordinary text of the corpus.")
         at = min(reference, len(entries))
         entries.insert(at, (name, _IMPOSSIBLE))
         token_bytes.insert(at, None)

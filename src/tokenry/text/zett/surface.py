@@ -57,7 +57,7 @@ class Surfaces:
 
     def _decompose(self, token: bytes) -> tuple[int, ...]:
         if not token:
-            raise InputError("an empty token has no surface form")
+            raise InputError("An empty token has no surface form.")
         if token in self.source.ids:
             return (self.source.ids[token],)
         # WordPiece is longest-match by definition, and its model would take a continuation for a word.

@@ -30,7 +30,7 @@ def run_with_rows(model: PreTrainedModel, rows: HypernetOutput, **inputs: Any) -
     replaced = {_name(model, embedding.weight): rows.input_embeddings}
     if not is_tied(model):
         if rows.output_embeddings is None:
-            raise InputError(f"{type(model).__name__} has a head of its own: rows for it are needed too")
+            raise InputError(f"{type(model).__name__} has a head of its own: rows for it are needed too.")
         replaced[_name(model, head.weight)] = rows.output_embeddings
     if head is not None and getattr(head, "bias", None) is not None:
         zeros = rows.input_embeddings.new_zeros(len(rows.input_embeddings))

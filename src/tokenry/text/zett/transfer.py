@@ -159,7 +159,7 @@ def add_body_change(
         for model in (fine_tuned, base, moved)
     )
     if not ours.keys() == before.keys() == after.keys():
-        raise InputError("the fine-tuned, the base and the moved model must be of one architecture")
+        raise InputError("The fine-tuned, the base and the moved model must be of one architecture.")
     for name, value in ours.items():
         value += weight * (after[name] - before[name]).to(value)
     return fine_tuned

@@ -199,6 +199,7 @@ def _decode(
         arm = arms[name]
         started = time.process_time()
         found = model.generate(**asked, custom_generate=arm.how)
+        arm.how.stats.raise_if_interrupted()
         arm.seconds += time.process_time() - started
         arm.greedy_seconds += greedy
         arm.different += not torch.equal(found, expected)

@@ -226,6 +226,8 @@ def _write(
                 ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=0, **settings
             )
         )
+        if how is not None:
+            how.stats.raise_if_interrupted()
         passes.append(tokens - 1 if how is None else how.stats.forwards)
     return _Written(texts, passes, tokens, time.perf_counter() - started)
 
