@@ -137,7 +137,7 @@ def compare(
         KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
     """
     measure.require_tokens(max_new_tokens)
-    if not isinstance(unwrap(model), PreTrainedModel):
+    if not isinstance(unwrap(model), Any):
         raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
     arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)
     if batch_size < 1:

@@ -35,7 +35,7 @@ def as_json(results: Results, **more: Any) -> str:
         "failed": [asdict(one) for one in failed(results)],
         "failure": nothing_ran(rows),
     }
-    return json.dumps(_finite(content | more), ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(_finite(content | more), indent=1) + "\n"
 
 
 def as_csv(results: Results) -> str:
