@@ -11,6 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
+from transformers import PreTrainedModel
+
 from tokenry.bench import environment, measure
 from tokenry.bench.arms import BUDGETS, Spec, plan_arms
 from tokenry.bench.metrics import MetricLike, require_judgeable
@@ -137,7 +139,7 @@ def compare(
         KeyboardInterrupt: interrupted by the user; everything measured until then is in the file.
     """
     measure.require_tokens(max_new_tokens)
-    if not isinstance(unwrap(model), Any):
+    if not isinstance(unwrap(model), PreTrainedModel):
         raise InputError(f"Expected a transformers model, got {type(model).__name__}.")
     arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)
     if batch_size < 1:
