@@ -207,7 +207,8 @@ def test_text_that_cannot_be_written_is_no_text(folder: Path) -> None:
         (f'{{"image": "p.png", "question": {"[" * 100_000}{"]" * 100_000}}}', "nested too deeply"),
         ('{"image": "p.png", "question": ["a?"]}', "question is empty or no text"),
         ('{"image": null, "question": "a?"}', "picture is empty"),
-        ('{"image": 7, "question": "a?"}', "picture"),
+        ('{"image": 7, "question": "a?"}', "picture '7'"),
+        ('{"image": "p.png", "question": "a?", "answer": {"\\ud83d": "\\u001b[31m"}}', r"\ud83d"),
         ('{"image": {"bytes": "iVBO"}, "question": "a?"}', "has no name"),
         (
             '{"motif": "p.png", "question": "a?"}',
@@ -224,6 +225,7 @@ def test_a_line_that_cannot_be_used_costs_no_other(line: str, reason: str, folde
     assert [e.id for e in report.examples] == ["questions.jsonl:1", "questions.jsonl:3"]
     assert [one.places for one in report.skipped] == [("questions.jsonl:2",)]
     assert reason in report.skipped[0].reason
+    assert report.skipped[0].reason.isprintable()
 
 
 @pytest.mark.parametrize(

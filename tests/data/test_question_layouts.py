@@ -247,8 +247,9 @@ def test_options_in_a_table(folder: Path) -> None:
     assert [e.choices for e in report.examples] == [("1", "2"), ()]
     assert report.skipped[0].places == ("q.csv:3",)
     assert "option between two others is empty" in report.skipped[0].reason
-    with pytest.raises(TokenryError, match="options are a list such as"):
-        rows(folder, {"image": "a.png", "question": "which?", "choices": "red, blue"})
+    for choices in ("red, blue", True, [["red"]], [None]):
+        with pytest.raises(TokenryError, match=r"an? (?:option|list)"):
+            rows(folder, {"image": "a.png", "question": "which?", "choices": choices})
 
 
 def test_ids_that_questions_share_are_told_apart(folder: Path) -> None:

@@ -208,7 +208,7 @@ def load_folder(path: str | Path, limit: int | None = None) -> FolderReport:
             found = asked(record)
             pictures = tuple(folder.picture(name) for name in found.images)
         except InputError as error:
-            skipped.setdefault(str(error), []).append(record.place)
+            skipped.setdefault(shown(str(error)), []).append(record.place)
             continue
         name = found.id or record.place
         if name in ids:  # in some data sets several questions share an id (MME's are pictures)
@@ -233,10 +233,6 @@ def load_folder(path: str | Path, limit: int | None = None) -> FolderReport:
     report = FolderReport(tuple(examples), tuple(Skipped.of(*one) for one in skipped.items()))
     if not examples:
         count = sum(one.count for one in report.skipped)
-        reason = (
-            f"{count:,} skipped; first reason: {report.skipped[0]}"
-            if count
-            else "no row follows the first line"
-        )
+        reason = f"{count:,} skipped; first reason: {report.skipped[0]}" if count else "it has no rows"
         raise InputError(f"{str(source)!r} has no usable question ({reason}).")
     return report

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -202,12 +202,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _json(path: Path) -> Iterator[Record]:
     """JSON Lines or one JSON document: people give either of them either ending."""
-    first = next((line for line in _lines(path) if line.strip()), "")
-    lines = path.suffix.lower() != ".json"
-    if first.lstrip().startswith("[") if lines else not _is_row(first):
-        yield from _json_document(path)
-    else:
-        yield from _json_lines(path)
+    first = list(islice((line for line in _lines(path) if line.strip()), 2))
+    yield from _json_lines(path) if _is_lines(path, first) else _json_document(path)
+
+
+def _is_lines(path: Path, first: Sequence[str]) -> bool:
+    """Whether a file holds an object a line, as far as its ending and its first two lines say."""
+    if path.suffix.lower() == ".json":
+        return len(first) > 1 and _is_row(first[0])
+    return not (first and first[0].lstrip().startswith("["))
 
 
 def _is_row(line: str) -> bool:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from tokenry.data.question_columns import describe
@@ -111,6 +112,8 @@ def _choices(given: Any) -> Iterator[str]:
         given = listed
     if isinstance(given, dict):
         given = list(given.values())
+    if not isinstance(given, (list, NoneType)):
+        raise InputError(f"options are a list, not {str(given)[:60]}")
     for one in given or ():
         if isinstance(one, bool):
             yield str(one).lower()
