@@ -373,6 +373,8 @@ def test_language_models_and_tokenizers_are_read_in_the_same_way(tmp_path: Path)
     tokenizer.save_pretrained(tmp_path)
     model, _ = load_language_model(str(tmp_path))
     assert torch.equal(model.lm_head.weight, saved.lm_head.weight)
+    with pytest.raises(InputError, match="holds a tokenizer and no processor of pictures"):
+        load_model(tmp_path)
     rewrite(tmp_path / "config.json", lambda c: c.update(num_hidden_layers=2))
     with pytest.raises(InputError, match="which would be random"):
         load_language_model(str(tmp_path))
