@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import random
+import re
 import shutil
 import sys
 import time
@@ -331,8 +332,8 @@ def test_what_the_hub_says_is_told_apart(cache: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="is not asked, since HF_HUB_OFFLINE is set"):
         require_model("gpt2")
-    for impossible in ("./nowhere", "/no/where/at/all", "a/b/c"):
-        with pytest.raises(InputError, match=f"There is no folder '{impossible}': "):
+    for impossible in ("", "./nowhere", "/no/where/at/all", "a/b/c", "nul\0", 5000 * "x"):
+        with pytest.raises(InputError, match=re.escape(f"There is no folder {impossible!r}: ")):
             require_model(impossible)
     assert len(asked) == 1
 
@@ -373,6 +374,8 @@ def test_language_models_and_tokenizers_are_read_in_the_same_way(tmp_path: Path)
     tokenizer.save_pretrained(tmp_path)
     model, _ = load_language_model(str(tmp_path))
     assert torch.equal(model.lm_head.weight, saved.lm_head.weight)
+    with pytest.raises(InputError, match="holds a tokenizer and no processor of pictures"):
+        load_model(tmp_path)
     rewrite(tmp_path / "config.json", lambda c: c.update(num_hidden_layers=2))
     with pytest.raises(InputError, match="which would be random"):
         load_language_model(str(tmp_path))

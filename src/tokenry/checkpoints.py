@@ -73,9 +73,9 @@ class Checkpoint:
             InputError: there is no such folder and no such hub id, or the hub cannot be asked.
         """
         text = str(name)
-        if Path(text).is_dir():
+        if os.path.isdir(text):  # which takes any text, also one that no path can be
             return cls(text, trust_remote_code=trust_remote_code)
-        if Path(text).exists():
+        if os.path.exists(text):
             raise InputError(_no_folder(text))
         absent = f"There is no folder {text!r}"
         near = _near(text)
@@ -366,9 +366,11 @@ def _in_cache(name: str) -> Path | None:
 
 def _near(name: str) -> str:
     """A question after what is spelt nearly alike: a known name, or a folder beside the one that is not there."""
-    path = Path(name)
-    beside = path.parent if path.parent.is_dir() else None
-    folders = [] if beside is None else [str(path.parent / f.name) for f in beside.iterdir() if f.is_dir()]
+    beside = Path(os.path.dirname(name))
+    try:
+        folders = [str(folder) for folder in beside.iterdir() if folder.is_dir()]
+    except (OSError, ValueError):
+        folders = []
     found = get_close_matches(name, [*NAMES, *folders], 1, cutoff=0.75)
     return f": did you mean {found[0]!r}?" if found else ""
 

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     PreTrainedConfig,
+    PreTrainedTokenizerBase,
 )
 
 from tokenry.checkpoints import NAMES, Checkpoint
@@ -71,10 +72,15 @@ def load_model(
     around = None if adapter is None else Checkpoint.find(adapter, what="adapter").adapter()
     config = source.config()
     kind = auto_class(config)
+    processor = source.processor()
+    if isinstance(processor, PreTrainedTokenizerBase):
+        raise InputError(
+            f"The {source.place} holds a tokenizer and no processor of pictures, and what is asked here is about "
+            f"pictures: a {type(config).__name__} is a language model's, so name a vision-language model."
+        )
     if dtype is None and str(name) == EMBEDDED:
         dtype = torch.float32
     model = source.model(kind, dtype=dtype or "auto", attn_implementation=attn, **placement)
-    processor = source.processor()
     if around is not None:
         model = with_adapter(model, around)
     return (model if placement else model.to(device or "cpu")).eval(), processor
