@@ -441,7 +441,7 @@ def _parse(raw: bytes) -> Line | None:
             return None
         content = json.loads(raw, parse_constant=_not_json)
         cls: Any = _KINDS[content.pop("kind")]
-        if content.pop("format") != FORMAT:
+        if reader(int)(content.pop("format")) != FORMAT:
             return None
         found: Line = reader(cls)(content)
         return found
