@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import synthetic
-from tokenry.bench.results import Picture, Result, ResultsWriter, digest, read_results
+from tokenry.bench.results import EVERY_ARM, Failure, Picture, Result, ResultsWriter, digest, read_results
 from tokenry.tokens import InputError
 
 
@@ -152,3 +152,108 @@ def test_digest_depends_on_values_not_on_their_order() -> None:
 def test_a_picture_tells_its_type() -> None:
     assert Picture("s", "p", "iVBORw0KGgo=").url.startswith("data:image/png;")
     assert replace(Picture("s", "p", ""), data="/9j/4AAQ").url.startswith("data:image/jpeg;")
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def _failure(method: str, budget: str, item: int = 0, seed: int = 0) -> Failure:
+    return Failure(
+        synthetic.SETTING, method, budget, seed, f"item-{item}", f"question {item}", "p", "what?", "E", "Odd."
+    )
+
+
+@pytest.mark.parametrize(
+    ("later", "left", "without"),
+    [
+        (["pool fails"], ["pool"], {"pool"}),
+        (["pool fails", "pool fails"], ["pool"], {"pool"}),
+        (["pool fails", "pool"], [], set()),
+        (["pool fails", "fine"], ["pool"], {"pool"}),
+        (["all fail"], [""], set()),  # what was answered before that is not taken back
+        (["all fail", "pool"], [], set()),
+        (["all fail", "pool fails"], ["pool"], {"pool"}),
+        (["pool fails", "fine fails", "all fail"], [""], {"pool", "fine"}),
+    ],
+)
+def test_of_an_example_under_an_arm_what_was_seen_last_counts(
+    file: Path, later: list[str], left: list[str], without: set[str]
+) -> None:
+    lines = {
+        "pool fails": _failure("pool", "50%"),
+        "fine fails": _failure("fine", "50%"),
+        "all fail": _failure(*EVERY_ARM[:2]),
+        "pool": synthetic.result("pool", "50%"),
+        "fine": synthetic.result("fine", "50%"),
+    }
+    with ResultsWriter(file) as writer:
+        for name in later:
+            writer.append(lines[name])
+    found = read_results(file)
+    assert [f.method for f in found.failures] == left
+    answered = {r.method for r in found.results if r.item == "item-0" and r.budget == "50%" and not r.seed}
+    assert answered == {"pool", "fine", "poor", "random"} - without
+
+
+def test_failures_of_examples_that_the_last_run_did_not_ask_are_left_out(file: Path) -> None:
+    with ResultsWriter(file) as writer:
+        writer.append(_failure("pool", "50%", item=5))
+        writer.append(synthetic.run(2))
+    assert not read_results(file).failures
+
+
+def test_of_two_results_of_an_example_under_an_arm_the_later_counts(file: Path) -> None:
+    """Their keys differ where the picture changed inside, or a method's code."""
+    before = len(read_results(file).results)
+    with ResultsWriter(file) as writer:
+        writer.append(synthetic.result("pool", "50%", 0, key="new", answer="again"))
+    found = read_results(file)
+    assert len(found.results) == before
+    assert [r.answer for r in found.results if (r.method, r.budget, r.item) == ("pool", "50%", "item-0")] == [
+        "again"
+    ]
+    assert "new" in found.keys
+
+
+def test_a_result_beyond_what_can_be_is_damaged(file: Path) -> None:
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    broken = next(line for line in lines if line["kind"] == "result" and line["trace"])
+    trace = broken["trace"]
+    odd = [
+        {"score": 1.5}, {"score": True}, {"recall": -0.1}, {"prefill_ms": -1}, {"prefill_ms": 1e300},
+        {"rows": 0}, {"seed": 0.5}, {"tokens": 10**400}, {"by_layer": [1, -1]}, {"answer": None},
+        {"item": ["a"]}, {"question": 3},
+        {"trace": trace | {"life": [99] * len(trace["life"])}}, {"trace": trace | {"layers": 0}},
+        {"trace": trace | {"grid": [1, 1]}}, {"trace": trace | {"more": 1}}, {"trace": []}, {"unknown": 1},
+    ]  # fmt: skip
+    with file.open("a") as more:
+        more.writelines(json.dumps(broken | change) + "\n" for change in odd)
+    assert read_results(file).skipped == len(odd)
+
+
+def test_names_that_have_no_utf8_are_written_and_read_back(tmp_path: Path) -> None:
+    """File names may hold any bytes, which Python has as halves of surrogate pairs."""
+    names = ["\udcff.png", "half \ud83d", "nul\0", "\\ud800", "线\u2028路"]
+    lines = [synthetic.result(item=i, example=name, answer=name) for i, name in enumerate(names)]
+    path = synthetic.write(tmp_path / "r.jsonl", [synthetic.run(5), *lines])
+    path.read_text(encoding="utf-8")
+    assert [(r.example, r.answer) for r in read_results(path).results] == [(n, n) for n in names]
+    assert len({digest(name) for name in names}) == len(names)
+
+
+def test_only_one_writes_to_a_file_at_a_time(file: Path) -> None:
+    with ResultsWriter(file), pytest.raises(InputError, match=rf"process {os.getpid()}, since"):
+        ResultsWriter(file)
+    with ResultsWriter(file) as writer:
+        (file.parent / ".results.jsonl.holder").write_text("damaged")
+        with pytest.raises(InputError, match="Another run is writing"):
+            ResultsWriter(file)
+        writer.append(synthetic.result())
+    with ResultsWriter(file):  # and readers are never in the way
+        assert read_results(file).results
+
+
+def test_a_folder_in_which_nothing_can_be_locked_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".results.jsonl.lock").mkdir()
+    with pytest.raises(InputError, match="Choose another folder"):
+        ResultsWriter(tmp_path / "results.jsonl")

@@ -461,8 +461,8 @@ def _parse(raw: bytes, kinds: Mapping[str, Any]) -> Any:
         if len(raw) >= _LONGEST:
             return None
         content = json.loads(raw, parse_constant=_not_json)
-        cls = kinds[content.pop("kind")]
-        if content.pop("format") != FORMAT:
+        cls: Any = kinds[content.pop("kind")]
+        if reader(int)(content.pop("format")) != FORMAT:
             return None
         return reader(cls)(content)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
