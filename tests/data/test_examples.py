@@ -125,6 +125,24 @@ def test_what_is_no_picture_of_the_folder_is_left_out_and_named(
     assert str(found).encode() == f"questions.jsonl:2, questions.jsonl:3: {found.reason}".encode()
 
 
+@pytest.mark.parametrize(
+    ("stored", "written"),
+    [
+        ("more/x.png", "more\\x.png"),
+        ("B\N{LATIN SMALL LETTER A WITH DIAERESIS}r.png", "Ba\N{COMBINING DIAERESIS}r.png"),
+        ("Ba\N{COMBINING DIAERESIS}r.png", "B\N{LATIN SMALL LETTER A WITH DIAERESIS}r.png"),
+        ("more\\x.png", "more\\x.png"),
+    ],
+)
+def test_names_that_another_system_wrote_are_found(stored: str, written: str, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    picture(tmp_path / stored)
+    questions(tmp_path, *({"image": name, "question": "what?"} for name in (written, "..\\x.png")))
+    report = load_folder(tmp_path)
+    assert report.examples[0].image.size == (40, 30)
+    assert left_out(report)["questions.jsonl:2"].startswith("picture '..")
+
+
 def test_a_damaged_picture_is_told_when_it_is_opened(tmp_path: Path) -> None:
     picture(tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -147,7 +148,8 @@ class PictureFolder:
             raise InputError(f"picture {name[:60]!r} is an address and no file: save it in the folder")
         told = repr(name if len(name) < 200 else f"{name[:60]} ... ({len(name):,} characters)")
         try:
-            path = os.path.join(self.folder, name)
+            paths = [os.path.join(self.folder, one) for one in _spellings(name)]
+            path = next(filter(os.path.lexists, paths), paths[0])
             inside = f"{self._real(path)}{os.sep}".startswith(self._root.rstrip(os.sep) + os.sep)
             status = os.stat(path) if inside else None
         except OSError as error:
@@ -170,6 +172,15 @@ class PictureFolder:
         if parent not in self._parents:
             self._parents[parent] = os.path.realpath(parent)
         return os.path.join(self._parents[parent], name)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """A file's name as it is given, and as this system may have it if another one wrote it down.
+
+    Windows divides folders by backslashes; macOS stores accents apart from their letters.
+    """
+    slashed = name.replace("\\", "/")
+    return name, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
 
 
 def shown(name: str) -> str:
