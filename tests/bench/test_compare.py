@@ -198,7 +198,7 @@ def test_bad_input_is_refused_before_the_model_runs(
         ({"limit": 0}, "limit"),
         ({"seeds": 0}, "seed"),
         ({"threads": 0}, "thread"),
-        ({"positions": "here"}, "positions"),
+        ({"positions": "here"}, "ositions"),
         ({"out": tmp_path / "file"}, "another folder"),
         ({"data": [EXAMPLES[0], EXAMPLES[0]]}, "more than once"),
         ({"metric": "exakt"}, "exact, contains, vqa, anls, multiple-choice"),

@@ -48,8 +48,8 @@ def as_table(results: Results, *, width: int | None = None) -> Group:
     parts: list[RenderableType] = [_table(shown, done, width)]
     if hidden := [c.label for c in known if c not in shown]:
         parts.append(Text(f"Not shown here: {', '.join(hidden)} (--wide, --csv, --json).", style="dim"))
-    parts += [Text(one, style="yellow") for one in warnings(results, rows)]
     parts += [Text(str(one), style="yellow") for one in refused(rows)]
+    parts += [Text(one, style="yellow") for one in warnings(results, rows)]
     parts += [Text(one, style="yellow") for one in _failures(results)]
     parts += [Text(one) for one in same_choice(results)]
     parts += [Text(), Text(footer(results, done), style="dim")]
