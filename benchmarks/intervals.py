@@ -328,8 +328,8 @@ def run(console: Console, rounds: int) -> None:
         [_rule(name, cells) for name in RULES],
         "The rules that were tried, over all cells: share of cells that meet the criterion, worst cell and average, "
         "all in % (nominal: 2.5); the worst setting at nominal 0.25 and 0.05 %, in units of nominal, averaged over "
-        "losses; and how far below the mean the bound is, in points, on 200 questions, averaged over losses. Bootstraps "
-        "and bounds over questions: 1,000 data sets a cell",
+        "losses; and how far below the mean the bound is, in points, on 200 questions, averaged over losses. "
+        "Bootstraps and bounds over questions: 1,000 data sets a cell",
     )
 
 
