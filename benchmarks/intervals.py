@@ -320,14 +320,16 @@ def run(console: Console, rounds: int) -> None:
         "in the worst cell and on average over cells (true losses of 0 to 10 points, with and without gains; "
         f"{DRAWN * rounds:,} data sets each); the average at nominal 0.25 and 0.05 %, in units of nominal; and how far "
         "below the mean the bound is, in points; the last two columns are those of the percentile bootstrap that was "
-        f"used before. Criterion, {CRITERION}. {sum(c.holds for c in used)} of {len(used)} cells hold",
+        f"used before (1,000 data sets and resamples each). Criterion, {CRITERION}. "
+        f"{sum(c.holds for c in used)} of {len(used)} cells hold",
     )
     _write(
         "intervals-rules",
         [_rule(name, cells) for name in RULES],
         "The rules that were tried, over all cells: share of cells that meet the criterion, worst cell and average, "
         "all in % (nominal: 2.5); the worst setting at nominal 0.25 and 0.05 %, in units of nominal, averaged over "
-        "losses; and how far below the mean the bound is, in points, on 200 questions, averaged over losses",
+        "losses; and how far below the mean the bound is, in points, on 200 questions, averaged over losses. "
+        "Bootstraps and bounds over questions: 1,000 data sets a cell",
     )
 
 
