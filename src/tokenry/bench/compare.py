@@ -11,6 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
+from transformers import PreTrainedModel
+
 from tokenry.bench import environment, measure
 from tokenry.bench.arms import BUDGETS, Spec, plan_arms
 from tokenry.bench.metrics import MetricLike, require_judgeable
