@@ -62,8 +62,11 @@ def ends_of(message: ast.expr) -> tuple[str, str] | None:
 
 
 def test_every_message_is_a_sentence() -> None:
-    """A placeholder may stand at either end: an error of another library often ends a message."""
-    classes, wrong = own_errors(), []
+    """A placeholder may stand at either end: an error of another library often ends a message.
+
+    What is said of an item goes on from where the item is, and is no sentence by itself.
+    """
+    classes, wrong = own_errors() - {"ItemError"}, []
     for path in sorted(SOURCES.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] not in classes:

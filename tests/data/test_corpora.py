@@ -83,12 +83,12 @@ def test_what_is_no_text_can_be_replaced(tmp_path: Path) -> None:
 
 
 def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"Corpus is empty: no files in .*\.txt, \.md"):
+    with pytest.raises(InputError, match=r"corpus is empty: no files in .*\.txt, \.md"):
         read_corpus(tmp_path)
     (tmp_path / "a.txt").write_text("\n\n")
-    with pytest.raises(InputError, match="Corpus is empty: 1 file in"):
+    with pytest.raises(InputError, match="corpus is empty: 1 file in"):
         read_corpus(tmp_path)
-    with pytest.raises(InputError, match=r"Corpus is empty: there is no text in .*a\.txt$"):
+    with pytest.raises(InputError, match=r"corpus is empty: there is no text in .*a\.txt$"):
         read_corpus(tmp_path / "a.txt")
     with pytest.raises(InputError, match="no file or folder was given"):
         read_corpus([])

@@ -342,7 +342,7 @@ def test_no_texts_blank_texts_and_half_characters() -> None:
     for texts, said in (
         ([], "has no reviews"),
         ("good", "reviews of 'item' are one text: put a list"),
-        (["fine", " \n"], "text 1 of 'item' is blank"),
+        (["fine", " \n"], "Text 1 of 'item' is blank"),
         (["\ud800"], "surrogate"),
     ):
         with pytest.raises(InputError, match=said):

@@ -88,7 +88,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         encoder(dense=0)
     with pytest.raises(InputError, match="sparse_weight"):
         encoder(sparse_weight=0)
-    with pytest.raises(InputError, match="No texts"):
+    with pytest.raises(InputError, match="no texts"):
         encoder(dense=8).encode(tokenizer(), [])
     with pytest.raises(InputError, match="no retrieval encoder"):
         DupmaeEncoder.from_pretrained(tmp_path)

@@ -186,7 +186,7 @@ def test_bad_settings_are_refused() -> None:
         DupmaeSettings(encoder_rate=1.0)
     with pytest.raises(InputError, match="mask"):
         DupmaeSettings(masks=0)
-    with pytest.raises(InputError, match="Temperature"):
+    with pytest.raises(InputError, match="temperature"):
         ContrastiveRetrieval(DupmaeEncoder(bert()), temperature=0)
     with pytest.raises(InputError, match="score"):
         ContrastiveRetrieval(torch.nn.Linear(2, 2))

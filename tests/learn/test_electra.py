@@ -200,7 +200,7 @@ def test_what_is_kept_is_an_ordinary_model(tmp_path: Path) -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(InputError, match="share"):
         ElectraSettings(share=0)
-    with pytest.raises(InputError, match="Temperature"):
+    with pytest.raises(InputError, match="temperature"):
         ElectraSettings(temperature=0)
     with pytest.raises(InputError, match="unigram"):
         ElectraObjective(electra(), ElectraSettings(generator="unigram"))

@@ -89,7 +89,7 @@ def test_a_full_disk_keeps_the_model_that_was_there(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(InputError, match="No text"):
+    with pytest.raises(InputError, match="no text"):
         train_wordpiece(["", " "], 90)
     with pytest.raises(InputError, match="does not hold"):
         train_wordpiece(TEXTS, 5)

@@ -131,7 +131,7 @@ def test_acceptance_counts_exact_guesses(model: Any, texts: torch.Tensor) -> Non
     assert np.allclose(whole.sum(1), 1)
     with pytest.raises(InputError, match="No point of a text of 5 tokens"):
         acceptance_table(model, prompts, [[1, 2, 3, 4, 5]], first=6)
-    with pytest.raises(InputError, match="No text"):
+    with pytest.raises(InputError, match="no text"):
         acceptance_table(model, prompts, [])
 
 

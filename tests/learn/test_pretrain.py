@@ -147,7 +147,7 @@ def test_accelerate_launch_trains_the_same_recipe(tmp_path: Path) -> None:
         ({"batch": 5000}, "cannot be drawn"),
         ({"colour": 1}, "not a recipe for pre-training: there is no setting 'colour'"),
         ({"objective": {"kind": "mlm"}, "model": {"num_heads": 1}}, "`model` has no setting num_heads"),
-        ({"training": {"steps": 0}}, "steps"),
+        ({"training": {"steps": 0}}, "Steps"),
     ],
 )
 def test_mistakes_are_named(

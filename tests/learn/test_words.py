@@ -154,7 +154,7 @@ def test_byte2word_learns_from_masked_words(tmp_path: Path) -> None:
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(InputError, match="11 words, fewer than one stretch of 20"):
         WordBatches(WORDS[:11], HAT, length=20, batch=1)
-    with pytest.raises(InputError, match="No document has a word"):
+    with pytest.raises(InputError, match="no document has a word"):
         WordBatches([], HAT, length=1, batch=1)
     with pytest.raises(InputError, match="fewer than one stretch"):
         MaskedWords(WORDS[:2], {}, length=3, batch=1)

@@ -409,8 +409,8 @@ def test_truncation_happens_before_merging(tokenizer: PreTrainedTokenizerFast) -
         ({"merges": 1, "reduction": 0.5}, "either merges"),
         ({"merges": -1}, "negative"),
         ({"reduction": 1.5}, "between 0 and 1"),
-        ({"merges": 1, "boundary": "line"}, "boundary"),
-        ({"merges": 1, "scope": "corpus"}, "scope"),
+        ({"merges": 1, "boundary": "line"}, "Boundary"),
+        ({"merges": 1, "scope": "corpus"}, "Scope"),
     ],
 )
 def test_bad_arguments_are_refused(

@@ -212,7 +212,7 @@ def test_a_size_below_the_reserved_strings_is_refused() -> None:
 def test_too_little_text_is_told() -> None:
     with pytest.raises(InputError, match="makes more than 3 bytes"):
         train_characters(["to be or not to be"], 1024)
-    with pytest.raises(InputError, match="No text"):
+    with pytest.raises(InputError, match="no text"):
         train_domain([], 2048)
 
 

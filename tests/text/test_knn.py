@@ -69,7 +69,7 @@ def test_cells_that_hold_too_few_rows_leave_places_empty() -> None:
         ({"rows": torch.zeros(0, 3)}, "finite rows"),
         ({"rows": torch.full((2, 3), float("nan"))}, "finite rows"),
         ({"rows": torch.ones(2, 3), "cells": 3}, "Cells must lie"),
-        ({"rows": torch.ones(2, 3), "metric": "euclid"}, "metric"),
+        ({"rows": torch.ones(2, 3), "metric": "euclid"}, "Metric"),
     ],
 )
 def test_bad_indexes_are_refused(arguments: dict[str, object], message: str) -> None:

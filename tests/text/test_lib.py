@@ -322,7 +322,7 @@ def test_every_kind_names_all_that_its_trainer_takes() -> None:
 def test_too_little_text_is_told() -> None:
     with pytest.raises(InputError, match=r"Only .* chunks were learned"):
         train_lib(["some text"], 300)
-    with pytest.raises(InputError, match="No text"):
+    with pytest.raises(InputError, match="no text"):
         train_lib([], 300)
 
 

@@ -243,7 +243,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ByteVocab.from_tokenizer(tmp_path)
     words = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(UnsupportedError, match="None of the known conventions"):
+    with pytest.raises(UnsupportedError, match="none of the known conventions"):
         ByteVocab.from_tokenizer(PreTrainedTokenizerFast(tokenizer_object=words))
 
 

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, ItemError
 
 _NO_PICTURES: Final[Mapping[bytes, str]] = MappingProxyType(
     {
@@ -129,7 +129,7 @@ class PictureFolder:
                 self._known[name] = error
         found = self._known[name]
         if isinstance(found, InputError):
-            raise InputError(str(found))
+            raise ItemError(str(found))
         return found
 
     def strays(self) -> list[str]:
@@ -145,7 +145,7 @@ class PictureFolder:
     def _checked(self, name: str) -> Path:
         """What is cheap to know and certain; whether a file is a picture shows when it is opened."""
         if _ADDRESS.match(name):
-            raise InputError(f"picture {name[:60]!r} is an address and no file: save it in the folder")
+            raise ItemError(f"picture {name[:60]!r} is an address and no file: save it in the folder")
         told = repr(name if len(name) < 200 else f"{name[:60]} ... ({len(name):,} characters)")
         try:
             paths = [os.path.join(self.folder, one) for one in _spellings(name)]
@@ -153,15 +153,15 @@ class PictureFolder:
             inside = f"{self._real(path)}{os.sep}".startswith(self._root.rstrip(os.sep) + os.sep)
             status = os.stat(path) if inside else None
         except OSError as error:
-            raise InputError(f"picture {told} cannot be used: {error.strerror}") from error
+            raise ItemError(f"picture {told} cannot be used: {error.strerror}") from error
         except ValueError as error:  # NUL, or half a character
-            raise InputError(f"picture {told} cannot be the name of a file: {error}") from error
+            raise ItemError(f"picture {told} cannot be the name of a file: {error}") from error
         if status is None:
-            raise InputError(f"picture {told} lies outside the folder")
+            raise ItemError(f"picture {told} lies outside the folder")
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"picture {told} is no file")
+            raise ItemError(f"picture {told} is no file")
         if not status.st_size:
-            raise InputError(f"picture {told} is an empty file")
+            raise ItemError(f"picture {told} is an empty file")
         return Path(path)
 
     def _real(self, path: str) -> str:

@@ -10,7 +10,7 @@ from string import ascii_lowercase
 from types import MappingProxyType
 from typing import Any, Final
 
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, ItemError
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def named(fields: Mapping[str, Any]) -> dict[str, Any]:
     by_name: dict[str, Any] = {}
     for name, value in fields.items():
         if plain(name) in by_name and plain(name) in _PLACES:
-            raise InputError(f"has two columns {name!r}")
+            raise ItemError(f"has two columns {name!r}")
         by_name[plain(name)] = value
     found = {}
     for field, column in COLUMNS.items():
@@ -154,7 +154,7 @@ def _lettered_options(by_name: Mapping[str, Any]) -> list[Any]:
     while options and _is_empty(options[-1]):
         options.pop()
     if any(map(_is_empty, options)):
-        raise InputError("an option between two others is empty, so that the letters do not fit")
+        raise ItemError("an option between two others is empty, so that the letters do not fit")
     return options
 
 

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tokenry.data.question_columns import check_names, known_fields
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, ItemError
 
 LISTS: Final = ("questions", "data", "examples", "samples", "rows", "items", "records", "annotations")
 """Where in a JSON object the list of rows stands, in order of precedence."""
@@ -186,9 +186,9 @@ def _parse(text: str) -> Any:
             parse_constant=lambda name: None if name == "NaN" else Number(name),
         )
     except json.JSONDecodeError as error:
-        raise InputError(f"no JSON: {error}") from error
+        raise ItemError(f"no JSON: {error}") from error
     except RecursionError as error:
-        raise InputError("JSON that is nested too deeply") from error
+        raise ItemError("JSON that is nested too deeply") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"an object names {twice!r} twice")
+        raise ItemError(f"an object names {twice!r} twice")
     return found
 
 

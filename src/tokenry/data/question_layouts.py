@@ -20,7 +20,7 @@ from PIL import Image
 
 from tokenry.data.question_columns import named, plain
 from tokenry.data.question_files import Record, read_rows
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, ItemError
 
 MARKER: Final = "<image>"
 """What stands for a picture in the text of a conversation."""
@@ -77,9 +77,9 @@ class Surroundings:
             by_number.get(int(name)) if name.isdecimal() and len(name) < 20 else None
         )
         if not found:
-            raise InputError(f"no picture in the folder is called {name!r} or ends with this number")
+            raise ItemError(f"no picture in the folder is called {name!r} or ends with this number")
         if len(found) > 1:
-            raise InputError(
+            raise ItemError(
                 f"several pictures are called {name!r}: {', '.join(map(repr, sorted(found)[:3]))}"
             )
         return found[0]
@@ -171,7 +171,7 @@ def _conversation(row: Record, beside: Surroundings) -> Iterator[Record]:
     if waiting is not None:
         yield waiting
     if not asked:
-        raise InputError("the conversation has no turn of a human")
+        raise ItemError("the conversation has no turn of a human")
 
 
 def _numbered(fields: Mapping[str, Any], row: Record, number: int) -> Mapping[str, str]:
@@ -182,7 +182,7 @@ def _numbered(fields: Mapping[str, Any], row: Record, number: int) -> Mapping[st
 def _turns(turns: Any) -> Iterator[tuple[str, str]]:
     """(who, what) of the turns: {"from": "human", "value": ...} or {"role": "user", "content": ...}."""
     if not isinstance(turns, list):
-        raise InputError(f"a conversation is a list of turns, not {str(turns)[:60]}")
+        raise ItemError(f"a conversation is a list of turns, not {str(turns)[:60]}")
     for turn in turns:
         who = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
         what = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
@@ -191,7 +191,7 @@ def _turns(turns: Any) -> Iterator[tuple[str, str]]:
                 part["text"] for part in what if isinstance(part, dict) and _is_text(part.get("text"))
             )
         if not (isinstance(who, str) and isinstance(what, str)):
-            raise InputError(
+            raise ItemError(
                 'a turn is {"from": "human", "value": "..."} or {"role": "user", "content": "..."}, not '
                 f"{str(turn)[:60]}"
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenry.data.question_columns import describe
 from tokenry.data.question_files import Number, Record
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import ItemError
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ def asked(record: Record) -> Asked:
             is not known.
     """
     if record.problem:
-        raise InputError(record.problem)
+        raise ItemError(record.problem)
     fields = record.fields
     for name, what in (("image", "picture"), ("question", "question")):
         if name not in fields:
-            raise InputError(f"names no {what} ({describe(record.columns, name)})")
+            raise ItemError(f"names no {what} ({describe(record.columns, name)})")
     images = tuple(_images(fields["image"]))
     question = fields["question"]
     if not images or not isinstance(question, str) or not question.strip():
-        raise InputError(f"its {'question' if images else 'picture'} is empty or no text")
+        raise ItemError(f"its {'question' if images else 'picture'} is empty or no text")
     choices = tuple(_choices(fields.get("choices")))
     # Where both stand, `answer` is what somebody made of the `answers`.
     main, answers = (tuple(_answers(fields.get(name), choices)) for name in ("answer", "answers"))
@@ -72,7 +72,7 @@ def _check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"holds half of a character ({text[error.start]!a}), which is no text") from error
+        raise ItemError(f"holds half of a character ({text[error.start]!a}), which is no text") from error
 
 
 def _label(given: Any) -> str:
@@ -94,9 +94,9 @@ def _images(given: Any) -> Iterator[str]:
         if isinstance(name, str) and name.strip():
             yield name
         elif name is not None and not isinstance(name, str):
-            raise InputError(f"a picture is named by its file's name, not by {str(one)[:60]}")
+            raise ItemError(f"a picture is named by its file's name, not by {str(one)[:60]}")
         elif isinstance(given, list) or isinstance(one, dict):
-            raise InputError(f"one of its pictures has no name: {str(given)[:60]}")
+            raise ItemError(f"one of its pictures has no name: {str(given)[:60]}")
 
 
 # ---------------------------------------------------------------------------------------------------- options
@@ -108,7 +108,7 @@ def _choices(given: Any) -> Iterator[str]:
         if not given.strip():
             return
         if (listed := _listed(given, numbers=True)) is None:
-            raise InputError(f'options are a list such as ["red", "blue"], not {given[:60]!r}')
+            raise ItemError(f'options are a list such as ["red", "blue"], not {given[:60]!r}')
         given = listed
     if isinstance(given, dict):
         given = list(given.values())
@@ -120,7 +120,7 @@ def _choices(given: Any) -> Iterator[str]:
         elif isinstance(one, (str, int, float)) and str(one).strip():
             yield str(one).strip()
         else:
-            raise InputError(f"an option is a text or a number, not {str(one)[:60]!r}")
+            raise ItemError(f"an option is a text or a number, not {str(one)[:60]!r}")
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -149,7 +149,7 @@ def _answers(given: Any, choices: Sequence[str], depth: int = 0) -> Iterator[str
     ):
         yield from _answers(one, choices, depth + 1)
     else:
-        raise InputError(
+        raise ItemError(
             "answers are texts, lists of texts (or of lists, one for each person), or lists of objects with an answer "
             f"each, not {str(given)[:60]}"
         )

@@ -17,6 +17,13 @@ class InputError(TokenryError, ValueError):
     """Something the user handed in cannot be used: a text-only call, an unreadable picture, an empty folder."""
 
 
+class ItemError(InputError):
+    """One item of a file or a folder cannot be used.
+
+    Its message is no sentence but goes on from the place that its reader puts before it: "questions.jsonl:3: no JSON".
+    """
+
+
 class UnsupportedError(TokenryError):
     """The model in hand cannot do what was asked; the message names what it can do."""
 
