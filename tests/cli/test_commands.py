@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from tests.bench.conftest import make_model
 from tokenry.bench import measure, read_results
+from tokenry.bench.results import ResultsWriter
+from tokenry.cli import options
 from tokenry.cli.main import USER_ERROR, app
 from tokenry.cli.options import FAILED, split_budgets, split_methods
 from tokenry.data.examples import load_scenes
@@ -236,3 +238,38 @@ def test_the_demo_compares_every_method_on_the_embedded_model(tmp_path: Path) ->
         assert method in found.output
     assert "position ids: keep" in found.output
     assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_questions_are_put_in_batches(command: str, model_folder: Path, tmp_path: Path) -> None:
+    found = tokenry(
+        command, model_folder, "-m", "pool", "-b", "50%", "-o", tmp_path, "--batch-size", "2", *FAST
+    )
+    assert found.exit_code == 0, found.output
+    assert {r.rows for r in read_results(tmp_path / "results.jsonl").results} == {2}
+    assert "2 questions at a time" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_when_every_question_fails_it_is_said_with_the_reason_and_by_the_exit_code(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **options: Any) -> Any:
+        raise IndexError("The left ear is missing.")
+
+    monkeypatch.setattr(measure, "answer", fail)
+    found = tokenry("compare", model_folder, "-b", "50%", "-o", tmp_path, *FAST)
+    assert found.exit_code == FAILED
+    assert "none of the 2 questions" in found.output
+    assert "IndexError: The left ear is missing." in found.output
+    assert "IndexError: The left ear is missing." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_is_being_written_to_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "load", lambda *_: pytest.fail("loaded"))
+    with ResultsWriter(tmp_path / "results.jsonl"):
+        for command in ("compare", "tune"):
+            found = tokenry(command, model_folder, "-b", "50%", "-o", tmp_path, *FAST)
+            assert found.exit_code == USER_ERROR
+            assert "Another run (process " in found.output

@@ -2,7 +2,7 @@
 
 from tokenry.bench.arms import BUDGETS
 from tokenry.bench.columns import COSTS
-from tokenry.bench.compare import Comparison, compare
+from tokenry.bench.compare import Comparison, compare, require_free
 from tokenry.bench.data import Data, load_data
 from tokenry.bench.demo import run_demo
 from tokenry.bench.export import as_csv, as_json
@@ -39,6 +39,7 @@ __all__ = [
     "open_picture",
     "prepare",
     "read_results",
+    "require_free",
     "run_demo",
     "summarise",
     "tune",

@@ -21,6 +21,7 @@ from tokenry.bench.prompts import Template
 from tokenry.bench.results import Facts, Plan, Results, ResultsWriter, Run, digest, read_results
 from tokenry.bench.running import Task, pictures_of
 from tokenry.bench.summary import Row, nothing_ran, summarise
+from tokenry.bench.writing import Claim
 from tokenry.data.examples import Example
 from tokenry.tokens import BudgetLike, InputError, Positions
 from tokenry.wrappers import unwrap
@@ -173,6 +174,15 @@ def compare(
             examples, progress
         )
     return Comparison(path, read_results(path, setting))
+
+
+def require_free(out: str | Path) -> None:
+    """Refuse a folder that another comparison is writing to, before a model is loaded for this one.
+
+    Raises:
+        InputError: who writes there, and since when; or that nothing can be written.
+    """
+    Claim.require(Path(out) / FILE_NAME)
 
 
 def _choose(data: Sequence[Example], limit: int | None) -> list[Example]:

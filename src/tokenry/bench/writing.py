@@ -43,6 +43,15 @@ class Claim:
         with suppress(InputError), whole_file(self._note) as scratch:  # a full disk may be full of this
             scratch.write_text(json.dumps(holder), encoding="utf-8")
 
+    @classmethod
+    def require(cls, path: Path) -> None:
+        """Refuse a file that another run is writing to, before work is done for this one.
+
+        Raises:
+            InputError: as making a claim does.
+        """
+        cls(path).release()
+
     def release(self) -> None:
         """Let others write to the file."""
         with suppress(OSError):

@@ -32,6 +32,7 @@ def compare_methods(
     adapter: options.AdapterOption = None,
     trust_remote_code: options.TrustOption = False,
     threads: options.ThreadsOption = None,
+    batch_size: options.BatchOption = 1,
     positions: options.PositionsOption = None,
     metric: options.MetricOption = "exact",
     prompt: options.PromptOption = None,
@@ -55,6 +56,7 @@ def compare_methods(
     bench.Template(prompt)
     questions = options.questions(data, limit)
     options.check_writable(out)
+    bench.require_free(out)
     loaded, processor = options.load(model, dtype, attn, device, device_map, adapter, trust_remote_code)
     with options.resumable(out):
         comparison = bench.compare(
@@ -69,6 +71,7 @@ def compare_methods(
             data_name=questions.name,
             max_new_tokens=max_new_tokens,
             threads=threads,
+            batch_size=batch_size,
             positions=positions,
             metric=metric,
             prompt=prompt,

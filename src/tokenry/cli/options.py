@@ -163,6 +163,12 @@ WideOption: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 CsvOption: TypeAlias = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
+BatchOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", min=1, help="Questions in a pass; each is charged its share of the pass's time."
+    ),
+]
 TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 
 

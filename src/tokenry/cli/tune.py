@@ -43,6 +43,7 @@ def tune_methods(
     adapter: options.AdapterOption = None,
     trust_remote_code: options.TrustOption = False,
     threads: options.ThreadsOption = None,
+    batch_size: options.BatchOption = 1,
     positions: options.PositionsOption = None,
     metric: options.MetricOption = "exact",
     prompt: options.PromptOption = None,
@@ -65,6 +66,7 @@ def tune_methods(
     bench.Template(prompt)
     questions = options.questions(data, limit)
     options.check_writable(out)
+    bench.require_free(out)
     loaded, processor = options.load(model, dtype, attn, device, device_map, adapter, trust_remote_code)
     with options.resumable(out):
         tuning = bench.tune(
@@ -81,6 +83,7 @@ def tune_methods(
             data_name=questions.name,
             max_new_tokens=max_new_tokens,
             threads=threads,
+            batch_size=batch_size,
             positions=positions,
             metric=metric,
             prompt=prompt,
