@@ -113,7 +113,7 @@ def _choices(given: Any) -> Iterator[str]:
     if isinstance(given, dict):
         given = list(given.values())
     if not isinstance(given, (list, NoneType)):
-        raise InputError(f"options are a list, not {str(given)[:60]}")
+        raise ItemError(f"options are a list, not {str(given)[:60]}")
     for one in given or ():
         if isinstance(one, bool):
             yield str(one).lower()
