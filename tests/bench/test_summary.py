@@ -9,7 +9,8 @@ import pytest
 
 from tests.bench import synthetic
 from tokenry.bench.choose import choose, cost_column
-from tokenry.bench.columns import COLUMNS, versus_baselines
+from tokenry.bench.columns import COLUMNS
+from tokenry.bench.headline import versus_baselines
 from tokenry.bench.results import Line, Result, Results, read_results
 from tokenry.bench.summary import Row, changes, same_choice, summarise, warnings
 from tokenry.tokens import UnknownNameError

@@ -50,9 +50,11 @@ def test_what_matters_is_legible_at_every_width(results: Results, width: int) ->
     lines = printed(results, width)
     assert max(map(cell_len, lines)) <= width
     assert "…" not in "".join(lines)
-    (fine,) = (line for line in lines if line.startswith("fine") and " 25% " in line)
+    fine, *rivals = (line for line in lines if line.startswith("fine") and " 25% " in line)
     for figure in ("100.0", "+0.0 [−16.9, +16.9]", " 4 ", "5.00"):
         assert figure in fine
+    assert "+10.0 [−9.2, +26.0]" in (rivals[0] if rivals else fine)
+    assert "+25.0 [+1.7, +41.1]" in (rivals[-1] if rivals else fine)
     assert LONG in "".join(line.split(" ")[0] for line in lines), "broken over lines, whole all the same"
     (hidden,) = re.findall("Not shown here: (.*?) \\(--wide", " ".join(lines))
     assert "KV cache" in hidden

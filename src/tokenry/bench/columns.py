@@ -163,23 +163,3 @@ COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 
 COSTS: dict[str, Column] = {c.name: c for c in COLUMNS if c.is_cost}
-
-
-def versus_baselines(row: Row) -> str:
-    """How a row does against the baselines, as a sentence that claims no more than was shown."""
-    if not row.against:
-        return "No baseline leaves as many tokens."
-    figures = " and ".join(
-        f"{r.name} {signed(r.change.mean)} points {bracket(r.change)}" for r in row.against
-    )
-    if row.beats_baselines:
-        verdict = (
-            "It is better than the baselines at this budget, with 97.5 % confidence for all arms together"
-        )
-    elif any(r.is_better for r in row.against):
-        better = " and ".join(r.name for r in row.against if r.is_better)
-        rest = " and ".join(r.name for r in row.against if not r.is_better)
-        verdict = f"It is better than {better}, but not shown to be better than {rest} at this budget"
-    else:
-        verdict = "It is not shown to be better than the baselines at this budget"
-    return f"{verdict}: against {figures}."

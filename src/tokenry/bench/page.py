@@ -12,8 +12,8 @@ from markupsafe import Markup
 from tokenry.bench import plots
 from tokenry.bench.arms import BASELINES, FULL
 from tokenry.bench.canvas import MARKERS, Canvas
-from tokenry.bench.choose import choose
-from tokenry.bench.columns import COLUMNS, COSTS, Column, bracket, number, percent, signed, versus_baselines
+from tokenry.bench.columns import COLUMNS, COSTS, Column, bracket, number, percent, signed
+from tokenry.bench.headline import headline, pick
 from tokenry.bench.overlay import decode_picture, has_grid, svg_overlay
 from tokenry.bench.plots import Style
 from tokenry.bench.results import Picture, Result, Results
@@ -23,7 +23,6 @@ from tokenry.bench.summary import (
     Row,
     changes,
     failed,
-    nothing_ran,
     refused,
     same_choice,
     summarise,
@@ -34,7 +33,6 @@ from tokenry.tokens import InputError
 
 AXES = ("tokens_mean", "prefill_flops", "prefill_ms")
 """Costs that score is drawn against."""
-_TARGETS = (0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8)
 _MAIN = ("score", "change", *(f"vs_{name}" for name in BASELINES), "tokens", "prefill_ms")
 """Columns of the table that are there at once; the others come at the press of a button."""
 _COUNTS = ("correct", "scored")
@@ -68,7 +66,7 @@ def render(results: Results) -> str:
         skipped=results.skipped,
         other=results.other,
         tiles=_tiles(rows, full),
-        verdict=_verdict(rows, full),
+        verdict=headline(rows),
         warnings=warnings(results, rows),
         same_choice=same_choice(results),
         charts=_charts(rows),
@@ -85,38 +83,6 @@ def render(results: Results) -> str:
     )
 
 
-def _pick(rows: Sequence[Row], full: Row | None) -> tuple[Row, float] | None:
-    """The cheapest row for the highest share of the full model's score that any row keeps, and that share."""
-    if full is None or full.score is None:
-        return None
-    for target in _TARGETS:
-        best = choose(rows, allowed_drop=(1 - target) * full.score).best
-        if best is not None:
-            return best, target
-    return None
-
-
-def _verdict(rows: Sequence[Row], full: Row | None) -> str:
-    """What the comparison says, in a sentence."""
-    if (failure := nothing_ran(rows)) is not None:
-        return f"{failure} The table says why."
-    if full is None or full.score is None:
-        return "The data set has no reference answers: what counts here is how many answers stay the same."
-    picked = _pick(rows, full)
-    if picked is None:
-        return (
-            f"On {full.examples} questions no method and budget compared here keeps 80 % of the full model's score "
-            "with 97.5 % confidence for all of them together: compare on more questions, or at larger budgets."
-        )
-    best, target = picked
-    saved = 1 - (best.prefill_flops or 0) / (full.prefill_flops or 1)
-    return (
-        f"{best.method} at {best.budget} is the cheapest that keeps at least {100 * target:g} % of the full model's "
-        "score, with 97.5 % confidence for all arms together. It saves "
-        f"{100 * saved:.0f} % of the prefill's operations. {versus_baselines(best)}"
-    )
-
-
 def _tiles(rows: Sequence[Row], full: Row | None) -> list[tuple[str, str]]:
     """The figures that a reader wants first, each with what it is."""
     if full is None:
@@ -125,7 +91,7 @@ def _tiles(rows: Sequence[Row], full: Row | None) -> list[tuple[str, str]]:
     if full.score is None:
         return [("no references", f"so there is no score {whole}")]
     tiles = [(f"{percent(full.score)} %", f"score {whole}: {_counts(full)}")]
-    picked = _pick(rows, full)
+    picked = pick(rows)
     best = picked[0] if picked else max(rows, key=lambda r: r.sure.low if r.sure else -math.inf)
     if best.change is None:
         return tiles

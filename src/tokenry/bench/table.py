@@ -9,7 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tokenry.bench.arms import BASELINES
 from tokenry.bench.columns import COLUMNS, Column
+from tokenry.bench.headline import headline
 from tokenry.bench.results import Results
 from tokenry.bench.summary import Row, failed, nothing_ran, refused, same_choice, summarise, warnings
 
@@ -17,8 +19,7 @@ _NEEDED = ("score", "change", "tokens", "prefill_ms")
 _WELCOME = (
     "correct",
     "scored",
-    "vs_random",
-    "vs_pool",
+    *(f"vs_{name}" for name in BASELINES),
     "lost",
     "gained",
     "agreement",
@@ -27,6 +28,8 @@ _WELCOME = (
     "recall",
 )
 """Columns of a narrow terminal: those that are always there, and those that are taken in this order while they fit."""
+_RIVALS = tuple(f"vs_{name}" for name in BASELINES)
+"""Columns that get a table of their own where they do not fit."""
 _GAP = 2
 _REASONS = 5
 """Reasons for failures that are printed."""
@@ -45,19 +48,24 @@ def as_table(results: Results, *, width: int | None = None) -> Group:
     done = [r for r in rows if r.refusal is None]
     known = [c for c in COLUMNS if any(c.value(r) is not None for r in done)]
     shown = known if width is None else _fitting(known, done, width)
+    rivals = [] if width is None else [c for c in known if c.name in _RIVALS and c not in shown]
+    met = [r for r in done if any(c.value(r) is not None for c in rivals)]
     parts: list[RenderableType] = [_table(shown, done, width)]
+    if rivals:
+        shown += rivals
+        parts += [Text(), _table(rivals, met, width)]
     if hidden := [c.label for c in known if c not in shown]:
         parts.append(Text(f"Not shown here: {', '.join(hidden)} (--wide, --csv, --json).", style="dim"))
     parts += [Text(str(one), style="yellow") for one in refused(rows)]
     parts += [Text(one, style="yellow") for one in warnings(results, rows)]
     parts += [Text(one, style="yellow") for one in _failures(results)]
     parts += [Text(one) for one in same_choice(results)]
-    parts += [Text(), Text(footer(results, done), style="dim")]
+    circumstances = Text(footer(results, done), style="dim")
     if (failure := nothing_ran(rows)) is not None:
         # Said first: what follows is a table with one line, and looks like a result.
-        table, *rest = parts
-        parts = [Text(failure, style="bold red"), *rest[:-2], Text(), table, *rest[-2:]]
-    return Group(*parts)
+        table, *notes = parts
+        return Group(Text(failure, style="bold red"), *notes, Text(), table, Text(), circumstances)
+    return Group(*parts, Text(), Text(headline(rows), style="bold"), Text(), circumstances)
 
 
 def _failures(results: Results) -> list[str]:

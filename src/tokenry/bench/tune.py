@@ -8,8 +8,8 @@ from typing import Any
 
 from tokenry.bench.arms import BASELINES, Spec, plan_arms
 from tokenry.bench.choose import Choice, choose, cost_column
-from tokenry.bench.columns import versus_baselines
 from tokenry.bench.compare import Comparison, compare
+from tokenry.bench.headline import versus_baselines
 from tokenry.bench.summary import Row, nothing_ran
 from tokenry.data.examples import Example
 from tokenry.reduce import Reducer

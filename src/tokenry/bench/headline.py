@@ -1,0 +1,65 @@
+"""What a comparison says, in a sentence or two that claim no more than was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenry.bench.choose import choose
+from tokenry.bench.columns import bracket, signed
+from tokenry.bench.summary import Row, nothing_ran
+
+_TARGETS = (0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8)
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """The cheapest row that keeps most of the full model's score, and how it does against the baselines."""
+    if (failure := nothing_ran(rows)) is not None:
+        return failure
+    full = next((row for row in rows if row.is_full), None)
+    if full is None or full.score is None:
+        return "The data set has no reference answers: what counts here is how many answers stay the same."
+    picked = pick(rows)
+    if picked is None:
+        return (
+            f"On {full.examples} questions no method and budget compared here keeps 80 % of the full model's score "
+            "with 97.5 % confidence for all of them together: compare on more questions, or at larger budgets."
+        )
+    best, target = picked
+    saved = 1 - (best.prefill_flops or 0) / (full.prefill_flops or 1)
+    return (
+        f"{best} is the cheapest that keeps at least {100 * target:g} % of the full model's score, with 97.5 % "
+        f"confidence for all arms together. It saves {100 * saved:.0f} % of the prefill's operations. "
+        f"{versus_baselines(best)}"
+    )
+
+
+def pick(rows: Sequence[Row]) -> tuple[Row, float] | None:
+    """The cheapest row for the highest share of the full model's score that any row keeps, and that share."""
+    full = next((row for row in rows if row.is_full), None)
+    if full is None or full.score is None:
+        return None
+    for target in _TARGETS:
+        best = choose(rows, allowed_drop=(1 - target) * full.score).best
+        if best is not None:
+            return best, target
+    return None
+
+
+def versus_baselines(row: Row) -> str:
+    """How a row does against the baselines, as a sentence that claims no more than was shown."""
+    if not row.against:
+        return "No baseline leaves as many tokens."
+    figures = " and ".join(
+        f"{r.name} {signed(r.change.mean)} points {bracket(r.change)}" for r in row.against
+    )
+    if row.beats_baselines:
+        verdict = (
+            "It is better than the baselines at this budget, with 97.5 % confidence for all arms together"
+        )
+    elif any(r.is_better for r in row.against):
+        better = " and ".join(r.name for r in row.against if r.is_better)
+        rest = " and ".join(r.name for r in row.against if not r.is_better)
+        verdict = f"It is better than {better}, but not shown to be better than {rest} at this budget"
+    else:
+        verdict = "It is not shown to be better than the baselines at this budget"
+    return f"{verdict}: against {figures}."
