@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -229,8 +230,7 @@ def test_answers_questions_and_names_cannot_steer_the_terminal(
 
     def hostile(*given: Any, **options: Any) -> Any:
         found = answer(*given, **options)
-        object.__setattr__(found, "text", HOSTILE)
-        return found
+        return tuple(replace(one, text=HOSTILE) for one in found)
 
     monkeypatch.setattr(measure, "answer", hostile)
     picture = tmp_path / f"{HOSTILE.replace('/', '')}.png"

@@ -206,7 +206,7 @@ def test_bad_settings_are_refused() -> None:
         ElectraObjective(electra(), ElectraSettings(generator="unigram"))
     with pytest.raises(InputError, match="counts"):
         ElectraObjective(electra(), ElectraSettings(generator="unigram"), unigram=torch.ones(3))
-    with pytest.raises(InputError, match="Heads"):
+    with pytest.raises(InputError, match="heads"):
         generator_config(electra_config(100, width=96, heads=12), 0.3)
 
 

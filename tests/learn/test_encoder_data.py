@@ -93,7 +93,7 @@ def test_bad_input_is_refused() -> None:
         train_wordpiece(["", " "], 90)
     with pytest.raises(InputError, match="does not hold"):
         train_wordpiece(TEXTS, 5)
-    with pytest.raises(InputError, match="No text"):
+    with pytest.raises(InputError, match="no text"):
         pack([], 24, special())
     with pytest.raises(InputError, match="no room"):
         pack(encode(tokenizer(), TEXTS), 4, special())

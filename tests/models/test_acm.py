@@ -497,7 +497,7 @@ def test_a_model_that_mixes_tokens_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.b(self.a(x).cumsum(1).flip(1))
 
-    with pytest.raises(UnsupportedError, match="Layer cannot be replaced: it mixes tokens"):
+    with pytest.raises(UnsupportedError, match="layer cannot be replaced: it mixes tokens"):
         convert(nn.ModuleDict({"layer": Mixing()}), modules=["layer"])
 
 

@@ -605,7 +605,7 @@ def test_tokens_that_were_added_since_are_not_passed_over() -> None:
         with pytest.raises(InputError, match="Make another: byte_model"):
             use()
     lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with pytest.raises(InputError, match=f"The model {len(tokenizer)}; when this byte model was made"):
+    with pytest.raises(InputError, match=f"the model {len(tokenizer)}; when this byte model was made"):
         made.log_prob("wordy")
     assert np.isfinite(byte_model(lm, tokenizer).log_prob("wordy"))
 

@@ -381,7 +381,7 @@ def test_what_cannot_be_drafted_from() -> None:
     model, head = llama(), drafter()
     with pytest.raises(InputError, match="trained for another model"):
         Flash(drafter(width=32), model)
-    with pytest.raises(InputError, match="Temperature above 0"):
+    with pytest.raises(InputError, match="temperature above 0"):
         Flash(head, model, sample=True, temperature=0.0)
     with pytest.raises(InputError, match="one token a pass; this drafter has 3"):
         ChainDrafts(head, model)

@@ -581,9 +581,9 @@ def test_a_worker_that_fails_is_named_and_the_query_kept(load: Callable[[], Any]
     graph = Graph((ROUTER, CATS, WEATHER, GENERAL), tuple(Edge(*edge) for edge in CYCLE))
     loaders = {"router": lambda: script, "weather": says("weather"), "general": says("general"), "cats": load}
     with pytest.raises(WorkerError, match=message) as caught:
-        Octopus(graph, loaders).answer("The query")
+        Octopus(graph, loaders).answer("the query")
     error = caught.value
-    assert (error.node, error.query, error.argument) == ("cats", "The query", "second")
+    assert (error.node, error.query, error.argument) == ("cats", "the query", "second")
     assert [hop.output for hop in error.hops] == ["weather(Forecast: first!)"]
 
 

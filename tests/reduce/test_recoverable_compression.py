@@ -263,5 +263,5 @@ def test_what_it_asks_for_and_refuses() -> None:
     with pytest.raises(TokenryError, match="min_keep=0"):
         RecoverableCompression(min_keep=0)
     rows = {2: torch.rand(1, 2, 9)}
-    with pytest.raises(TokenryError, match="Text"):
+    with pytest.raises(TokenryError, match="text"):
         RecoverableCompression().apply(TokenView.of(torch.randn(1, 9, 4), cls_rows=rows, depth=DEPTH))

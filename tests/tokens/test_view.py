@@ -138,6 +138,6 @@ def test_text_that_is_not_a_number_is_refused(wrong: float) -> None:
     text = torch.rand(2, 5, 3)
     text[1, 3, 0] = wrong
     view = TokenView.of(torch.ones(2, 4, 3), text=text, text_length=torch.tensor([5, 4]))
-    with pytest.raises(ReductionError, match=r"Text embeddings of items \[1\]"):
+    with pytest.raises(ReductionError, match=r"text embeddings of items \[1\]"):
         view.check()
     replace(view, text_length=torch.tensor([5, 3])).check()  # padding is not looked at
