@@ -532,3 +532,28 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended_however_i
     found = compare(model, processor, data, [], ["25%"], **options)
     assert [r.examples for r in found.rows] == [3] * 3
     assert sorted(p.name for p in tmp_path.iterdir()) == [".results.jsonl.lock", "results.jsonl"]
+
+
+def test_a_picture_that_was_opened_and_is_not_whole_and_a_question_without_one(
+    model: Any, processor: Any, tmp_path: Path
+) -> None:
+    """Pillow reads a file that the user opened when it is first needed: not before its turn."""
+    path = tmp_path / "half.jpg"
+    Image.effect_noise((300, 300), 50).save(path)
+    path.write_bytes(path.read_bytes()[:9000])
+    half = Example("half", (Picture("half", Image.open(path)),), "what is it?", "noise")
+    bare = Example("bare", (), "what is it?", "nothing")
+    found = compare(model, processor, [half, *EXAMPLES[:1], bare], [], ["25%"], out=tmp_path, **SHORT)
+    assert "truncated" in {f.example: f.reason for f in found.results.failures}["half"]
+    assert all(row.failed and row.examples for row in found.rows)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_answer(
+    model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "as_seen", lambda *_: [][0])
+    with pytest.warns(UserWarning, match="No report shows 'test-0-0': IndexError"):
+        found = compare(model, processor, EXAMPLES[:2], [], ["25%"], out=tmp_path, **SHORT)
+    assert [(r.examples, r.failed) for r in found.rows] == [(2, 0)] * 3
+    assert not found.results.pictures
+    write_report(found.path)
