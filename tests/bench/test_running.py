@@ -78,7 +78,7 @@ def _picky(processor: Any, error: Exception) -> Any:
     ("picture", "error", "said", "place", "batch_size"),
     [
         (Picture("gone", Path("gone.png")), ValueError(), "No such file", 0, 1),
-        (Picture("text", Path(__file__)), ValueError(), "cannot identify", 2, 3),
+        (Picture("text", Path(__file__)), ValueError(), "no format that Pillow knows", 2, 3),
         (BANNER, ValueError("ratio\n500"), "ValueError: ratio 500", 0, 1),
         (BANNER, torch.OutOfMemoryError("3 MiB of 12 GiB"), "Out of memory: ", 2, 3),
         (BANNER, KeyError(), "KeyError", 0, 1),
@@ -179,7 +179,7 @@ def test_when_every_question_fails_it_is_said(model: Any, processor: Any, tmp_pa
     assert all("No such file" in (row.refusal or "") for row in found.rows)
     assert len(found.rows) == ARMS
     page = write_report(found.path).page.read_text(encoding="utf-8")
-    assert page.count("No such file") == 1
+    assert "No such file" in page
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
@@ -532,3 +532,28 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended_however_i
     found = compare(model, processor, data, [], ["25%"], **options)
     assert [r.examples for r in found.rows] == [3] * 3
     assert sorted(p.name for p in tmp_path.iterdir()) == [".results.jsonl.lock", "results.jsonl"]
+
+
+def test_a_picture_that_was_opened_and_is_not_whole_and_a_question_without_one(
+    model: Any, processor: Any, tmp_path: Path
+) -> None:
+    """Pillow reads a file that the user opened when it is first needed: not before its turn."""
+    path = tmp_path / "half.jpg"
+    Image.effect_noise((300, 300), 50).save(path)
+    path.write_bytes(path.read_bytes()[:9000])
+    half = Example("half", (Picture("half", Image.open(path)),), "what is it?", "noise")
+    bare = Example("bare", (), "what is it?", "nothing")
+    found = compare(model, processor, [half, *EXAMPLES[:1], bare], [], ["25%"], out=tmp_path, **SHORT)
+    assert "truncated" in {f.example: f.reason for f in found.results.failures}["half"]
+    assert all(row.failed and row.examples for row in found.rows)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_answer(
+    model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "as_seen", lambda *_: [][0])
+    with pytest.warns(UserWarning, match="No report shows 'test-0-0': IndexError"):
+        found = compare(model, processor, EXAMPLES[:2], [], ["25%"], out=tmp_path, **SHORT)
+    assert [(r.examples, r.failed) for r in found.rows] == [(2, 0)] * 3
+    assert not found.results.pictures
+    write_report(found.path)

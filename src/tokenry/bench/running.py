@@ -252,16 +252,21 @@ class Task:
         )
 
     def _show(self, prompts: Sequence[Prompt]) -> None:
-        """Keep the pictures that a report shows."""
+        """Keep the pictures that a report shows; one that cannot be drawn costs no answer."""
         for prompt in prompts:
-            example = prompt.example
-            if example.id in self.shown:
-                width, height = prompt.images[0].size
-                boxes = [
-                    [x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in example.regions
-                ]
-                data = encode_picture(measure.as_seen(self.processor, prompt))
-                self.writer.append(Picture(self.setting, example.picture, data, {example.id: boxes}))
+            if prompt.example.id not in self.shown or not prompt.images:
+                continue
+            line = self._attempt(lambda prompt=prompt: self._picture(prompt))  # type: ignore[misc]
+            if isinstance(line, Picture):
+                self.writer.append(line)
+            else:
+                warnings.warn(f"No report shows {prompt.example.picture!a}: {line.reason}", stacklevel=2)
+
+    def _picture(self, prompt: Prompt) -> Picture:
+        example, (width, height) = prompt.example, prompt.images[0].size
+        boxes = [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in example.regions]
+        data = encode_picture(measure.as_seen(self.processor, prompt))
+        return Picture(self.setting, example.picture, data, {example.id: boxes})
 
     def _attempt(self, run: Callable[[], T]) -> T | Problem:
         """What a step gives, or what went wrong in it.

@@ -82,12 +82,15 @@ class Picture:
     def fingerprint(self) -> str:
         """A hash that tells this picture from others, without decoding a file: its length and both of its ends.
 
-        A file that cannot be read has one, too: the error belongs to the question that needs it.
+        A picture that cannot be read has one, too: the error belongs to the question that needs it.
         """
         found = hashlib.sha256()
         if isinstance(self.source, Image.Image):
-            image = as_shown(self.source)
-            found.update(repr(image.size).encode() + image.tobytes())
+            try:
+                image = as_shown(self.source)
+                found.update(repr(image.size).encode() + image.tobytes())
+            except Exception:  # as in `open`
+                found.update(b"unreadable")
         else:
             try:
                 status = self.source.stat()
