@@ -17,6 +17,7 @@ from tokenry.bench.arms import plan_arms
 from tokenry.bench.compare import Comparison
 from tokenry.bench.measure import Batch, Prompt, as_seen, recall
 from tokenry.bench.results import Trace, read_results
+from tokenry.bench.summary import same_choice
 from tokenry.data.examples import Example, load_scenes
 from tokenry.data.pictures import Picture
 from tokenry.reduce import Scorer
@@ -267,6 +268,25 @@ def test_the_question_is_put_in_the_prompt(model: Any, processor: Any, tmp_path:
     assert {r.question for r in mine.results} == {"A. a {question}\nB. a dog\n\nQ: what is in {choices}?"}
     assert usual.runs[0].setting != mine.runs[0].setting
     assert {r.score for r in mine.results} <= {0.0, 1.0}
+
+
+def test_the_same_tokens_under_another_position_rule_are_another_method(
+    model: Any, processor: Any, tmp_path: Path
+) -> None:
+    found = compare(
+        model,
+        processor,
+        EXAMPLES[:2],
+        ["fastervlm", "vtc-cls"],
+        ["50%"],
+        out=tmp_path,
+        positions="paper",
+        **SHORT,
+    )
+    kept = {(r.method, r.item): r.kept for r in found.results.results if not r.seed}
+    for item in {item for _, item in kept}:
+        assert kept["pool", item] != kept["pool(positions=compact)", item]
+    assert not [line for line in same_choice(found.results) if "compact" in line]
 
 
 def test_tuning_takes_the_cheapest_that_keeps_enough(model: Any, processor: Any, tmp_path: Path) -> None:
