@@ -11,14 +11,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.bench import synthetic
 from tokenry.bench import compare, measure, tune
 from tokenry.bench.arms import plan_arms
+from tokenry.bench.compare import Comparison
 from tokenry.bench.measure import Batch, Prompt, as_seen, recall
 from tokenry.bench.results import Trace, read_results
+from tokenry.bench.summary import same_choice
 from tokenry.data.examples import Example, load_scenes
 from tokenry.data.pictures import Picture
 from tokenry.reduce import Scorer
-from tokenry.tokens import InputError, Reduction, TokenryError, TokenView, UnsupportedError
+from tokenry.tokens import Budget, InputError, Reduction, TokenryError, TokenView, UnsupportedError
 
 EXAMPLES = load_scenes("test", 4, per_scene=2)
 SHORT: dict[str, Any] = {"seeds": 2, "max_new_tokens": 3}
@@ -267,6 +270,25 @@ def test_the_question_is_put_in_the_prompt(model: Any, processor: Any, tmp_path:
     assert {r.score for r in mine.results} <= {0.0, 1.0}
 
 
+def test_the_same_tokens_under_another_position_rule_are_another_method(
+    model: Any, processor: Any, tmp_path: Path
+) -> None:
+    found = compare(
+        model,
+        processor,
+        EXAMPLES[:2],
+        ["fastervlm", "vtc-cls"],
+        ["50%"],
+        out=tmp_path,
+        positions="paper",
+        **SHORT,
+    )
+    kept = {(r.method, r.item): r.kept for r in found.results.results if not r.seed}
+    for item in {item for _, item in kept}:
+        assert kept["pool", item] != kept["pool(positions=compact)", item]
+    assert not [line for line in same_choice(found.results) if "compact" in line]
+
+
 def test_tuning_takes_the_cheapest_that_keeps_enough(model: Any, processor: Any, tmp_path: Path) -> None:
     """Scored so that nothing is ever lost, the smallest budget wins; the bound is that of four pictures."""
     data = load_scenes("test", 4, per_scene=1)
@@ -288,6 +310,27 @@ def test_tuning_takes_the_cheapest_that_keeps_enough(model: Any, processor: Any,
     for bad in ({"target": 0.0}, {"target": 1.5}, {"max_drop": -0.1}, {"by": "speed"}):
         with pytest.raises(TokenryError):
             tune(model, processor, data, **(options | bad))
+
+
+def test_tuning_chooses_among_what_it_was_asked_for(model: Any, processor: Any, tmp_path: Path) -> None:
+    """The folder may hold cheaper arms of another run, whose methods nobody has configured here."""
+    data = load_scenes("test", 4, per_scene=1)
+    options: dict[str, Any] = {"out": tmp_path, "metric": lambda a, b: 1.0, **SHORT}
+    compare(model, processor, data, [], ["25%"], **options)
+    found = tune(model, processor, data, max_drop=0.9, methods=[], budgets=["50%"], **options)
+    assert found.comparison.row("pool", "25%").sure is not None
+    assert str(found.best) == "random at 50%"
+    assert found.methods is not None
+    assert "for all 4 arms together" in str(found)
+
+
+@pytest.mark.parametrize("budget", [0.25, "25%", Budget.of(0.25)])
+def test_a_row_is_found_by_any_budget_that_means_its_own(tmp_path: Path, budget: Any) -> None:
+    path = synthetic.write(tmp_path / "results.jsonl", synthetic.lines(4))
+    found = Comparison(path, read_results(path))
+    assert found.row("fine", budget).budget == "25%"
+    with pytest.raises(InputError, match="fine at 75% was not compared; there are none, random at 50%"):
+        found.row("fine", 0.75)
 
 
 def test_recall_counts_patches_under_the_regions_by_how_long_they_lived() -> None:

@@ -189,6 +189,8 @@ def test_methods_that_chose_alike_are_named(tmp_path: Path) -> None:
     content += [synthetic.result("poor", "25%", 2, kept="z")]  # replaces the one of that key
     (only,) = same_choice(read(tmp_path / "b", content))
     assert "at 50%:" in only
+    merged = [*full, *arm("fine", "50%", "x"), *arm("poor", "50%", "x", answer="weighed otherwise")]
+    assert same_choice(read(tmp_path / "d", merged)) == ()
     everything = arm("fine", "50%", "x", by_layer=(synthetic.TOKENS,) * synthetic.LAYERS)
     everything += arm("poor", "50%", "x", by_layer=(synthetic.TOKENS,) * synthetic.LAYERS)
     assert same_choice(read(tmp_path / "c", [*full, *everything])) == ()

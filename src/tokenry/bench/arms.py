@@ -44,6 +44,11 @@ class Arm:
         """The configured methods as JSON."""
         return [m.to_json() for m in self.methods]
 
+    @property
+    def position_rule(self) -> Positions:
+        """What becomes of position ids."""
+        return _rule(self.methods)
+
     def __str__(self) -> str:
         return f"{self.method} at {self.budget}" if self.budget else self.method
 

@@ -47,7 +47,7 @@ def choose(rows: Sequence[Row], *, allowed_drop: float, by: str = "prefill_flops
     asked for, and however many are tried. A wide interval is a request for more examples.
 
     Args:
-        rows: rows of a comparison, all of them.
+        rows: those of a comparison that may be chosen.
         allowed_drop: score that may be lost, as a share (0.01 = one point).
         by: the cost to minimise, a name in `COSTS`.
     """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,7 +22,8 @@ from tokenry.bench.running import Task, pictures_of
 from tokenry.bench.summary import Row, nothing_ran, summarise
 from tokenry.bench.writing import Claim
 from tokenry.data.examples import Example
-from tokenry.tokens import BudgetLike, InputError, Positions
+from tokenry.hosts.host import evaluating
+from tokenry.tokens import Budget, BudgetLike, InputError, Positions
 from tokenry.wrappers import unwrap
 
 FILE_NAME = "results.jsonl"
@@ -54,14 +54,19 @@ class Comparison:
     def row(self, method: str, budget: BudgetLike | str = "") -> Row:
         """One row.
 
+        Args:
+            method: as the row has it: a name, with settings that are not the defaults.
+            budget: anything `Budget.of` reads, or the text that the row has; of a chain "50%+50%".
+
         Raises:
             InputError: not among those compared.
         """
+        wanted = budget if isinstance(budget, str) else str(Budget.of(budget))
         for row in self.rows:
-            if (row.method, row.budget) == (method, str(budget)):
+            if (row.method, row.budget) == (method, wanted):
                 return row
         raise InputError(
-            f"{method} at {budget} was not compared; there are {', '.join(str(r) for r in self.rows)}."
+            f"{method} at {wanted} was not compared; there are {', '.join(str(r) for r in self.rows)}."
         )
 
 
@@ -149,7 +154,7 @@ def compare(
     examples = [template.apply(e) for e in _choose(data, limit)]
     require_judgeable(judge, examples)
     path = Path(out) / FILE_NAME
-    with ResultsWriter(path) as writer, environment.limit_threads(threads), _evaluating(model):
+    with ResultsWriter(path) as writer, environment.limit_threads(threads), evaluating(model):
         facts = environment.facts(model, name) | {
             "data": data_name,
             "max_new_tokens": max_new_tokens,
@@ -215,14 +220,3 @@ def _shown(examples: Sequence[Example], count: int) -> frozenset[str]:
         chosen[picture] = min(group, key=lambda e: kinds.get(e.kind, 0))
         kinds[chosen[picture].kind] = kinds.get(chosen[picture].kind, 0) + 1
     return frozenset(e.id for e in chosen.values())
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode, and back to what it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -43,7 +43,7 @@ from tokenry.wrappers import device_of, unwrap
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question about one picture, ready for the model.
+    """A question about its pictures, ready for the model.
 
     Attributes:
         example: where it comes from.
@@ -296,7 +296,7 @@ def to_result(
         if not arm.methods and example.regions
         else recall(trace, example.regions, prompt.images[0].size),
         trace=trace if shown and arm.seed == 0 else None,
-        kept=None if trace is None else digest(trace.life, trace.group),
+        kept=None if trace is None else digest(trace.life, trace.group, arm.position_rule),
         rows=rows,
     )
 

@@ -142,7 +142,7 @@ class Result:
         memory_bytes: peak memory while answering; None where the platform does not tell.
         recall: share of the patches under the answer's regions still present, averaged over the decoder's layers.
         trace: what became of the tokens, for the examples a report shows.
-        kept: digest of what became of the tokens; None where that is not told.
+        kept: digest of what became of the tokens and their position ids; None where that is not told.
         rows: questions in the pass that answered it: the run's batch size, fewer at the end, 1 where a batch failed.
     """
 

@@ -184,14 +184,15 @@ def warnings(results: Results, rows: Sequence[Row]) -> tuple[str, ...]:
 def same_choice(results: Results) -> tuple[str, ...]:
     """Methods that kept the same tokens of every picture, which on this model makes them one; a sentence for each.
 
-    Budgets that leave all tokens say nothing, and are left out.
+    Budgets that leave all tokens say nothing, and are left out. Methods that merge the same tokens may weigh them in
+    their own way, and then give other answers: these are not one.
     """
-    kept: dict[Arm, dict[str, str]] = defaultdict(dict)
+    kept: dict[Arm, dict[str, tuple[str, str]]] = defaultdict(dict)
     for result in results.results:
         shortened = min(result.by_layer, default=0) < result.full_tokens
         if result.kept is not None and result.seed == 0 and shortened:
-            kept[result.method, result.budget][result.item] = result.kept
-    alike: dict[tuple[str, frozenset[tuple[str, str]]], list[str]] = defaultdict(list)
+            kept[result.method, result.budget][result.item] = (result.kept, result.answer)
+    alike: dict[tuple[str, frozenset[tuple[str, tuple[str, str]]]], list[str]] = defaultdict(list)
     order = planned(results)
     for (method, budget), choice in sorted(kept.items(), key=lambda arm: order[arm[0]]):
         alike[budget, frozenset(choice.items())].append(method)

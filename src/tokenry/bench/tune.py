@@ -100,13 +100,12 @@ def tune(
         raise InputError("Tuning needs reference answers; none of these examples has one.")
     names = list(methods) if methods is not None else sorted(set(method_paths()) - set(BASELINES))
     comparison = compare(model, processor, data, names, budgets, **options)
+    arms = plan_arms(names, budgets, seeds=1, positions=options.get("positions"))
+    asked = {(arm.method, arm.budget): arm.methods for arm in arms}
     full = next(r for r in comparison.rows if r.is_full)
     drop = max_drop if max_drop is not None else (1 - target) * (full.score or 0.0)
-    choice = choose(comparison.rows, allowed_drop=drop, by=by)
-    found = None
-    if choice.best is not None:
-        arms = plan_arms(names, budgets, seeds=1, positions=options.get("positions"))
-        found = next(
-            a.methods for a in arms if (a.method, a.budget) == (choice.best.method, choice.best.budget)
-        )
-    return Tuning(comparison, choice, found)
+    # The file may hold more arms, of runs before: tried as well, so all intervals allow for them, but not asked for.
+    candidates = [r for r in comparison.rows if (r.method, r.budget) in asked]
+    choice = choose(candidates, allowed_drop=drop, by=by)
+    best = choice.best
+    return Tuning(comparison, choice, None if best is None else asked[best.method, best.budget])
