@@ -253,7 +253,12 @@ def test_options_in_a_table(folder: Path) -> None:
 
 
 def test_what_people_said_without_options_is_no_reference_with_them(folder: Path) -> None:
-    row = {"image": "a.png", "question": "which?", "correct_choice_idx": 1, "direct_answers": ["blue", "navy"]}
+    row = {
+        "image": "a.png",
+        "question": "which?",
+        "correct_choice_idx": 1,
+        "direct_answers": ["blue", "navy"],
+    }
     assert rows(folder, {**row, "choices": ["red", "blue"]}).examples[0].references == ("1",)
     assert rows(folder, row | {"correct_choice_idx": "blue"}).examples[0].references == ("blue", "navy")
 

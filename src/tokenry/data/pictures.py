@@ -135,7 +135,11 @@ class PictureFolder:
     def strays(self) -> list[str]:
         """Names of pictures in the folder that nobody asked for."""
         used = {os.path.normpath(one) for name in self._known for one in _spellings(name)}
-        used |= {os.path.relpath(one.source, self.folder) for one in self._known.values() if isinstance(one, Picture)}
+        used |= {
+            os.path.relpath(one.source, self.folder)
+            for one in self._known.values()
+            if isinstance(one, Picture)
+        }
         endings = Image.registered_extensions()
         return sorted(
             name
