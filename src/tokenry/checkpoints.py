@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final, Self
 
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.tokens.errors import InputError, TokenryError, gist
 
 NAMES: Final = ("embedded", "smollm2", "minilm")
 """Models that tokenry brings, or fetches without a hub; where they lie, `tokenry.models` knows."""
@@ -37,8 +37,6 @@ _PATIENCE: Final = 1.5
 _NAMED: Final = 3
 """Names in a message; the rest is counted."""
 _TRUST: Final = "trust_remote_code=True, or --trust-remote-code of run, compare, tune and check"
-_LONGEST: Final = 240
-"""Characters of what another library says that a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +243,7 @@ class Checkpoint:
             return f"it needs Python code of its own, which is run only if you trust it and say so ({_TRUST})"
         folder = self._folder or _in_cache(self.name)
         seen = None if folder is None else _whats_wrong(folder, what)
-        return seen or _first_line(error)
+        return seen or gist(error)
 
     def _require_safe_adapter(self) -> None:
         """Refuse an adapter in pickles: told what they may, transformers and peft read it where there is no other."""
@@ -482,7 +480,7 @@ def _damaged(files: Iterable[Path]) -> str | None:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            return f"{file.name} is cut off or damaged ({_first_line(error)})"
+            return f"{file.name} is cut off or damaged ({gist(error)})"
     return None
 
 
@@ -513,20 +511,8 @@ def _json_error(path: Path) -> str:
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return _first_line(error)
+        return gist(error)
     return "it holds nothing"
-
-
-def _first_line(error: Exception) -> str:
-    """The first thing that an error says, without its full stop; what kind it is, if it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    more = 2 if lines and lines[0].endswith(":") else 1
-    said = " ".join(lines[:more]).rstrip(".:") or type(error).__name__
-    if isinstance(error, KeyError):
-        said = f"{said} is missing"
-    if isinstance(error, ImportError):
-        said = said.partition(". ")[0]  # what is missing; then come instructions for other environments
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
 
 
 def _some(names: Sequence[str]) -> str:
