@@ -155,9 +155,11 @@ def test_code_of_a_folder_is_run_if_the_user_says_so_and_never_for_a_yes_on_the_
 
 def test_kernels_of_the_hub_are_code_too(model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
-    rewrite(folder / "config.json", lambda c: c["text_config"].update(attn_implementation="some/kernel"))
-    with pytest.raises(InputError, match=r"asks for the kernel 'some/kernel'.*--trust-remote-code"):
-        load_model(folder)
+    for implementation in ("some/kernel", {"": "sdpa", "text_config": "some/kernel"}):
+        asked = {"experts_implementation": implementation}
+        rewrite(folder / "config.json", lambda c, asked=asked: c["text_config"].update(asked))
+        with pytest.raises(InputError, match=r"asks for the kernel 'some/kernel'.*--trust-remote-code"):
+            load_model(folder)
 
 
 # --- broken folders --------------------------------------------------------------------------------------------------
@@ -181,6 +183,19 @@ def only_pickles(folder: Path) -> None:
 def names_pickles(folder: Path) -> None:
     rewrite(folder / "config.json", lambda c: c.update(transformers_weights="adapter_model.bin"))
     torch.save(Bomb(folder / "was-run"), folder / "adapter_model.bin")
+
+
+def shards_of_pickles(folder: Path, index: str = "model.safetensors.index.json") -> None:
+    weights = make_model()[0].state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    places = dict.fromkeys(weights, "pytorch_model.bin")
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def named_shards_of_pickles(folder: Path) -> None:
+    shards_of_pickles(folder, "x.safetensors.index.json")
+    rewrite(folder / "config.json", lambda c: c.update(transformers_weights="x.safetensors.index.json"))
 
 
 def pickled_adapter(folder: Path) -> None:
@@ -230,6 +245,8 @@ def config(text: str) -> Callable[[Path], None]:
     [
         (only_pickles, r"its weights are a pickle \(pytorch_model.bin\).*save it again, as safetensors"),
         (names_pickles, "names 'adapter_model.bin' as its weights, and only safetensors are read"),
+        (shards_of_pickles, "index.json .* names 'pytorch_model.bin' as its weights, and only safetensors"),
+        (named_shards_of_pickles, "x.safe.* names 'pytorch_model.bin' as its weights, and only safetensors"),
         (pickled_adapter, "no pickle .* is read"),
         (cut, r"model.safetensors is cut off or damaged \("),
         (lambda f: cut(f, in_pieces(f)[1].name), r"model-00002-of-\d+.safetensors is cut off or damaged"),
@@ -238,7 +255,11 @@ def config(text: str) -> Callable[[Path], None]:
         (without("config.json", "model*"), "it holds a tokenizer and no model"),
         (emptied, "it is empty"),
         (config("{'a': 1"), "config.json is no JSON"),
-        (config("[1]"), "config.json is no configuration of a model"),
+        (config("[1]"), "config.json is no configuration: it holds no object"),
+        (
+            config('{"model_type": ["llava"]}'),
+            r"its kind is \['llava'\], which this transformers does not know",
+        ),
         (config('{"model_type": "strange"}'), "its kind is 'strange', which this transformers does not know"),
         (larger, r"are of other sizes than its config.json says \(\S+: 296x48, not 296x96; \d+ in all\)"),
         (
@@ -248,6 +269,12 @@ def config(text: str) -> Callable[[Path], None]:
         (without("processor*"), "it has no processor_config.json"),
         (without("tokenizer*"), "it has no tokenizer.json"),
         (lambda f: (f / "processor_config.json").write_text("{"), "processor_config.json is no JSON"),
+        (
+            lambda f: (f / "tokenizer_config.json").write_text("[]"),
+            "tokenizer_config.json is no configuration",
+        ),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), r"'\w+' is missing\.$"),
+        (lambda f: (f / "generation_config.json").write_text("{"), "what ends an answer may stand there"),
     ],
 )
 def test_a_broken_folder_is_refused_in_one_sentence(

@@ -18,13 +18,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final, Self
 
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.tokens.errors import InputError, TokenryError, gist
 
 NAMES: Final = ("embedded", "smollm2", "minilm")
 """Models that tokenry brings, or fetches without a hub; where they lie, `tokenry.models` knows."""
 _CONFIG: Final = "config.json"
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
+_GENERATION: Final = "generation_config.json"
 _ADAPTER: Final = "adapter_config.json"
 _ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 _PROCESSOR: Final = "processor_config.json"
@@ -36,8 +37,6 @@ _PATIENCE: Final = 1.5
 _NAMED: Final = 3
 """Names in a message; the rest is counted."""
 _TRUST: Final = "trust_remote_code=True, or --trust-remote-code of run, compare, tune and check"
-_LONGEST: Final = 240
-"""Characters of what another library says that a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +152,7 @@ class Checkpoint:
         with self._told("a model"):
             self._require_safe_adapter()
             self._require_safe_names()
+            self._require_generation()
             model, report = kind.from_pretrained(
                 self._source,
                 use_safetensors=True,
@@ -243,7 +243,7 @@ class Checkpoint:
             return f"it needs Python code of its own, which is run only if you trust it and say so ({_TRUST})"
         folder = self._folder or _in_cache(self.name)
         seen = None if folder is None else _whats_wrong(folder, what)
-        return seen or _first_line(error)
+        return seen or gist(error)
 
     def _require_safe_adapter(self) -> None:
         """Refuse an adapter in pickles: told what they may, transformers and peft read it where there is no other."""
@@ -267,15 +267,30 @@ class Checkpoint:
         if not isinstance(values, dict):
             return  # what is wrong with it is told by those who read it
         weights = str(values.get("transformers_weights") or _WEIGHTS)
-        if not weights.endswith((".safetensors", ".safetensors.index.json")):
-            raise InputError(
-                f"The {_CONFIG} in {self.place} names {weights!r} as its weights, and only safetensors are read, since "
-                "a pickle can run anything."
-            )
+        index = weights if weights.endswith(".safetensors.index.json") else _INDEX
+        found = self.file(index)
+        for source, names in (
+            (_CONFIG, [weights] if weights != index else []),
+            (index, (_shard_names(found) if found else None) or []),
+        ):
+            if other := [name for name in names if not name.endswith(".safetensors")]:
+                raise InputError(
+                    f"The {source} in {self.place} names {other[0]!r} as its weights, and only safetensors are read, "
+                    "since a pickle can run anything."
+                )
         if not self.trust_remote_code and (kernel := next(_kernels(values), None)):
             raise InputError(
                 f"The {_CONFIG} in {self.place} asks for the kernel {kernel!r} from the model hub, and code is run "
                 f"only if you trust it and say so ({_TRUST})."
+            )
+
+    def _require_generation(self) -> None:
+        """Refuse settings of `generate` that cannot be read: transformers goes on without them, to other answers."""
+        path = self.file(_GENERATION)
+        if path is not None and not isinstance(_json(path), dict):
+            raise InputError(
+                f"The {_GENERATION} in {self.place} is no JSON object, and what ends an answer may stand there: "
+                "mend it, or remove it."
             )
 
 
@@ -394,6 +409,8 @@ def _whats_wrong(folder: Path, what: str) -> str | None:
     broken = [n for n in files if n.endswith(".json") and _json(folder / n) is None]
     if broken:
         return f"{broken[0]} is no JSON ({_json_error(folder / broken[0])})"
+    if wrong := [n for n in files if n.endswith("config.json") and not isinstance(_json(folder / n), dict)]:
+        return f"{wrong[0]} is no configuration: it holds no object"
     if what == "a processor":
         parts = {"processor": _PROCESSOR, "token": _TOKENIZERS[0]}
         lacking = [name for part, name in parts.items() if not any(part in file for file in files)]
@@ -406,8 +423,6 @@ def _whats_wrong(folder: Path, what: str) -> str | None:
         return None
     if _CONFIG not in files:
         return _without_config(files)
-    if not isinstance(_json(folder / _CONFIG), dict):
-        return f"{_CONFIG} is no configuration of a model: it holds no object"
     kind = _json(folder / _CONFIG).get("model_type")
     if kind is not None and not _is_known(kind):
         return f"its kind is {kind!r}, which this transformers does not know"
@@ -439,16 +454,21 @@ def _without_weights(files: Sequence[str]) -> str:
 
 def _shards(folder: Path) -> str | None:
     """What is wrong with weights in several files."""
-    named = _json(folder / _INDEX)
-    places = named.get("weight_map") if isinstance(named, dict) else None
-    if not isinstance(places, dict):
+    shards = _shard_names(folder / _INDEX)
+    if shards is None:
         return f"{_INDEX} does not say which file holds which weights (weight_map)"
-    shards = sorted({str(name) for name in places.values()})
     if missing := [name for name in shards if not (folder / name).is_file()]:
         return (
             f"of the {len(shards)} files that {_INDEX} names, {len(missing)} are missing ({_some(missing)})"
         )
     return _damaged([folder / name for name in shards])
+
+
+def _shard_names(index: Path) -> list[str] | None:
+    """The files that an index says the weights are in; None if it does not."""
+    named = _json(index)
+    places = named.get("weight_map") if isinstance(named, dict) else None
+    return sorted({str(name) for name in places.values()}) if isinstance(places, dict) else None
 
 
 def _damaged(files: Iterable[Path]) -> str | None:
@@ -460,23 +480,23 @@ def _damaged(files: Iterable[Path]) -> str | None:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            return f"{file.name} is cut off or damaged ({_first_line(error)})"
+            return f"{file.name} is cut off or damaged ({gist(error)})"
     return None
 
 
-def _kernels(values: Any) -> Iterator[str]:
-    """What a configuration, or a part of it, names as an implementation where that is a repository on the hub."""
+def _kernels(values: Any, *, implements: bool = False) -> Iterator[str]:
+    """What a configuration names as an implementation, of all or by part, where that is a repository on the hub."""
     if isinstance(values, dict):
         for key, value in values.items():
-            if isinstance(value, str) and key.endswith("implementation") and "/" in value:
-                yield value
-            yield from _kernels(value)
+            yield from _kernels(value, implements=implements or key.endswith("implementation"))
+    elif implements and isinstance(values, str) and "/" in values:
+        yield values
 
 
 def _is_known(kind: Any) -> bool:
     from transformers import CONFIG_MAPPING
 
-    return kind in CONFIG_MAPPING
+    return isinstance(kind, str) and kind in CONFIG_MAPPING
 
 
 def _json(path: Path) -> Any:
@@ -491,18 +511,8 @@ def _json_error(path: Path) -> str:
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return _first_line(error)
+        return gist(error)
     return "it holds nothing"
-
-
-def _first_line(error: Exception) -> str:
-    """The first thing that an error says, without its full stop; what kind it is, if it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    more = 2 if lines and lines[0].endswith(":") else 1
-    said = " ".join(lines[:more]).rstrip(".:") or type(error).__name__
-    if isinstance(error, ImportError):
-        said = said.partition(". ")[0]  # what is missing; then come instructions for other environments
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
 
 
 def _some(names: Sequence[str]) -> str:

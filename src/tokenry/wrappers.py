@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenry.tokens import InputError, UnsupportedError
+from tokenry.tokens.errors import gist
 from tokenry.tokens.extras import optional
 
 _COMPILED_MODULE: Final = "_orig_mod"
@@ -19,9 +20,6 @@ _COMPILED_MODULE: Final = "_orig_mod"
 
 _COMPILED_FROM: Final = "_torchdynamo_orig_callable"
 """Attribute of a compiled function that holds what it was made from."""
-
-_LONGEST: Final = 200
-"""Characters of what peft says that a message quotes."""
 
 COMPILED_CALL: Final = "_compiled_call_impl"
 """Attribute of a module that `module.compile()` sets, and that its calls take instead of `forward` and its hooks."""
@@ -97,9 +95,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
             # Again, since only this way peft tells which weights found no place.
             report = wrapped.load_adapter(str(folder), wrapped.active_adapter, local_files_only=True)
     except Exception as error:  # by the kind of adapter: shapes, names, settings of another release
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2]).rstrip(".:")[:_LONGEST] or type(error).__name__
-        raise InputError(f"{where} ({reason}): {remedy}") from error
+        raise InputError(f"{where} ({gist(error)}): {remedy}") from error
     # Weights that a kind of adapter shares between layers are in no file; peft does not speak of those.
     lacking = list(report.missing_keys) if any("missing adapter keys" in str(w.message) for w in said) else []
     for names, what in ((lacking, "it lacks"), (report.unexpected_keys, "the model has no place for")):

@@ -140,6 +140,7 @@ def test_names_that_another_system_wrote_are_found(stored: str, written: str, tm
     questions(tmp_path, *({"image": name, "question": "what?"} for name in (written, "..\\x.png")))
     report = load_folder(tmp_path)
     assert report.examples[0].image.size == (40, 30)
+    assert left_out(report).keys() == {"questions.jsonl:2"}  # and no file that nobody asks about
     assert left_out(report)["questions.jsonl:2"].startswith("picture '..")
 
 

@@ -99,8 +99,10 @@ def test_numbers_without_a_scale_go_from_their_smallest_to_their_largest() -> No
         np.array([[-200000, 0], [100000, 200000]], np.int32),
     ):
         assert np.asarray(as_shown(Image.fromarray(values)))[..., 0].tolist() == [[0, 128], [191, 255]]
-    flat = as_shown(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
-    assert flat.getextrema() == ((0, 0),) * 3
+    endless = np.array([[-np.inf, 0.0, 0.5], [np.nan, 1.0, np.inf]], np.float32)
+    assert np.asarray(as_shown(Image.fromarray(endless)))[..., 0].tolist() == [[0, 0, 128], [0, 255, 255]]
+    for empty in (np.nan, np.inf):
+        assert as_shown(Image.fromarray(np.full((2, 2), empty, np.float32))).getextrema() == ((0, 0),) * 3
 
 
 def test_print_colours_go_through_their_profile(tmp_path: Path) -> None:

@@ -252,6 +252,17 @@ def test_options_in_a_table(folder: Path) -> None:
             rows(folder, {"image": "a.png", "question": "which?", "choices": choices})
 
 
+def test_what_people_said_without_options_is_no_reference_with_them(folder: Path) -> None:
+    row = {
+        "image": "a.png",
+        "question": "which?",
+        "correct_choice_idx": 1,
+        "direct_answers": ["blue", "navy"],
+    }
+    assert rows(folder, {**row, "choices": ["red", "blue"]}).examples[0].references == ("1",)
+    assert rows(folder, row | {"correct_choice_idx": "blue"}).examples[0].references == ("blue", "navy")
+
+
 def test_ids_that_questions_share_are_told_apart(folder: Path) -> None:
     row = {"question_id": "scene.png", "image": "a.png", "question": "is it?"}
     report = rows(folder, row, row, {**row, "question_id": None})

@@ -34,9 +34,7 @@ def test_lmms_eval_and_compare_agree(tmp_path: Path, monkeypatch: pytest.MonkeyP
             exec(text, page)
 
     data = load_folder("pictures").examples
-    ours = tk.compare(
-        *load_model("small-vlm"), data, ["divprune"], ["25%"], seeds=1, positions="keep", out="ours"
-    )
+    ours = tk.compare(*load_model("small-vlm"), data, ["divprune"], ["25%"], seeds=1, out="ours")
     for theirs, row in ((page["full"], ours.row("none")), (page["fewer"], ours.row("divprune", "25%"))):
         answers = {r.example: r.answer for r in ours.results.results if r.method == row.method}
         said = {s["doc_id"]: s["filtered_resps"][0].strip() for s in theirs["samples"]["scenes"]}

@@ -76,7 +76,7 @@ def decode_bench(
     loaded.to(device)
     drafting: Any = assistant
     if assistant is not None:
-        early = assistant.isdigit()
+        early = assistant.isdecimal()
         drafting = (
             int(assistant) if early else load_language_model(assistant, dtype=dtype.value)[0].to(device)
         )

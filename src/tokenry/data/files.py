@@ -24,19 +24,9 @@ def whole_file(target: Path) -> Iterator[Path]:
     Raises:
         InputError: If it cannot be written; the message says why.
     """
-    scratch: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.stem}-", dir=target.parent))
+    with _scratch(target, target.parent) as scratch:
         yield scratch / target.name
         os.replace(scratch / target.name, target)
-    except TokenryError:
-        raise
-    except Exception as error:
-        raise _unwritten(target, error) from error
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -51,11 +41,8 @@ def whole_folder(target: Path, *, merge: bool = False) -> Iterator[Path]:
         InputError: If it cannot be written; the message says why.
     """
     into = merge and target.is_dir()
-    scratch: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Inside a folder that stays, because that may be a file system of its own.
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target if into else target.parent))
+    # Inside a folder that stays, because that may be a file system of its own.
+    with _scratch(target, target if into else target.parent) as scratch:
         scratch.chmod(0o755)  # mkdtemp's folder is for its owner only; a saved one is as any other
         yield scratch
         if into:
@@ -63,23 +50,28 @@ def whole_folder(target: Path, *, merge: bool = False) -> Iterator[Path]:
                 os.replace(file, target / file.name)
         else:
             _exchange(scratch, target)
+
+
+@contextmanager
+def _scratch(target: Path, beside: Path) -> Iterator[Path]:
+    """A folder of this process's own, gone at the end; what fails meanwhile is told as what kept `target` back."""
+    scratch: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=beside))
+        yield scratch
     except TokenryError:
         raise
-    except (
-        Exception
-    ) as error:  # safetensors has an error of its own for a full disk, tokenizers a bare Exception
-        raise _unwritten(target, error) from error
+    # safetensors has an error of its own for a full disk, tokenizers a bare Exception
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(
+            f"{target} could not be written: {reason}. What was there before is untouched; "
+            "make room, or choose another folder."
+        ) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _unwritten(target: Path, error: Exception) -> InputError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return InputError(
-        f"{target} could not be written: {reason}. What was there before is untouched; "
-        "make room, or choose another folder."
-    )
 
 
 def _exchange(new: Path, target: Path) -> None:

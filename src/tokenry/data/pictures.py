@@ -137,7 +137,12 @@ class PictureFolder:
 
     def strays(self) -> list[str]:
         """Names of pictures in the folder that nobody asked for."""
-        used = {os.path.normpath(name) for name in self._known}
+        used = {os.path.normpath(one) for name in self._known for one in _spellings(name)}
+        used |= {
+            os.path.relpath(one.source, self.folder)
+            for one in self._known.values()
+            if isinstance(one, Picture)
+        }
         endings = Image.registered_extensions()
         return sorted(
             name
@@ -271,7 +276,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits by its own scale; wider numbers, which have none, from their smallest to their largest."""
     values = np.asarray(image).astype(np.float64)
-    values = np.nan_to_num(values, posinf=values[np.isfinite(values)].max(initial=0.0))
+    finite = values[np.isfinite(values)]
+    values = np.nan_to_num(values, posinf=finite.max(initial=0.0), neginf=finite.min(initial=0.0))
     low, high = 0.0, 65535.0
     if image.mode == "F" or values.min() < low or values.max() > high:
         low, high = float(values.min()), float(values.max())

@@ -46,7 +46,7 @@ COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(
         ),
         "answers": Column(
             ("answers", "labels", "ground_truths", "references", "targets", "direct_answers"),
-            "all right answers, as often as they were given",
+            "all right answers, as often as they were given; where there are options, only if there is no `answer`",
         ),
         "choices": Column(
             ("choices", "options"),

@@ -59,9 +59,11 @@ def asked(record: Record) -> Asked:
     if not images or not isinstance(question, str) or not question.strip():
         raise ItemError(f"its {'question' if images else 'picture'} is empty or no text")
     choices = tuple(_choices(fields.get("choices")))
-    # Where both stand, `answer` is what somebody made of the `answers`.
     main, answers = (tuple(_answers(fields.get(name), choices)) for name in ("answer", "answers"))
-    answers += tuple(one for one in main if one not in answers)
+    if main and choices:
+        answers = main  # the others are what people said to whom no options were shown (A-OKVQA has both)
+    else:  # where both stand, `answer` is what somebody made of the `answers`
+        answers += tuple(one for one in main if one not in answers)
     kind, name = (_label(fields.get(field)) for field in ("kind", "id"))
     for text in (question, *answers, *choices, kind, name):
         _check_text(text)

@@ -21,6 +21,7 @@ from transformers import (
 from tokenry.checkpoints import NAMES, Checkpoint
 from tokenry.models.pretrained import model_folder
 from tokenry.tokens import InputError
+from tokenry.tokens.errors import gist
 from tokenry.wrappers import with_adapter
 
 EMBEDDED = "embedded"
@@ -144,7 +145,7 @@ def require_device(device: str | int) -> None:
         torch.empty(0, device=asked)
         there = torch.get_device_module(asked).device_count()
     except (RuntimeError, AssertionError, ImportError) as error:  # which one depends on how torch was built
-        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+        reason = gist(error).partition(". ")[0]
         raise InputError(f"There is no device {device!r} here ({reason}): use {_devices()}.") from error
     if (asked.index or 0) >= there:  # of the CPU torch takes any number
         raise InputError(f"There is no device {device!r} here: use {_devices()}.")

@@ -151,5 +151,4 @@ def sample_inputs(model: Any) -> dict[str, Any]:
     for _ in questions:
         coarse = torch.randint(0, 256, (12, 12, 3), generator=generator, dtype=torch.uint8)
         pictures.append([Image.fromarray(coarse.numpy()).resize((192, 192))])
-    processor.tokenizer.padding_side = "left"
-    return _moved(_encode(_complete(processor, model), pictures, questions, padding=True), model)
+    return question_inputs(model, processor, pictures, questions)
