@@ -33,13 +33,14 @@ RESULT = ROOT / "docs/results/upstream.json"
 LOCKED = metadata.version("transformers")
 
 PARTS = {
-    "names": ["tests/test_upstream.py"],
+    "names": ["tests/test_upstream.py", "tests/test_checkpoints.py", "tests/test_wrappers.py"],
     "hosts": ["tests/hosts"],
     "decoding": ["tests/predict"],
     "networks": ["tests/models"],
     "main job": [
         "tests/reduce",
         "tests/bench/test_compare.py",
+        "tests/bench/test_running.py",
         "tests/cli/test_commands.py",
         "tests/docs/test_readme.py",
     ],
