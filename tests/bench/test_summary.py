@@ -9,9 +9,9 @@ import pytest
 
 from tests.bench import synthetic
 from tokenry.bench.choose import choose, cost_column
-from tokenry.bench.columns import COLUMNS
+from tokenry.bench.columns import COLUMNS, bracket
 from tokenry.bench.headline import versus_baselines
-from tokenry.bench.results import Line, Result, Results, read_results
+from tokenry.bench.results import Failure, Line, Result, Results, read_results
 from tokenry.bench.summary import Row, changes, same_choice, summarise, warnings
 from tokenry.tokens import UnknownNameError
 
@@ -148,12 +148,18 @@ def test_better_is_better_than_each_baseline(tmp_path: Path) -> None:
     fine = next(r for r in summarise(read(tmp_path, content)) if r.method == "fine")
     assert [r.is_better for r in fine.against] == [True, False]
     assert not fine.beats_baselines
-    assert "better than random, but not shown to be better than pool" in versus_baselines(fine)
+    said = versus_baselines(fine)
+    assert said.startswith(
+        "It is better than random at this budget, with 97.5 % confidence for all arms together, but"
+    )
+    assert "not shown to be better than pool at this budget: against random " in said
+    (random, pool) = fine.against
+    assert said.endswith(f"{bracket(random.sure)} and pool +0.0 points {bracket(pool.sure)}.")
     content = [line for line in content if not (isinstance(line, Result) and line.method == "pool")]
     content += [synthetic.result("pool", "50%", i, float(i % 4 == 1)) for i in range(40)]
     fine = next(r for r in summarise(read(tmp_path / "again", content)) if r.method == "fine")
     assert fine.beats_baselines
-    assert versus_baselines(fine).startswith("It is better than the baselines")
+    assert versus_baselines(fine).startswith("It is better than random and pool at this budget, with 97.5 %")
 
 
 def test_counts_stand_beside_shares(rows: dict[tuple[str, str], Row]) -> None:
@@ -194,6 +200,45 @@ def test_methods_that_chose_alike_are_named(tmp_path: Path) -> None:
     everything = arm("fine", "50%", "x", by_layer=(synthetic.TOKENS,) * synthetic.LAYERS)
     everything += arm("poor", "50%", "x", by_layer=(synthetic.TOKENS,) * synthetic.LAYERS)
     assert same_choice(read(tmp_path / "c", [*full, *everything])) == ()
+
+
+def _with_failures(items: int, failures: int) -> list[Line]:
+    """`fine` loses nothing of what it answers, and fails on the last questions; `poor` is as good, on all of them."""
+    content: list[Line] = [synthetic.run(items)]
+    for i in range(items):
+        content += [synthetic.result(item=i), synthetic.result("poor", "50%", i)]
+        content += [synthetic.result("random", "50%", i, float(i % 2))]
+        content += [synthetic.result("random", "25%", i, float(i % 2))]
+        if i < items - failures:
+            content.append(synthetic.result("fine", "25%", i))
+        else:
+            where = (synthetic.SETTING, "fine", "25%", 0, f"item-{i}", f"question {i}", "p", "what?")
+            content.append(Failure(*where, "MemoryError", "Out of memory."))
+    return content
+
+
+def test_what_an_arm_fails_on_is_lost_where_it_is_claimed_to_keep_something(tmp_path: Path) -> None:
+    """Half of the questions: the smaller budget is as good on the rest, and no choice for a user who has all."""
+    rows = {(r.method, r.budget): r for r in summarise(read(tmp_path, _with_failures(200, 100)))}
+    fine = rows["fine", "25%"]
+    assert (fine.scored, fine.failed, fine.score) == (100, 100, 1.0)
+    assert fine.change is not None
+    assert fine.sure is not None
+    assert (fine.change.mean, fine.sure.mean) == (0.0, -0.5)
+    assert not fine.beats_baselines
+    found = choose(list(rows.values()), allowed_drop=0.2).best
+    assert str(found) == "poor at 50%"
+    rows = {(r.method, r.budget): r for r in summarise(read(tmp_path / "few", _with_failures(200, 2)))}
+    assert str(choose(list(rows.values()), allowed_drop=0.2).best) == "fine at 25%"
+
+
+def test_a_baseline_that_answered_other_questions_is_no_rival(tmp_path: Path) -> None:
+    content: list[Line] = [synthetic.run(4), *(synthetic.result(item=i) for i in range(4))]
+    content += [synthetic.result("fine", "50%", i) for i in range(2)]
+    content += [synthetic.result("random", "50%", i) for i in range(2, 4)]
+    fine = next(r for r in summarise(read(tmp_path, content)) if r.method == "fine")
+    assert fine.against == ()
+    assert versus_baselines(fine) == "No baseline was measured on as many tokens."
 
 
 def test_cost_columns_are_checked() -> None:

@@ -44,7 +44,8 @@ def choose(rows: Sequence[Row], *, allowed_drop: float, by: str = "prefill_flops
     The criterion is the lower bound of the paired interval, not the mean: with few examples a lucky mean is cheap, and
     a method that was chosen for being lucky disappoints in use. The interval is the one that is corrected for all rows
     of the comparison (`Row.sure`), since the best of many has had many chances to be lucky; it holds whatever drop is
-    asked for, and however many are tried. A wide interval is a request for more examples.
+    asked for, and however many are tried. Questions that a row failed on count as lost: a method is not cheap for
+    running out of memory on the large pictures. A wide interval is a request for more examples.
 
     Args:
         rows: those of a comparison that may be chosen.

@@ -24,6 +24,7 @@ class Column:
         help: what it means, in one sentence.
         is_cost: whether less of it is better.
         interval: what stands beside the figure.
+        sure: the interval that its colour stands on: that for all rows together.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Column:
     help: str
     is_cost: bool = False
     interval: Callable[[Row], Interval | None] = lambda row: None
+    sure: Callable[[Row], Interval | None] = lambda row: None
 
     def of(self, row: Row) -> str:
         """The figure of a row as text, without its interval."""
@@ -99,6 +101,7 @@ def _versus(baseline: str) -> Column:
         f"vs_{baseline}", f"vs {baseline}", lambda r: v.change.mean if (v := rivalry(r)) else None, signed,
         f"Score minus that of {baseline} at as many tokens, in points, with its paired, pointwise 95 % interval.",
         interval=lambda r: v.change if (v := rivalry(r)) else None,
+        sure=lambda r: v.sure if (v := rivalry(r)) else None,
     )  # fmt: skip
 
 
@@ -117,6 +120,7 @@ COLUMNS: tuple[Column, ...] = (
         "Score minus the full model's, in points, with its paired 95 % interval over pictures. The interval is "
         "pointwise: among twenty such, one is wrong by chance.",
         interval=lambda r: r.change,
+        sure=lambda r: r.sure,
     ),
     Column(
         "lost", "lost", lambda r: r.outcomes.lost if r.outcomes else None, number,

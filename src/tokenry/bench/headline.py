@@ -48,18 +48,15 @@ def pick(rows: Sequence[Row]) -> tuple[Row, float] | None:
 def versus_baselines(row: Row) -> str:
     """How a row does against the baselines, as a sentence that claims no more than was shown."""
     if not row.against:
-        return "No baseline leaves as many tokens."
-    figures = " and ".join(
-        f"{r.name} {signed(r.change.mean)} points {bracket(r.change)}" for r in row.against
-    )
-    if row.beats_baselines:
-        verdict = (
-            "It is better than the baselines at this budget, with 97.5 % confidence for all arms together"
+        return "No baseline was measured on as many tokens."
+    better = [r.name for r in row.against if r.is_better]
+    rest = [r.name for r in row.against if not r.is_better]
+    claims = []
+    if better:
+        claims.append(
+            f"better than {' and '.join(better)} at this budget, with 97.5 % confidence for all arms together"
         )
-    elif any(r.is_better for r in row.against):
-        better = " and ".join(r.name for r in row.against if r.is_better)
-        rest = " and ".join(r.name for r in row.against if not r.is_better)
-        verdict = f"It is better than {better}, but not shown to be better than {rest} at this budget"
-    else:
-        verdict = "It is not shown to be better than the baselines at this budget"
-    return f"{verdict}: against {figures}."
+    if rest:
+        claims.append(f"not shown to be better than {' or '.join(rest)} at this budget")
+    figures = " and ".join(f"{r.name} {signed(r.sure.mean)} points {bracket(r.sure)}" for r in row.against)
+    return f"It is {', but '.join(claims)}: against {figures}."

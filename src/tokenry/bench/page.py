@@ -93,24 +93,25 @@ def _tiles(rows: Sequence[Row], full: Row | None) -> list[tuple[str, str]]:
     tiles = [(f"{percent(full.score)} %", f"score {whole}: {_counts(full)}")]
     picked = pick(rows)
     best = picked[0] if picked else max(rows, key=lambda r: r.sure.low if r.sure else -math.inf)
-    if best.change is None:
+    if best.sure is None:
         return tiles
     tokens = f"{best.tokens_mean or 0:.0f} tokens per layer" + ("" if picked else ", the safest")
     lost = (
-        f"{best.outcomes.lost} lost, {best.outcomes.gained} gained of {best.scored}; "
-        if best.outcomes
-        else ""
+        f"{best.outcomes.lost} lost, {best.outcomes.gained} gained of {best.scored}" if best.outcomes else ""
     )
+    failed = f", {best.failed} not answered" if best.failed else ""
+    # The row is shown because it came out best: an interval by itself would flatter it.
     tiles.append(
         (
-            _points(best.change),
-            f"{best}, {tokens}, against all tokens: {lost}95 % interval {bracket(best.change)}",
+            _points(best.sure),
+            f"{best}, {tokens}, against all tokens: {lost}{failed}; 95 % interval {bracket(best.sure)}, for all arms "
+            "together",
         )
     )
     tiles += [
         (
-            _points(r.change),
-            f"{best.method} against {r.name} at as many tokens: 95 % interval {bracket(r.change)}",
+            _points(r.sure),
+            f"{best.method} against {r.name} at as many tokens: 95 % interval {bracket(r.sure)}, for all arms together",
         )
         for r in best.against
     ]
@@ -167,7 +168,7 @@ def _table_row(row: Row, style: dict[str, Style], columns: Sequence[Column], sca
                 "value": column.value(row),
                 "text": column.of(row),
                 "aside": _counts(row) if column.name == "score" else column.bounds(row),
-                "glyph": _glyph(column.interval(row), scale) if column.name == "change" else Markup(),
+                "glyph": _glyph(row.change, row.sure, scale) if column.name == "change" else Markup(),
                 "more": column.name not in _MAIN,
             }
             for column in columns
@@ -186,9 +187,9 @@ def _dot(style: Style) -> Markup:
     return canvas.svg("")
 
 
-def _glyph(interval: Interval | None, scale: float) -> Markup:
-    """A paired interval, drawn: no difference is the upright line, loss is to its left."""
-    if interval is None:
+def _glyph(interval: Interval | None, sure: Interval | None, scale: float) -> Markup:
+    """A paired interval, drawn: no difference is the upright line, loss is to its left; coloured where it is sure."""
+    if interval is None or sure is None:
         return Markup()
     canvas = Canvas(64, 14)
     zero = 44.0  # losses are what there is to see
@@ -196,8 +197,7 @@ def _glyph(interval: Interval | None, scale: float) -> Markup:
     def x(value: float) -> float:
         return max(2.0, min(62.0, zero + 42 * value / scale))
 
-    sure = interval.high < 0 or interval.low > 0
-    colour = ("#cf3f5a" if interval.mean < 0 else "#2a9461") if sure else "muted"
+    colour = {-1: "#cf3f5a", 0: "muted", 1: "#2a9461"}[sure.sign]
     canvas.line([(zero, 0), (zero, 14)], "muted", opacity=0.6)
     canvas.line([(x(interval.low), 7), (x(interval.high), 7)], colour, width=3)
     canvas.line([(x(interval.mean), 2), (x(interval.mean), 12)], "ink", width=2)

@@ -30,6 +30,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def sign(self) -> int:
+        """1 where all of it is above zero, -1 where all of it is below, else 0."""
+        return (self.low > 0) - (self.high < 0)
+
 
 @dataclass(frozen=True)
 class Outcomes:

@@ -27,7 +27,8 @@ class Rivalry:
     Attributes:
         name: the baseline.
         change: score minus the baseline's, with its paired interval.
-        sure: the interval at the level that is corrected for all such comparisons: it holds for all of them together.
+        sure: the same as claims stand on it: at the level that is corrected for all such comparisons, so that it holds
+            for all of them together, and with questions that the row failed on as lost.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Rivalry:
     @property
     def is_better(self) -> bool:
         """Whether the row beats the baseline, however many rows were tried."""
-        return self.sure.low > 0
+        return self.sure.sign > 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Row:
         score: mean, None where the data set has no references.
         scored: examples with a score.
         change: score minus the full model's, with its paired interval; None for `none` itself.
-        sure: the same interval at the level that is corrected for all rows: claims about the best of them stand on it.
+        sure: the same as claims stand on it: at the level that is corrected for all rows, so that it holds for all of
+            them together, and with questions that the row failed on as lost.
         outcomes: on how many examples the score rose and fell (of several seeds: their mean).
         against: the baselines that leave as many tokens.
         agreement: share of answers equal to the full model's.
@@ -308,9 +310,19 @@ class _Measured:
         # Seeds are pooled per example first: an interval over pictures, not over draws.
         self.scores = {arm: _scores(found, self.full) for arm, found in self.arms.items()}
         against = _against(results)
-        self.rivals = {arm: [r for r in against.get(arm, ()) if self.scores.get(r)] for arm in self.arms}
+        self.rivals = {
+            arm: [
+                rival for rival in against.get(arm, ()) if scores.keys() & self.scores.get(rival, {}).keys()
+            ]
+            for arm, scores in self.scores.items()
+        }
         self.tried = sum(bool(scores) for arm, scores in self.scores.items() if arm[0] != FULL)
-        self.met = sum(len(rivals) for arm, rivals in self.rivals.items() if self.scores[arm])
+        self.met = sum(map(len, self.rivals.values()))
+        # An arm that fails on what the model can do on all tokens has not kept its score there.
+        self.lost: dict[Arm, dict[str, float]] = defaultdict(dict)
+        for failure in results.failures:
+            if failure.item in self.scores.get((FULL, ""), {}):
+                self.lost[failure.arm[:2]][failure.item] = 0.0
 
     def row(self, method: str, budget: str) -> Row:
         """The row of an arm."""
@@ -336,25 +348,25 @@ class _Measured:
         )
         if row.is_full:
             return row
-        change, sure = self._intervals(scores, self.scores[FULL, ""], self.tried)
+        change, sure = self._intervals((method, budget), (FULL, ""), self.tried)
         rivals = [
-            Rivalry(_baseline(name), *self._intervals(scores, self.scores[name, at], self.met))
-            for name, at in self.rivals[method, budget]
+            Rivalry(_baseline(rival[0]), *self._intervals((method, budget), rival, self.met))
+            for rival in self.rivals[method, budget]
         ]
         counts = outcomes([score - self.scores[FULL, ""][item] for item, score in scores.items()])
         return replace(row, change=change, sure=sure, outcomes=counts, against=tuple(rivals))
 
-    def _intervals(
-        self, scores: dict[str, float], others: dict[str, float], comparisons: int
-    ) -> tuple[Interval, Interval]:
-        """The paired interval on its own, and corrected for so many comparisons."""
-        both = [item for item in scores if item in others]
-        difference = [scores[item] - others[item] for item in both]
-        pictures = [self.full[item].picture for item in both]
-        return (
-            paired_interval(difference, pictures),
-            paired_interval(difference, pictures, level=corrected(LEVEL, comparisons)),
-        )
+    def _intervals(self, arm: Arm, other: Arm, comparisons: int) -> tuple[Interval, Interval]:
+        """The paired interval on its own, and as claims stand on it where there are so many comparisons."""
+        others = self.scores[other]
+
+        def interval(scores: Mapping[str, float], level: float) -> Interval:
+            both = [item for item in scores if item in others]
+            difference = [scores[item] - others[item] for item in both]
+            return paired_interval(difference, [self.full[item].picture for item in both], level=level)
+
+        scores = self.scores[arm]
+        return interval(scores, LEVEL), interval(scores | self.lost[arm], corrected(LEVEL, comparisons))
 
 
 def _scores(results: Sequence[Result], full: Mapping[str, Result]) -> dict[str, float]:

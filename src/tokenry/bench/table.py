@@ -134,15 +134,11 @@ def footer(results: Results, rows: Sequence[Row]) -> str:
         f"{facts['dtype']}, {facts['attention']} attention, {facts['device']}, {threads}; "
         f"{facts['machine']}, load {load}; position ids: {facts['positions']}; scored by {facts['metric']}; "
         f"{versions}. Score, agreement and recall in percent, differences in points with paired 95 % intervals, each "
-        "by itself. Coloured: holds with 97.5 % confidence for all rows together."
+        "by itself. Coloured: holds with 95 % confidence for all rows of the column together, failures counted as lost."
     )
 
 
 def _style(column: Column, row: Row) -> str:
-    """Red for a loss and green for none (or for more than a baseline), where it holds for all rows together."""
-    if column.name == "change" and row.sure is not None:
-        return "red" if row.sure.high < 0 else "green" if row.sure.low >= 0 else ""
-    rivalry = row.versus(column.name.removeprefix("vs_")) if column.name.startswith("vs_") else None
-    if rivalry is not None:
-        return "red" if rivalry.sure.high < 0 else "green" if rivalry.is_better else ""
-    return ""
+    """Red for less and green for more than what the column compares with, where it holds for all rows together."""
+    found = column.sure(row)
+    return "" if found is None else {-1: "red", 0: "", 1: "green"}[found.sign]
