@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from tests.bench import browser, synthetic
+from tokenry.bench import as_table
+from tokenry.bench.page import render
 from tokenry.bench.report import Report, write_report
-from tokenry.bench.results import Picture, Refusal, Result, ResultsWriter
+from tokenry.bench.results import Line, Picture, Refusal, Result, ResultsWriter, read_results
+from tokenry.bench.summary import summarise
 from tokenry.tokens import InputError
 
 WIDTHS = (1280, 390)
@@ -109,6 +114,26 @@ def test_answers_are_escaped(tmp_path: Path) -> None:
     page = write_report(synthetic.write(tmp_path / "results.jsonl", content)).page.read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
+
+
+@pytest.mark.parametrize(("losses", "colour"), [(6, False), (30, True)])
+def test_a_colour_holds_for_all_rows_together(tmp_path: Path, losses: int, colour: bool) -> None:
+    """6 lost of 40 are a loss by themselves, and no more than luck has where four arms were tried."""
+    content: list[Line] = [synthetic.run(40)]
+    for i in range(40):
+        content.append(synthetic.result(item=i, picture=str(i)))
+        content += [
+            synthetic.result(m, b, i, picture=str(i)) for m in ("fine", "poor") for b in ("50%", "25%")
+        ]
+        content.append(synthetic.result("poor", "25%", i, float(i >= losses), picture=str(i)))
+    results = read_results(synthetic.write(tmp_path / "results.jsonl", content))
+    poor = next(r for r in summarise(results) if (r.method, r.budget) == ("poor", "25%"))
+    assert poor.change is not None
+    assert poor.change.high < 0
+    screen = Console(width=200, file=io.StringIO(), force_terminal=True, color_system="standard")
+    screen.print(as_table(results))
+    assert ("\x1b[31m" in screen.file.getvalue()) == colour  # type: ignore[attr-defined]
+    assert ("#cf3f5a" in render(results)) == colour
 
 
 def test_without_references_agreement_takes_the_scores_place(tmp_path: Path) -> None:
