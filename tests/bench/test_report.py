@@ -151,6 +151,21 @@ def test_nothing_measured_yet_is_told(tmp_path: Path) -> None:
         write_report(file)
 
 
+def test_files_of_before_are_read(tmp_path: Path) -> None:
+    """They have a scorer where a metric is now, no prompt, and no baselines in their plan."""
+    facts = {k: v for k, v in synthetic.FACTS.items() if k not in ("metric", "prompt")} | {"scorer": "mine"}
+    plan = {k: v for k, v in synthetic.run(8).plan.items() if k != "against"}
+    lines = [
+        synthetic.run(8, facts=facts, plan=plan),
+        *(x for x in synthetic.lines(8) if isinstance(x, Result)),
+    ]
+    file = synthetic.write(tmp_path / "results.jsonl", lines)
+    assert "scored by mine" in write_report(file).page.read_text()
+    screen = Console(width=2000, file=io.StringIO())
+    screen.print(as_table(read_results(file)))
+    assert "scored by mine" in screen.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     file = synthetic.write(tmp_path / "results.jsonl", synthetic.lines(4))
     (tmp_path / "file").write_text("in the way")

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tokenry.bench import compare, measure, write_report
+from tokenry.bench import compare, measure, running, write_report
 from tokenry.bench.measure import Batch, Prompt
 from tokenry.bench.results import EVERY_ARM, Failure, Result, ResultsWriter, read_results
 from tokenry.bench.summary import failed
@@ -214,8 +214,9 @@ def test_a_disk_that_fills_up_ends_the_run(
         compare(model, processor, EXAMPLES, [], ["25%"], out=tmp_path, **SHORT)
 
 
+@pytest.mark.parametrize("first", ["synchronise", "empty_cache"])
 def test_a_device_that_stops_working_ends_the_run(
-    model: Any, processor: Any, tmp_path: Path, answering: Any, monkeypatch: pytest.MonkeyPatch
+    model: Any, processor: Any, tmp_path: Path, answering: Any, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     """After an illegal access every call to a GPU fails: a list of questions that failed would be a list of lies."""
 
@@ -224,7 +225,11 @@ def test_a_device_that_stops_working_ends_the_run(
 
     def break_down(batch: Batch, arm: Any) -> None:
         if batch.prompts[0].example.id == EXAMPLES[1].id:
-            monkeypatch.setattr(measure, "synchronise", lost)
+            monkeypatch.setattr(running, "device_of", lambda model: torch.device("cuda"))
+            monkeypatch.setattr(torch.cuda, "empty_cache", lost if first == "empty_cache" else lambda: None)
+            monkeypatch.setattr(
+                measure, "synchronise", lost if first == "synchronise" else lambda model: None
+            )
             lost()
 
     answering(break_down)

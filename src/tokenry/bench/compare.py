@@ -17,7 +17,7 @@ from tokenry.bench.arms import BUDGETS, Spec, plan_arms
 from tokenry.bench.metrics import MetricLike, require_judgeable
 from tokenry.bench.metrics import metric as find_metric
 from tokenry.bench.prompts import Template
-from tokenry.bench.results import Facts, Plan, Results, ResultsWriter, Run, digest, read_results
+from tokenry.bench.results import FILE_NAME, Facts, Plan, Results, ResultsWriter, Run, digest, read_results
 from tokenry.bench.running import Task, pictures_of
 from tokenry.bench.summary import Row, nothing_ran, summarise
 from tokenry.bench.writing import Claim
@@ -25,8 +25,6 @@ from tokenry.data.examples import Example
 from tokenry.hosts.host import evaluating
 from tokenry.tokens import Budget, BudgetLike, InputError, Positions
 from tokenry.wrappers import unwrap
-
-FILE_NAME = "results.jsonl"
 
 
 @dataclass(frozen=True)

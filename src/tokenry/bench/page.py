@@ -16,7 +16,7 @@ from tokenry.bench.columns import COLUMNS, COSTS, Column, bracket, number, perce
 from tokenry.bench.headline import headline, pick
 from tokenry.bench.overlay import decode_picture, has_grid, svg_overlay
 from tokenry.bench.plots import Style
-from tokenry.bench.results import Picture, Result, Results
+from tokenry.bench.results import Picture, Result, Results, metric_name
 from tokenry.bench.stats import Interval
 from tokenry.bench.summary import (
     Change,
@@ -58,6 +58,7 @@ def render(results: Results) -> str:
     loads = [r.load for r in results.runs if r.load is not None]
     return env.get_template("report.html.jinja").render(
         facts=run.facts,
+        metric=metric_name(run.facts),
         runs=results.runs,
         load=f"{min(loads):.2f} to {max(loads):.2f}" if loads else "not known",
         examples=max(row.examples for row in rows),

@@ -13,7 +13,7 @@ from tokenry.bench import plots
 from tokenry.bench.arms import FULL
 from tokenry.bench.overlay import contact_sheet, decode_picture
 from tokenry.bench.page import AXES, readable, render, traced
-from tokenry.bench.results import Results, read_results
+from tokenry.bench.results import FILE_NAME, Results, read_results
 from tokenry.bench.summary import Row, summarise
 from tokenry.data.files import whole_file
 from tokenry.tokens import InputError
@@ -39,7 +39,7 @@ class Report:
 def results_file(given: str | Path) -> Path:
     """The results file, of a folder the one in it."""
     path = Path(given)
-    return path / "results.jsonl" if path.is_dir() else path
+    return path / FILE_NAME if path.is_dir() else path
 
 
 def write_report(file: str | Path, out: str | Path | None = None) -> Report:

@@ -24,6 +24,8 @@ from tokenry.bench.typed_json import reader
 from tokenry.bench.writing import Claim
 from tokenry.tokens import InputError
 
+FILE_NAME = "results.jsonl"
+"""What the file is called in the folder of a comparison."""
 FORMAT = 1
 """Written into every line; raised when a field changes its meaning. Lines of another format are skipped."""
 _LONGEST = 32 << 20
@@ -53,6 +55,11 @@ Facts = TypedDict(
     },
 )
 """What a table or page tells of the circumstances; facts may hold more."""
+
+
+def metric_name(facts: Facts) -> str:
+    """By what answers were scored, in files of before too."""
+    return facts.get("metric") or facts.get("scorer") or "an unknown metric"
 
 
 class _Planned(TypedDict):

@@ -279,10 +279,10 @@ class Task:
         except Exception as error:
             problem = Problem.of(error)
         # Only here the exception is gone, and with it what its frames held.
-        if device_of(self.model).type == "cuda":
-            torch.cuda.empty_cache()
         try:
             measure.synchronise(self.model)
+            if device_of(self.model).type == "cuda":
+                torch.cuda.empty_cache()
         except RuntimeError as error:
             raise TokenryError(
                 f"{device_of(self.model)} no longer works: {problem.reason} What was measured before is kept; start "

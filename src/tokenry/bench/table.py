@@ -12,7 +12,7 @@ from rich.text import Text
 from tokenry.bench.arms import BASELINES
 from tokenry.bench.columns import COLUMNS, Column
 from tokenry.bench.headline import headline
-from tokenry.bench.results import Results
+from tokenry.bench.results import Results, metric_name
 from tokenry.bench.summary import Row, failed, nothing_ran, refused, same_choice, summarise, warnings
 
 _NEEDED = ("score", "change", "tokens", "prefill_ms")
@@ -132,7 +132,7 @@ def footer(results: Results, rows: Sequence[Row]) -> str:
     return (
         f"{max((r.examples for r in rows), default=0)} questions ({facts['data']}); {facts['model']}, "
         f"{facts['dtype']}, {facts['attention']} attention, {facts['device']}, {threads}; "
-        f"{facts['machine']}, load {load}; position ids: {facts['positions']}; scored by {facts['metric']}; "
+        f"{facts['machine']}, load {load}; position ids: {facts['positions']}; scored by {metric_name(facts)}; "
         f"{versions}. Score, agreement and recall in percent, differences in points with paired 95 % intervals, each "
         "by itself. Coloured: holds with 95 % confidence for all rows of the column together, failures counted as lost."
     )
