@@ -114,6 +114,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
+def synchronise(model: nn.Module) -> None:
+    """Wait until the model's device has done what it was given, or fail with what failed there."""
+    if device_of(model).type == "cuda":
+        torch.cuda.synchronize(device_of(model))
+
+
 @contextmanager
 def fetched(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
     """A weight of a model with its numbers, which accelerate may keep on disk or in another memory between passes.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import json
+import linecache
 import os
 import signal
 import subprocess
@@ -21,12 +23,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tokenry.bench import compare, measure, running, write_report
+from tokenry.bench import compare, environment, measure, running, write_report
 from tokenry.bench.measure import Batch, Prompt
 from tokenry.bench.results import EVERY_ARM, Failure, Result, ResultsWriter, read_results
 from tokenry.bench.summary import failed
 from tokenry.data.examples import Example, load_scenes
 from tokenry.data.pictures import Picture
+from tokenry.hosts import vision
 from tokenry.tokens import InputError, ReductionError, TokenryError, UnsupportedError
 
 EXAMPLES = load_scenes("test", 4, per_scene=2)
@@ -228,7 +231,7 @@ def test_a_device_that_stops_working_ends_the_run(
             monkeypatch.setattr(running, "device_of", lambda model: torch.device("cuda"))
             monkeypatch.setattr(torch.cuda, "empty_cache", lost if first == "empty_cache" else lambda: None)
             monkeypatch.setattr(
-                measure, "synchronise", lost if first == "synchronise" else lambda model: None
+                running, "synchronise", lost if first == "synchronise" else lambda model: None
             )
             lost()
 
@@ -307,6 +310,31 @@ def test_times_of_a_batch_are_shared_out_among_its_rows(
     long, short = measure.answer(model, processor, batch, encoded, full, max_new_tokens=4)
     assert (long.passes, short.passes) == ((4.0, 1.0, 3.0, 5.0), (4.0, 1.0))
     assert (long.decode_s, short.decode_s) == (3.0, 1.0)
+
+
+def test_the_encoder_is_charged_what_the_device_still_has_to_do(
+    model: Any, processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU has its work when the call returns, and has done it three seconds later."""
+    now = [0.0]
+    batch = Batch.of(model, processor, [Prompt.of(model, processor, EXAMPLES[0])])
+    monkeypatch.setattr(vision.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(vision, "synchronise", lambda model: now.append(now.pop() + 3.0))
+    assert measure.encode(model, batch, []).seconds == 3.0
+
+
+def test_the_source_of_a_method_is_that_of_the_code_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editor saves while a comparison is running."""
+    file = tmp_path / "edited_while_running.py"
+    file.write_text("class Mine:\n    share = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("edited_while_running").Mine
+    before = environment.source_digest(mine)
+    file.write_text("class Mine:\n    share = 0.25\n")
+    linecache.checkcache()
+    assert environment.source_digest(mine) == before
 
 
 def test_a_batch_that_fails_is_put_one_question_at_a_time(

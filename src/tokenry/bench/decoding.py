@@ -47,7 +47,7 @@ from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.text.plain import PlainText
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
-from tokenry.wrappers import device_of, unwrap
+from tokenry.wrappers import device_of, synchronise, unwrap
 
 TRANSFORMERS_LOOKUP: Final = "prompt-lookup-transformers"
 ASSISTED: Final = "assisted"
@@ -227,7 +227,8 @@ def _identity(what: str | Proposer | Speculation) -> str | list[str]:
     if isinstance(what, str):
         return what
     parts = (what, what.proposer, what.sizing) if isinstance(what, Speculation) else (what,)
-    return [f"{type(part).__qualname__} {environment.source_digest(type(part))}" for part in parts]
+    kinds: list[type] = [type(part) for part in parts]
+    return [f"{kind.__qualname__} {environment.source_digest(kind)}" for kind in kinds]
 
 
 def _calibrated(
@@ -428,8 +429,7 @@ class _Task:
         )
 
     def _now(self) -> float:
-        if device_of(self.model).type == "cuda":
-            torch.cuda.synchronize(device_of(self.model))
+        synchronise(self.model)
         return time.process_time() if self.process_time else time.perf_counter()
 
 

@@ -84,8 +84,12 @@ def foreign_code(methods: tuple[Reducer, ...]) -> list[str]:
     return [source_digest(type(m)) for m in methods if not type(m).__module__.startswith("tokenry.")]
 
 
+@cache
 def source_digest(cls: type) -> str:
-    """A hash of a class's source (of an empty text where there is none)."""
+    """A hash of a class's source (of an empty text where there is none), as it was when first asked for.
+
+    The file may be edited while the code that was loaded from it goes on running.
+    """
     source = ""
     with suppress(OSError, TypeError):
         source = inspect.getsource(cls)

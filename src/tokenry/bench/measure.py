@@ -38,7 +38,7 @@ from tokenry.data.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes
 from tokenry.reduce import Reducer
 from tokenry.tokens import InputError, Reduction
-from tokenry.wrappers import device_of, unwrap
+from tokenry.wrappers import device_of, synchronise, unwrap
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,6 @@ class Answer:
 
 def encode(model: Any, batch: Batch, methods: Sequence[Reducer]) -> Encoded:
     """The vision side of a batch, with all that the methods read of it."""
-    synchronise(model)
     return hosts.encode(model, batch.inputs, methods)
 
 
@@ -381,9 +380,3 @@ def _digest(inputs: Mapping[str, Any]) -> str:
         else:
             found.update(repr(value).encode())
     return found.hexdigest()[:20]
-
-
-def synchronise(model: Any) -> None:
-    """Wait until the model's device has done what it was given, or fail with what failed there."""
-    if device_of(model).type == "cuda":
-        torch.cuda.synchronize(device_of(model))

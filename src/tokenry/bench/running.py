@@ -22,7 +22,7 @@ from tokenry.data.examples import Example
 from tokenry.data.metrics import Metric
 from tokenry.hosts import Encoded
 from tokenry.tokens import TokenryError, UnsupportedError
-from tokenry.wrappers import device_of
+from tokenry.wrappers import device_of, synchronise
 
 _LONGEST_REASON = 500
 T = TypeVar("T")
@@ -280,7 +280,7 @@ class Task:
             problem = Problem.of(error)
         # Only here the exception is gone, and with it what its frames held.
         try:
-            measure.synchronise(self.model)
+            synchronise(self.model)
             if device_of(self.model).type == "cuda":
                 torch.cuda.empty_cache()
         except RuntimeError as error:

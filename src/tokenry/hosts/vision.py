@@ -45,6 +45,7 @@ from tokenry.upstream import (
     watch_attention,
     whole_comes_first,
 )
+from tokenry.wrappers import synchronise
 
 
 @dataclass(eq=False)
@@ -477,9 +478,11 @@ def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int])
         )
     if not _pixels(inputs):
         raise InputError(f"There is no picture among the inputs ({', '.join(inputs)}).")
+    synchronise(host.model)
     started = time.perf_counter()
     with torch.no_grad(), watch_vision(host, cls_layers) as recorder:
         outputs = _encode(host, inputs, host.encodes)
+    synchronise(host.model)  # a GPU is given its work long before it has done it
     seconds = time.perf_counter() - started
     return Encoded(
         {k: v for k, v in inputs.items() if k not in PIXELS}, outputs, dict(recorder.pictures), seconds
