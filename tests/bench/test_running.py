@@ -146,6 +146,27 @@ def test_an_arm_that_fails_on_a_question_is_measured_on_the_others(
     assert one.reason.endswith("Not this one.")
 
 
+def test_what_one_arm_needs_of_the_encoder_is_no_other_arms_failure(
+    model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention to [CLS] of a large picture, say, which only some methods read."""
+    encode = measure.encode
+
+    def fail(model: Any, batch: Batch, methods: Any) -> Any:
+        if batch.prompts[0].example.id == EXAMPLES[2].id and any(m.slug == "fastervlm" for m in methods):
+            raise torch.OutOfMemoryError("so large")
+        return encode(model, batch, methods)
+
+    monkeypatch.setattr(measure, "encode", fail)
+    found = compare(model, processor, EXAMPLES, ["fastervlm"], ["25%"], out=tmp_path, **SHORT)
+    assert [(r.method, r.examples, r.failed) for r in found.rows] == [
+        ("none", 4, 0),
+        ("random", 4, 0),
+        ("pool", 4, 0),
+        ("fastervlm", 3, 1),
+    ]
+
+
 def test_what_the_model_cannot_do_for_one_question_refuses_no_arm_that_has_run(
     model: Any, processor: Any, tmp_path: Path, answering: Any
 ) -> None:

@@ -67,6 +67,16 @@ def test_only_examples_answered_on_all_tokens_count(tmp_path: Path) -> None:
     assert "yet" in (found["poor"].refusal or "")
 
 
+def test_what_a_kind_of_question_lost_is_told_of_the_same_questions(tmp_path: Path) -> None:
+    """The model is right on one count of two, and the arm has answered only the other as yet."""
+    content: list[Line] = [synthetic.run(4)]
+    content += [synthetic.result(item=i, score=float(i != 3)) for i in range(4)]
+    content += [synthetic.result("fine", "50%", i, 0.0) for i in (2, 3)]
+    fine = next(r for r in summarise(read(tmp_path, content)) if r.method == "fine")
+    assert fine.by_topic == {"count": 0.0, "place": 0.0}
+    assert fine.lost_by_topic == {"count": 0.0, "place": 1.0}
+
+
 def test_without_references_there_is_agreement_and_no_score(tmp_path: Path) -> None:
     content: list[Line] = [synthetic.run(4)]
     for i in range(4):

@@ -208,8 +208,7 @@ def _glyph(interval: Interval | None, sure: Interval | None, scale: float) -> Ma
 def _topics(rows: Sequence[Row], style: dict[str, Style]) -> dict[str, Any] | None:
     """Scores by kind of question, and how they compare with the full model's."""
     names = sorted({t for r in rows for t in r.by_topic})
-    full = next((r for r in rows if r.is_full), None)
-    if len(names) < 2 or full is None:
+    if len(names) < 2:
         return None
     return {
         "names": names,
@@ -217,10 +216,7 @@ def _topics(rows: Sequence[Row], style: dict[str, Style]) -> dict[str, Any] | No
             {
                 "row": row,
                 "swatch": _dot(style[row.method]),
-                "cells": [
-                    (row.by_topic.get(n), max(0.0, full.by_topic.get(n, 0.0) - row.by_topic.get(n, 0.0)))
-                    for n in names
-                ],
+                "cells": [(row.by_topic.get(n), max(0.0, row.lost_by_topic.get(n, 0.0))) for n in names],
             }
             for row in rows
             if row.by_topic

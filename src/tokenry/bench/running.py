@@ -156,11 +156,13 @@ class Task:
         return None
 
     def _put_apart(self, prompts: Sequence[Prompt], arms: Sequence[Arm], problem: Problem) -> None:
-        """What failed together is put again one question at a time; what fails alone is a failure."""
+        """What failed together is put again one question at a time, then one arm; what fails alone is a failure."""
         if len(prompts) == 1:
+            if len(arms) == 1:
+                return self._failed(prompts[0].example, _key(arms[0]), problem)
             for arm in arms:
-                self._failed(prompts[0].example, _key(arm), problem)
-            return
+                self._put(prompts, [arm])
+            return None
         if not self._warned:
             self._warned = True
             warnings.warn(
@@ -169,6 +171,7 @@ class Task:
             )
         for prompt in prompts:
             self._put([prompt], arms)
+        return None
 
     def _warmed(self, arm: Arm, batch: Batch) -> bool:
         """Let an arm answer once before it is measured; whether it can be.
@@ -205,11 +208,9 @@ class Task:
         alone = len(batch.prompts) == 1
         if alone and (known := self._shared) and known.pictures == pictures and wanted <= known.arms:
             return known.encoded
-        # For arms whose turn comes with a later question, too.
-        able = [arm for arm in self.arms if _key(arm) in wanted or _key(arm) in self._warm]
-        encoded = measure.encode(self.model, batch, [method for arm in able for method in arm.methods])
+        encoded = measure.encode(self.model, batch, [method for arm in arms for method in arm.methods])
         if alone:
-            self._shared = _Shared(pictures, frozenset(map(_key, able)), encoded)
+            self._shared = _Shared(pictures, frozenset(wanted), encoded)
         return encoded
 
     def _measure(self, arm: Arm, batch: Batch, encoded: Encoded) -> None:

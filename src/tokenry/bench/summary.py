@@ -64,6 +64,7 @@ class Row:
         encoder_ms, selection_ms, prefill_ms, decode_ms, memory_bytes: medians.
         recall: mean share of the patches under the answer's regions that are present.
         by_topic: score by kind of question.
+        lost_by_topic: the full model's score minus that, on the same questions.
         refusal: why this arm cannot run; the figures are then NaN or None.
     """
 
@@ -92,6 +93,7 @@ class Row:
     memory_bytes: float | None = None
     recall: float | None = None
     by_topic: dict[str, float] = field(default_factory=dict)
+    lost_by_topic: dict[str, float] = field(default_factory=dict)
     refusal: str | None = None
 
     @property
@@ -337,14 +339,13 @@ class _Measured:
         scores = self.scores[method, budget]
         if not scores:
             return row
-        topics: dict[str, list[float]] = defaultdict(list)
-        for item, score in scores.items():
-            topics[self.full[item].topic].append(score)
+        lost = {item: self.scores[FULL, ""][item] - score for item, score in scores.items()}
         row = replace(
             row,
             score=_mean(scores.values()),
             scored=len(scores),
-            by_topic={topic: statistics.fmean(values) for topic, values in sorted(topics.items()) if topic},
+            by_topic=self._by_topic(scores),
+            lost_by_topic=self._by_topic(lost),
         )
         if row.is_full:
             return row
@@ -353,8 +354,15 @@ class _Measured:
             Rivalry(_baseline(rival[0]), *self._intervals((method, budget), rival, self.met))
             for rival in self.rivals[method, budget]
         ]
-        counts = outcomes([score - self.scores[FULL, ""][item] for item, score in scores.items()])
+        counts = outcomes([-difference for difference in lost.values()])
         return replace(row, change=change, sure=sure, outcomes=counts, against=tuple(rivals))
+
+    def _by_topic(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The mean of a figure of questions, by their kind where it is known."""
+        topics: dict[str, list[float]] = defaultdict(list)
+        for item, figure in figures.items():
+            topics[self.full[item].topic].append(figure)
+        return {topic: statistics.fmean(values) for topic, values in sorted(topics.items()) if topic}
 
     def _intervals(self, arm: Arm, other: Arm, comparisons: int) -> tuple[Interval, Interval]:
         """The paired interval on its own, and as claims stand on it where there are so many comparisons."""
