@@ -15,6 +15,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -333,17 +334,19 @@ class ResultsWriter:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._claim = Claim(self.path)
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            size = os.fstat(self._file).st_size
-            if size and os.pread(self._file, 1, size - 1) != b"\n":
-                os.write(self._file, b"\n")  # a torn last line stays torn, and alone
-        except OSError as error:
-            self._claim.release()
-            raise InputError(
-                f"Cannot write {self.path}: {error.strerror}. Choose another folder (--out)."
-            ) from error
+        with ExitStack() as opened:
+            opened.callback(Claim(self.path).release)
+            try:
+                self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+                opened.callback(os.close, self._file)
+                size = os.fstat(self._file).st_size
+                if size and os.pread(self._file, 1, size - 1) != b"\n":
+                    os.write(self._file, b"\n")  # a torn last line stays torn, and alone
+            except OSError as error:
+                raise InputError(
+                    f"Cannot write {self.path}: {error.strerror}. Choose another folder (--out)."
+                ) from error
+            self._opened = opened.pop_all()
 
     def append(self, line: Writable) -> None:
         """Write one line.
@@ -363,8 +366,7 @@ class ResultsWriter:
 
     def close(self) -> None:
         """Close the file, and let others write to it."""
-        os.close(self._file)
-        self._claim.release()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self

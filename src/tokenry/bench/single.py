@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from tokenry.bench import measure
-from tokenry.bench.arms import FULL, Arm
+from tokenry.bench.arms import FULL, Arm, named
 from tokenry.bench.columns import flops, milliseconds, number, size
 from tokenry.bench.measure import Answer, Batch, Prompt
 from tokenry.bench.overlay import draw_overlay, has_grid
@@ -108,7 +108,7 @@ def ask(
     if positions is not None:
         methods = tuple(replace(m, positions=positions) for m in methods)
     prompt = _prompt(model, processor, picture, question)
-    arms = [Arm("+".join(m.slug for m in methods), str(methods[-1].limit), 0, methods)]
+    arms = [Arm(*named(methods), 0, methods)]
     arms += [Arm(FULL, "", 0, ())] if compare_full else []
     batch = Batch.of(model, processor, [prompt])
     encoded: Encoded = measure.encode(model, batch, methods)

@@ -13,7 +13,7 @@ from tokenry.bench.results import EVERY_ARM, Failure, Result, Results
 from tokenry.bench.stats import LEVEL, Interval, Outcomes, corrected, outcomes, paired_interval
 from tokenry.data.examples import normalise_answer
 
-Arm: TypeAlias = tuple[str, str]
+ArmName: TypeAlias = tuple[str, str]
 """Method and budget; seeds are pooled."""
 
 _WRONG_METRIC = 0.01
@@ -101,11 +101,6 @@ class Row:
         """Whether this is the model on all of its tokens."""
         return self.method == FULL
 
-    @property
-    def beats_baselines(self) -> bool:
-        """Whether the row is better than each baseline, however many rows were tried."""
-        return bool(self.against) and all(rivalry.is_better for rivalry in self.against)
-
     def versus(self, baseline: str) -> Rivalry | None:
         """How the row does against a baseline; None where they were not compared."""
         return next((rivalry for rivalry in self.against if rivalry.name == baseline), None)
@@ -191,7 +186,7 @@ def same_choice(results: Results) -> tuple[str, ...]:
     Budgets that leave all tokens say nothing, and are left out. Methods that merge the same tokens may weigh them in
     their own way, and then give other answers: these are not one.
     """
-    kept: dict[Arm, dict[str, tuple[str, str]]] = defaultdict(dict)
+    kept: dict[ArmName, dict[str, tuple[str, str]]] = defaultdict(dict)
     for result in results.results:
         shortened = min(result.by_layer, default=0) < result.full_tokens
         if result.kept is not None and result.seed == 0 and shortened:
@@ -248,7 +243,7 @@ def failed(results: Results) -> tuple[Failed, ...]:
     return tuple(sorted(found, key=lambda one: -len(one.examples)))
 
 
-def _failures(results: Results, arm: tuple[str, str]) -> list[Failure]:
+def _failures(results: Results, arm: ArmName) -> list[Failure]:
     """What an arm could not answer, by its own fault or the question's."""
     return [f for f in results.failures if f.arm[:2] in (arm, EVERY_ARM[:2])]
 
@@ -280,17 +275,17 @@ def _arms(rows: Sequence[Row]) -> str:
     return "; ".join(str(Row(", ".join(names), ", ".join(of))) for of, names in methods.items())
 
 
-def planned(results: Results) -> dict[tuple[str, str], int]:
+def planned(results: Results) -> dict[ArmName, int]:
     """Rank of each arm: by run, as planned."""
     plans = [arm for run in results.runs for arm in run.plan["arms"]]
     seen = [(FULL, ""), *plans, *((r.method, r.budget) for r in results.results)]
     return {arm: i for i, arm in enumerate(dict.fromkeys(seen))}
 
 
-def changes(results: Results) -> dict[tuple[str, str], list[Change]]:
+def changes(results: Results) -> dict[ArmName, list[Change]]:
     """For each arm the answers that differ from the full model's (first seed of a method that draws lots)."""
     full = {r.item: r for r in results.results if r.method == FULL}
-    found: dict[tuple[str, str], list[Change]] = {}
+    found: dict[ArmName, list[Change]] = {}
     for result in results.results:
         if result.method == FULL or result.seed or result.item not in full:
             continue
@@ -305,7 +300,7 @@ class _Measured:
     """The results of a comparison by arm, and what its arms are compared with."""
 
     def __init__(self, results: Results) -> None:
-        self.arms: dict[Arm, list[Result]] = defaultdict(list)
+        self.arms: dict[ArmName, list[Result]] = defaultdict(list)
         for result in results.results:
             self.arms[result.method, result.budget].append(result)
         self.full = {r.item: r for r in self.arms.get((FULL, ""), [])}
@@ -321,7 +316,7 @@ class _Measured:
         self.tried = sum(bool(scores) for arm, scores in self.scores.items() if arm[0] != FULL)
         self.met = sum(map(len, self.rivals.values()))
         # An arm that fails on what the model can do on all tokens has not kept its score there.
-        self.lost: dict[Arm, dict[str, float]] = defaultdict(dict)
+        self.lost: dict[ArmName, dict[str, float]] = defaultdict(dict)
         for failure in results.failures:
             if failure.item in self.scores.get((FULL, ""), {}):
                 self.lost[failure.arm[:2]][failure.item] = 0.0
@@ -364,7 +359,7 @@ class _Measured:
             topics[self.full[item].topic].append(figure)
         return {topic: statistics.fmean(values) for topic, values in sorted(topics.items()) if topic}
 
-    def _intervals(self, arm: Arm, other: Arm, comparisons: int) -> tuple[Interval, Interval]:
+    def _intervals(self, arm: ArmName, other: ArmName, comparisons: int) -> tuple[Interval, Interval]:
         """The paired interval on its own, and as claims stand on it where there are so many comparisons."""
         others = self.scores[other]
 
@@ -386,7 +381,7 @@ def _scores(results: Sequence[Result], full: Mapping[str, Result]) -> dict[str, 
     return {item: statistics.fmean(scores) for item, scores in found.items()}
 
 
-def _against(results: Results) -> dict[Arm, list[Arm]]:
+def _against(results: Results) -> dict[ArmName, list[ArmName]]:
     """The baselines that each arm has to beat, as planned."""
     return {
         arm: rivals

@@ -15,11 +15,13 @@ from tokenry.bench.headline import headline
 from tokenry.bench.results import Results, metric_name
 from tokenry.bench.summary import Row, failed, nothing_ran, refused, same_choice, summarise, warnings
 
+_RIVALS = tuple(f"vs_{name}" for name in BASELINES)
+"""Columns that get a table of their own where they do not fit."""
 _NEEDED = ("score", "change", "tokens", "prefill_ms")
 _WELCOME = (
     "correct",
     "scored",
-    *(f"vs_{name}" for name in BASELINES),
+    *_RIVALS,
     "lost",
     "gained",
     "agreement",
@@ -28,8 +30,6 @@ _WELCOME = (
     "recall",
 )
 """Columns of a narrow terminal: those that are always there, and those that are taken in this order while they fit."""
-_RIVALS = tuple(f"vs_{name}" for name in BASELINES)
-"""Columns that get a table of their own where they do not fit."""
 _GAP = 2
 _REASONS = 5
 """Reasons for failures that are printed."""
