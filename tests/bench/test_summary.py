@@ -10,7 +10,8 @@ import pytest
 from tests.bench import synthetic
 from tokenry.bench.choose import choose, cost_column
 from tokenry.bench.columns import COLUMNS, bracket
-from tokenry.bench.headline import versus_baselines
+from tokenry.bench.headline import headline, versus_baselines
+from tokenry.bench.plots import styles
 from tokenry.bench.results import Failure, Line, Result, Results, read_results
 from tokenry.bench.summary import Row, changes, same_choice, summarise, warnings
 from tokenry.tokens import UnknownNameError
@@ -248,6 +249,24 @@ def test_a_baseline_that_answered_other_questions_is_no_rival(tmp_path: Path) ->
     fine = next(r for r in summarise(read(tmp_path, content)) if r.method == "fine")
     assert fine.against == ()
     assert versus_baselines(fine) == "No baseline was measured on as many tokens."
+
+
+def test_a_baseline_that_is_chosen_is_called_one(tmp_path: Path) -> None:
+    """Under its own rule for position ids, too."""
+    content: list[Line] = [synthetic.run(200)]
+    for i in range(200):
+        content += [synthetic.result(item=i), synthetic.result("random(positions=compact)", "50%", i)]
+        content.append(synthetic.result("fine", "25%", i, float(i % 2)))
+    rows = summarise(read(tmp_path, content))
+    assert [r.is_baseline for r in rows] == [False, False, True]
+    assert "random(positions=compact) at 50% is the cheapest" in headline(rows)
+    assert headline(rows).endswith(
+        "It is a baseline itself: no method compared here is shown to keep as much for less."
+    )
+    pool = synthetic.result("pool", "50%", 0)
+    looks = styles(summarise(read(tmp_path / "pool", [*content, pool])))
+    assert looks["random(positions=compact)"].colour == looks["pool"].colour != looks["fine"].colour
+    assert len({(look.colour, look.marker) for look in looks.values()}) == 4
 
 
 def test_cost_columns_are_checked() -> None:

@@ -47,6 +47,8 @@ def pick(rows: Sequence[Row]) -> tuple[Row, float] | None:
 
 def versus_baselines(row: Row) -> str:
     """How a row does against the baselines, as a sentence that claims no more than was shown."""
+    if row.is_baseline:
+        return "It is a baseline itself: no method compared here is shown to keep as much for less."
     if not row.against:
         return "No baseline was measured on as many tokens."
     better = [r.name for r in row.against if r.is_better]

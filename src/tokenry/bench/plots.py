@@ -30,9 +30,10 @@ class Style:
 def styles(rows: Sequence[Row]) -> dict[str, Style]:
     """A style for every method: baselines grey and dashed, all others coloured."""
     names = list(dict.fromkeys(r.method for r in rows if not r.is_full))
-    others = [n for n in names if n not in BASELINES]
-    found = {n: Style(_BASELINE_COLOUR, i, (5, 4) if i == 0 else (1.5, 3)) for i, n in enumerate(BASELINES)}
-    found |= {n: Style(_COLOURS[i % len(_COLOURS)], i + len(BASELINES)) for i, n in enumerate(others)}
+    others = list(dict.fromkeys(r.method for r in rows if not (r.is_full or r.is_baseline)))
+    grey = list(dict.fromkeys([*BASELINES, *(n for n in names if n not in others)]))
+    found = {n: Style(_BASELINE_COLOUR, i, (1.5, 3) if i % 2 else (5, 4)) for i, n in enumerate(grey)}
+    found |= {n: Style(_COLOURS[i % len(_COLOURS)], i + len(grey)) for i, n in enumerate(others)}
     return {FULL: Style("ink", 0)} | {n: found[n] for n in names}
 
 

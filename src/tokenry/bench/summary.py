@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from tokenry.bench.arms import FULL
+from tokenry.bench.arms import BASELINES, FULL
 from tokenry.bench.results import EVERY_ARM, Failure, Result, Results
 from tokenry.bench.stats import LEVEL, Interval, Outcomes, corrected, outcomes, paired_interval
 from tokenry.data.examples import normalise_answer
@@ -100,6 +100,11 @@ class Row:
     def is_full(self) -> bool:
         """Whether this is the model on all of its tokens."""
         return self.method == FULL
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is what the others have to beat, under whatever rule for position ids."""
+        return _baseline(self.method) in BASELINES
 
     def versus(self, baseline: str) -> Rivalry | None:
         """How the row does against a baseline; None where they were not compared."""
