@@ -200,7 +200,8 @@ def test_text_that_cannot_be_written_is_no_text(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{broken", "no JSON"),
+        ("{broken", "no JSON: Expecting property name enclosed in double quotes (column 2)"),
+        ("{", "no JSON: Expecting property name enclosed in double quotes (column 2)"),
         ("[1]", "no JSON object"),
         ('{"image": "p.png", "question": "a?", "image": "q.png"}', "names 'image' twice"),
         ('{"image": "p.png", "question": "a?", "Image": "q.png"}', "two columns 'Image'"),

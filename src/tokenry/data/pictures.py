@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from tokenry.tokens.errors import InputError, ItemError
+from tokenry.tokens.errors import InputError, ItemError, gist
 
 _NO_PICTURES: Final[Mapping[bytes, str]] = MappingProxyType(
     {
@@ -76,7 +76,7 @@ class Picture:
         try:
             return as_shown(self.source)
         except Exception as error:  # as in `open_picture`: Pillow reads what it has opened when it is needed
-            raise InputError(f"Cannot read the picture {self.name!r}: {error}.") from error
+            raise InputError(f"Cannot read the picture {self.name!r}: {_reason(error)}.") from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -216,9 +216,12 @@ def open_picture(path: str | Path) -> Image.Image:
         raise
     except Exception as error:
         # Of any kind: Pillow's readers of damaged files raise what Python and their libraries raise.
-        raise InputError(
-            f"Cannot read the picture {str(path)!r}: {str(error) or type(error).__name__}."
-        ) from error
+        raise InputError(f"Cannot read the picture {str(path)!r}: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a picture could not be read, without its name, which the message has."""
+    return (error.strerror if isinstance(error, OSError) else None) or gist(error)
 
 
 @cache
