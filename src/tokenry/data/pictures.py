@@ -137,18 +137,19 @@ class PictureFolder:
 
     def strays(self) -> list[str]:
         """Names of pictures in the folder that nobody asked for."""
-        used = {os.path.normpath(one) for name in self._known for one in _spellings(name)}
-        used |= {
-            os.path.relpath(one.source, self.folder)
-            for one in self._known.values()
-            if isinstance(one, Picture)
-        }
+        used = {os.path.abspath(path) for name in self._known for path in self._paths(name)}
         endings = Image.registered_extensions()
         return sorted(
             name
             for name in os.listdir(self.folder)
-            if os.path.splitext(name)[1].lower() in endings and name not in used and not name.startswith(".")
+            if os.path.splitext(name)[1].lower() in endings
+            and not name.startswith(".")
+            and os.path.abspath(os.path.join(self.folder, name)) not in used
         )
+
+    def _paths(self, name: str) -> list[str]:
+        """Where a picture of that name may be."""
+        return [os.path.join(self.folder, one) for one in _spellings(name)]
 
     def _checked(self, name: str) -> Path:
         """What is cheap to know and certain; whether a file is a picture shows when it is opened."""
@@ -156,7 +157,7 @@ class PictureFolder:
             raise ItemError(f"picture {name[:60]!r} is an address and no file: save it in the folder")
         told = repr(name if len(name) < 200 else f"{name[:60]} ... ({len(name):,} characters)")
         try:
-            paths = [os.path.join(self.folder, one) for one in _spellings(name)]
+            paths = self._paths(name)
             path = next(filter(os.path.lexists, paths), paths[0])
             inside = f"{self._real(path)}{os.sep}".startswith(self._root.rstrip(os.sep) + os.sep)
             status = os.stat(path) if inside else None
