@@ -18,7 +18,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, dynamic_module_utils
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, dynamic_module_utils
 
 import tokenry as tk
 from tests.bench.conftest import make_model, model_folder
@@ -153,6 +153,27 @@ def test_code_of_a_folder_is_run_if_the_user_says_so_and_never_for_a_yes_on_the_
     assert marker.exists()
 
 
+class Forgetful:
+    """What does not tell its parts whether code may be run; some processors of transformers do not."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str, **told: Any) -> Any:
+        return AutoConfig.from_pretrained(folder)
+
+
+def test_a_part_that_is_not_told_whether_code_may_be_run_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker, folder = tmp_path / "was-run", tmp_path / "model"
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    own_model(folder)
+    (folder / "own.py").write_text(CODE.format(marker=str(marker)))
+    with pytest.raises(InputError, match="needs Python code"):
+        Checkpoint(str(folder)).processor(Forgetful)
+    assert not marker.exists()
+
+
 def test_kernels_of_the_hub_are_code_too(model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     for implementation in ("some/kernel", {"": "sdpa", "text_config": "some/kernel"}):
@@ -178,6 +199,11 @@ class Bomb:
 def only_pickles(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(Bomb(folder / "was-run"), folder / "pytorch_model.bin")
+
+
+def sound_pickles(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(make_model()[0].state_dict(), folder / "pytorch_model.bin")
 
 
 def names_pickles(folder: Path) -> None:
@@ -244,6 +270,7 @@ def config(text: str) -> Callable[[Path], None]:
     ("change", "words"),
     [
         (only_pickles, r"its weights are a pickle \(pytorch_model.bin\).*save it again, as safetensors"),
+        (sound_pickles, r"its weights are a pickle \(pytorch_model.bin\)"),
         (names_pickles, "names 'adapter_model.bin' as its weights, and only safetensors are read"),
         (shards_of_pickles, "index.json .* names 'pytorch_model.bin' as its weights, and only safetensors"),
         (named_shards_of_pickles, "x.safe.* names 'pytorch_model.bin' as its weights, and only safetensors"),

@@ -116,6 +116,15 @@ def test_a_signal_ends_a_command_whatever_a_library_makes_of_it(
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_whoever_called_has_had_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with terminal.stoppable():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        assert signal.signal(signal.SIGINT, before) is signal.SIG_IGN
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_torch_is_imported_shows_no_traceback(number: signal.Signals) -> None:
     with started("compare", "--limit", "1") as run:

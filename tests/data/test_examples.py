@@ -160,7 +160,12 @@ def test_files_that_no_question_asks_about_are_counted(tmp_path: Path) -> None:
         (tmp_path / f"stray-{i}.png").touch()
     for other in (".DS_Store", "._good.png", "README.txt"):
         (tmp_path / other).touch()
-    questions(tmp_path, {"image": "./good.png", "question": "what?"})
+    picture(tmp_path / "named-whole.png")
+    questions(
+        tmp_path,
+        {"image": "./good.png", "question": "what?"},
+        {"image": str(tmp_path / "named-whole.png"), "question": "what?"},
+    )
     assert [str(one) for one in load_folder(tmp_path).skipped] == [
         "stray-0.png, stray-1.png, stray-2.png and 2 more: no question asks about it"
     ]

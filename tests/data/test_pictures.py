@@ -142,6 +142,10 @@ def test_broken_files_are_told(tmp_path: Path) -> None:
             open_picture(tmp_path / f"{number}.png")
     with pytest.raises(InputError, match="Cannot read the picture"):
         open_picture(tmp_path)
+    with pytest.raises(
+        InputError, match=r"^Cannot read the picture '[^']*/none.png': No such file or directory\.$"
+    ):
+        open_picture(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize(

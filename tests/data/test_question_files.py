@@ -200,12 +200,13 @@ def test_text_that_cannot_be_written_is_no_text(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{broken", "no JSON"),
+        ("{broken", "no JSON: Expecting property name enclosed in double quotes (column 2)"),
+        ("{", "no JSON: Expecting property name enclosed in double quotes (column 2)"),
         ("[1]", "no JSON object"),
         ('{"image": "p.png", "question": "a?", "image": "q.png"}', "names 'image' twice"),
         ('{"image": "p.png", "question": "a?", "Image": "q.png"}', "two columns 'Image'"),
         (f'{{"image": "p.png", "question": {"[" * 100_000}{"]" * 100_000}}}', "nested too deeply"),
-        ('{"image": "p.png", "question": ["a?"]}', "question is empty or no text"),
+        ('{"image": "p.png", "question": ["a?"]}', "question is empty or no text: \"['a?']\""),
         ('{"image": null, "question": "a?"}', "picture is empty"),
         ('{"image": 7, "question": "a?"}', "picture '7'"),
         ('{"image": "p.png", "question": "a?", "answer": {"\\ud83d": "\\u001b[31m"}}', r"\ud83d"),

@@ -169,10 +169,10 @@ def test_of_several_annotations_the_one_that_is_named_like_the_questions_is_mean
     (folder / "v2_mscoco_train2014_annotations.json").write_text("{broken")
     assert load_folder(folder).examples[0].answer == "no"
     (folder / "v2_mscoco_val2014_annotations.json").rename(folder / "other_annotations.json")
-    with pytest.raises(TokenryError, match="Several files may hold the answers"):
+    with pytest.raises(TokenryError, match=r"^Several files may hold the answers"):
         load_folder(folder)
     (folder / "other_annotations.json").unlink()
-    with pytest.raises(TokenryError, match=r"train2014_annotations\.json' cannot be used"):
+    with pytest.raises(TokenryError, match=r"^'[^']*train2014_annotations\.json' cannot be used"):
         load_folder(folder)  # and not once for every question
 
 

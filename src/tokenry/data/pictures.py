@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from tokenry.tokens.errors import InputError, ItemError
+from tokenry.tokens.errors import InputError, ItemError, gist
 
 _NO_PICTURES: Final[Mapping[bytes, str]] = MappingProxyType(
     {
@@ -76,7 +76,7 @@ class Picture:
         try:
             return as_shown(self.source)
         except Exception as error:  # as in `open_picture`: Pillow reads what it has opened when it is needed
-            raise InputError(f"Cannot read the picture {self.name!r}: {error}.") from error
+            raise InputError(f"Cannot read the picture {self.name!r}: {_reason(error)}.") from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -137,18 +137,19 @@ class PictureFolder:
 
     def strays(self) -> list[str]:
         """Names of pictures in the folder that nobody asked for."""
-        used = {os.path.normpath(one) for name in self._known for one in _spellings(name)}
-        used |= {
-            os.path.relpath(one.source, self.folder)
-            for one in self._known.values()
-            if isinstance(one, Picture)
-        }
+        used = {os.path.abspath(path) for name in self._known for path in self._paths(name)}
         endings = Image.registered_extensions()
         return sorted(
             name
             for name in os.listdir(self.folder)
-            if os.path.splitext(name)[1].lower() in endings and name not in used and not name.startswith(".")
+            if os.path.splitext(name)[1].lower() in endings
+            and not name.startswith(".")
+            and os.path.abspath(os.path.join(self.folder, name)) not in used
         )
+
+    def _paths(self, name: str) -> list[str]:
+        """Where a picture of that name may be."""
+        return [os.path.join(self.folder, one) for one in _spellings(name)]
 
     def _checked(self, name: str) -> Path:
         """What is cheap to know and certain; whether a file is a picture shows when it is opened."""
@@ -156,7 +157,7 @@ class PictureFolder:
             raise ItemError(f"picture {name[:60]!r} is an address and no file: save it in the folder")
         told = repr(name if len(name) < 200 else f"{name[:60]} ... ({len(name):,} characters)")
         try:
-            paths = [os.path.join(self.folder, one) for one in _spellings(name)]
+            paths = self._paths(name)
             path = next(filter(os.path.lexists, paths), paths[0])
             inside = f"{self._real(path)}{os.sep}".startswith(self._root.rstrip(os.sep) + os.sep)
             status = os.stat(path) if inside else None
@@ -216,9 +217,12 @@ def open_picture(path: str | Path) -> Image.Image:
         raise
     except Exception as error:
         # Of any kind: Pillow's readers of damaged files raise what Python and their libraries raise.
-        raise InputError(
-            f"Cannot read the picture {str(path)!r}: {str(error) or type(error).__name__}."
-        ) from error
+        raise InputError(f"Cannot read the picture {str(path)!r}: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a picture could not be read, without its name, which the message has."""
+    return (error.strerror if isinstance(error, OSError) else None) or gist(error)
 
 
 @cache

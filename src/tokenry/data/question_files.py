@@ -186,7 +186,8 @@ def _parse(text: str) -> Any:
             parse_constant=lambda name: None if name == "NaN" else Number(name),
         )
     except json.JSONDecodeError as error:
-        raise ItemError(f"no JSON: {error}") from error
+        line = f"line {error.lineno}, " if "\n" in text else ""  # a line of a file is known by its place
+        raise ItemError(f"no JSON: {error.msg} ({line}column {error.colno})") from error
     except RecursionError as error:
         raise ItemError("JSON that is nested too deeply") from error
 
@@ -228,7 +229,7 @@ def _json_lines(path: Path) -> Iterator[Record]:
             continue
         place = f"{path.name}:{number}"
         try:
-            yield _record(place, _parse(line))
+            yield _record(place, _parse(line.rstrip()))
         except InputError as error:
             yield Record(place, problem=str(error))
 

@@ -56,8 +56,10 @@ def asked(record: Record) -> Asked:
             raise ItemError(f"names no {what} ({describe(record.columns, name)})")
     images = tuple(_images(fields["image"]))
     question = fields["question"]
-    if not images or not isinstance(question, str) or not question.strip():
-        raise ItemError(f"its {'question' if images else 'picture'} is empty or no text")
+    if not images:
+        raise ItemError("its picture is empty")
+    if not isinstance(question, str) or not question.strip():
+        raise ItemError(f"its question is empty or no text: {str(question)[:60]!r}")
     choices = tuple(_choices(fields.get("choices")))
     main, answers = (tuple(_answers(fields.get(name), choices)) for name in ("answer", "answers"))
     if main and choices:
