@@ -10,7 +10,7 @@ import pytest
 from tests.bench import synthetic
 from tokenry.bench.choose import choose, cost_column
 from tokenry.bench.columns import COLUMNS
-from tokenry.bench.headline import versus_baselines
+from tokenry.bench.headline import headline, pick, versus_baselines
 from tokenry.bench.results import Line, Result, Results, read_results
 from tokenry.bench.summary import Row, changes, same_choice, summarise, warnings
 from tokenry.tokens import UnknownNameError
@@ -194,6 +194,18 @@ def test_methods_that_chose_alike_are_named(tmp_path: Path) -> None:
     everything = arm("fine", "50%", "x", by_layer=(synthetic.TOKENS,) * synthetic.LAYERS)
     everything += arm("poor", "50%", "x", by_layer=(synthetic.TOKENS,) * synthetic.LAYERS)
     assert same_choice(read(tmp_path / "c", [*full, *everything])) == ()
+
+
+def test_a_baseline_that_wins_is_called_one(tmp_path: Path) -> None:
+    """It has no baselines that it was compared with, which does not mean that none leaves as many tokens."""
+    content: list[Line] = [synthetic.run(200)]
+    for method, budget in (("none", ""), ("pool", "50%"), ("random", "50%")):
+        content += [synthetic.result(method, budget, i, 1.0) for i in range(200)]
+    rows = summarise(read(tmp_path, content))
+    picked = pick(rows)
+    assert picked is not None
+    assert picked[0].is_baseline
+    assert headline(rows).endswith("It is one of the baselines, which methods have to beat.")
 
 
 def test_cost_columns_are_checked() -> None:

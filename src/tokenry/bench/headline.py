@@ -47,6 +47,8 @@ def pick(rows: Sequence[Row]) -> tuple[Row, float] | None:
 
 def versus_baselines(row: Row) -> str:
     """How a row does against the baselines, as a sentence that claims no more than was shown."""
+    if row.is_baseline:
+        return "It is one of the baselines, which methods have to beat."
     if not row.against:
         return "No baseline leaves as many tokens."
     figures = " and ".join(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from tokenry.bench.arms import FULL
+from tokenry.bench.arms import BASELINES, FULL
 from tokenry.bench.results import EVERY_ARM, Failure, Result, Results
 from tokenry.bench.stats import LEVEL, Interval, Outcomes, corrected, outcomes, paired_interval
 from tokenry.data.examples import normalise_answer
@@ -96,6 +96,11 @@ class Row:
     def is_full(self) -> bool:
         """Whether this is the model on all of its tokens."""
         return self.method == FULL
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is what methods have to beat."""
+        return _baseline(self.method) in BASELINES
 
     @property
     def beats_baselines(self) -> bool:
