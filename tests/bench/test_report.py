@@ -95,7 +95,7 @@ def test_damaged_lines_are_counted_in_the_page(tmp_path: Path) -> None:
     file.write_text(file.read_text() + "{torn\n")
     found = write_report(file)
     assert found.skipped == 1
-    assert "1 unreadable lines skipped" in found.page.read_text()
+    assert "Unreadable lines, skipped: 1." in found.page.read_text()
 
 
 def test_a_damaged_picture_costs_its_overlays_only(tmp_path: Path) -> None:

@@ -61,6 +61,18 @@ def test_what_matters_is_legible_at_every_width(results: Results, width: int) ->
     assert "score" not in hidden
 
 
+@pytest.mark.parametrize("width", [40, 50, 60])
+def test_figures_without_room_are_left_out_and_not_squeezed(results: Results, width: int) -> None:
+    lines = printed(results, width)
+    assert max(map(cell_len, lines)) <= width
+    assert "…" not in "".join(lines)
+    (fine,) = (line for line in lines if line.startswith("fine") and " 25% " in line)
+    assert "100.0" in fine
+    assert " 5.00" not in fine
+    (hidden,) = re.findall("Not shown here: (.*?) \\(--wide", " ".join(lines))
+    assert "prefill ms" in hidden
+
+
 def test_wider_terminals_show_the_baselines_and_counts(results: Results) -> None:
     narrow, wide = (" ".join(printed(results, width)[:2]) for width in (80, 180))
     assert "random" not in narrow
@@ -79,6 +91,7 @@ def test_for_programs_there_is_json_without_holes(results: Results) -> None:
     found = json.loads(as_json(results, choice=["x"]), parse_constant=pytest.fail)
     assert found["choice"] == ["x"]
     assert found["facts"]["model"] == synthetic.FACTS["model"]
+    assert found["verdict"].startswith("On 40 questions no method and budget compared here keeps 80 %")
     (row,) = (r for r in found["rows"] if (r["method"], r["budget"]) == ("fine", "25%"))
     assert (row["score"], row["scored"], row["outcomes"]["lost"]) == (1.0, 40, 0)
     assert {r["name"] for r in row["against"]} == {"random", "pool"}

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.bench import synthetic
 from tests.bench.conftest import make_model
 from tokenry.bench import measure, read_results
 from tokenry.bench.results import ResultsWriter
 from tokenry.cli import options
 from tokenry.cli.main import USER_ERROR, app
 from tokenry.cli.options import FAILED, split_budgets, split_methods
+from tokenry.cli.tune import as_option
 from tokenry.data.examples import load_scenes
 from tokenry.data.metrics import METRICS
+from tokenry.reduce import read_methods
 from tokenry.tokens import UnsupportedError
 
 FAST = ("--limit", "2", "--max-new-tokens", "2")
@@ -90,6 +93,19 @@ def test_the_help_tells_what_each_metric_counts(command: str) -> None:
         assert f"{metric.name} ({metric.help})" in told
 
 
+def test_a_table_ends_with_what_it_comes_to_even_if_the_page_cannot_be_written(tmp_path: Path) -> None:
+    synthetic.write(tmp_path / "results.jsonl", synthetic.lines())
+    found = tokenry("report", tmp_path)
+    assert found.exit_code == 0, found.output
+    answer = "On 40 questions no method and budget compared here keeps 80 %"
+    assert found.output.index("scored by") < found.output.index(answer) < found.output.index("Report:")
+    (tmp_path / "file").write_text("in the way")
+    found = tokenry("report", tmp_path, "-o", tmp_path / "file")
+    assert found.exit_code == USER_ERROR
+    assert answer in found.output
+    assert "could not be written" in found.output or "Cannot write" in found.output
+
+
 def test_ctrl_c_says_how_to_go_on(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +134,13 @@ def test_run_calls_a_configuration_by_its_method_and_budget(model_folder: Path, 
     found = tokenry("run", model_folder, picture, "what?", "-m", config, "--max-new-tokens", "2")
     assert found.exit_code == 0, found.output
     assert "pool 9 " in found.output
+
+
+def test_what_tune_chose_is_one_option_even_for_a_chain() -> None:
+    for spec in ("divprune+fastv", "fastervlm"):
+        chosen = read_methods(spec, budget="50%")
+        (again,) = split_methods([as_option(chosen)])
+        assert read_methods(again) == chosen
 
 
 def test_tune_tells_when_nothing_qualifies(model_folder: Path, tmp_path: Path) -> None:
@@ -221,12 +244,8 @@ def test_an_output_folder_that_cannot_be_written_is_told_first(tmp_path: Path) -
 
 
 def test_lists_keep_configurations_and_schedules_whole() -> None:
-    assert split_methods(["a, b", '{"method": "a", "x": 1}', "c+d"]) == [
-        "a",
-        "b",
-        '{"method": "a", "x": 1}',
-        "c+d",
-    ]
+    one, chain = '{"method": "a", "x": 1}', '[{"method": "a", "x": 1}, "b"]'
+    assert split_methods(["a, b", one, "c+d", chain]) == ["a", "b", one, "c+d", chain]
     assert split_methods(None) == []
     assert split_budgets(["50%,64", "0.25:50%,0.5:25%"]) == ["50%", "64", "0.25:50%,0.5:25%"]
 

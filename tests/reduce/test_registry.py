@@ -145,7 +145,15 @@ def test_a_setting_goes_to_the_members_of_a_chain_that_have_it() -> None:
         read_methods("divprune+fastv", tau=0.1)
 
 
-@pytest.mark.parametrize("text", ["{", '{"budget": 3}', '{"method": "divprune",}'])
+def test_a_list_of_configurations_is_a_chain() -> None:
+    chain = read_methods("divprune+fastv", budget=9)
+    assert read_methods(json.dumps([member.to_json() for member in chain])) == chain
+    assert [m.slug for m in read_methods('["divprune", {"method": "fastv"}]')] == ["divprune", "fastv"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"budget": 3}', '{"method": "divprune",}', "[5]", '["divprune", {"budget": 3}]', "[[]]"]
+)
 def test_a_configuration_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(TokenryError, match="A configuration is JSON such as"):
         read_methods(text)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tokenry.bench.arms import BASELINES
+from tokenry.bench.headline import headline
 from tokenry.bench.results import Results
 from tokenry.bench.summary import Row, failed, nothing_ran, same_choice, summarise, warnings
 
@@ -34,6 +35,7 @@ def as_json(results: Results, **more: Any) -> str:
         "warnings": [*warnings(results, rows), *same_choice(results)],
         "failed": [asdict(one) for one in failed(results)],
         "failure": nothing_ran(rows),
+        "verdict": headline(rows),
     }
     return json.dumps(_finite(content | more), indent=1) + "\n"
 

@@ -60,7 +60,9 @@ def render(results: Results) -> str:
         facts=run.facts,
         metric=metric_name(run.facts),
         runs=results.runs,
-        load=f"{min(loads):.2f} to {max(loads):.2f}" if loads else "not known",
+        load=" to ".join(dict.fromkeys(f"{load:.2f}" for load in (min(loads), max(loads))))
+        if loads
+        else "not known",
         examples=max(row.examples for row in rows),
         pictures_total=run.plan.get("pictures"),
         seeds=run.plan.get("seeds"),

@@ -37,12 +37,13 @@ _NAME = 12
 """Least width of the method's name, which is broken rather than let figures be squeezed."""
 
 
-def as_table(results: Results, *, width: int | None = None) -> Group:
+def as_table(results: Results, *, width: int | None = None, conclude: bool = True) -> Group:
     """Every row with its figures, arms that cannot run (first of all if none can), and the circumstances.
 
     Args:
         results: what was measured.
         width: of the terminal, in characters; columns that do not fit are left out, and named. None: all columns.
+        conclude: whether to say which row to take; not where the caller has its own answer.
     """
     rows = summarise(results)
     done = [r for r in rows if r.refusal is None]
@@ -65,7 +66,9 @@ def as_table(results: Results, *, width: int | None = None) -> Group:
         # Said first: what follows is a table with one line, and looks like a result.
         table, *notes = parts
         return Group(Text(failure, style="bold red"), *notes, Text(), table, Text(), circumstances)
-    return Group(*parts, Text(), Text(headline(rows), style="bold"), Text(), circumstances)
+    if conclude:
+        parts += [Text(), Text(headline(rows), style="bold")]
+    return Group(*parts, Text(), circumstances)
 
 
 def _failures(results: Results) -> list[str]:
@@ -77,7 +80,7 @@ def _failures(results: Results) -> list[str]:
 
 def _table(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
-    room = None if width is None else width - sum(_width(c, rows) + _GAP for c in columns)
+    room = None if width is None else width - _taken(columns, rows)
     names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
     if room is not None and names + budgets + _GAP > room:
         budgets = min(budgets, max(len("budget"), room - _GAP - min(names, _NAME)))
@@ -103,14 +106,22 @@ def _cell(column: Column, row: Row) -> Text:
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
     """The columns that a terminal has room for, in their usual order."""
-    names = _widest([r.method for r in rows], "method") + _widest([r.budget for r in rows], "budget") + _GAP
+    names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
     chosen = [c for c in columns if c.name in _NEEDED]
-    room = width - names - sum(_width(c, rows) + _GAP for c in chosen)
+    least = min(names, _NAME) + _GAP + min(budgets, len("budget"))
+    while chosen and least + _taken(chosen, rows) > width:
+        chosen.pop()
+    room = width - names - _GAP - budgets - _taken(chosen, rows)
     for column in sorted((c for c in columns if c.name in _WELCOME), key=lambda c: _WELCOME.index(c.name)):
         if (needed := _width(column, rows) + _GAP) <= room:
             chosen.append(column)
             room -= needed
     return [c for c in columns if c in chosen]
+
+
+def _taken(columns: Sequence[Column], rows: Sequence[Row]) -> int:
+    """Characters that several columns take."""
+    return sum(_width(column, rows) + _GAP for column in columns)
 
 
 def _width(column: Column, rows: Sequence[Row]) -> int:

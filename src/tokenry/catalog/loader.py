@@ -69,7 +69,7 @@ def cards(
     """
     for name, value, choices in (("room", room, ROOMS), ("stage", stage, STAGES), ("state", state, STATES)):
         if value is not None and value not in choices:
-            raise UnknownNameError(f"There is no {name} {value!r}; choose one of {', '.join(choices)}")
+            raise UnknownNameError(f"There is no {name} {value!r}; choose one of {', '.join(choices)}.")
     wanted = {"room": room, "stage": stage, "state": state, "trained": trained, "baseline": baseline}
     chosen = {name: value for name, value in wanted.items() if value is not None}
     return tuple(c for c in _all_cards() if all(getattr(c, name) == value for name, value in chosen.items()))

@@ -123,7 +123,7 @@ MethodsOption: TypeAlias = Annotated[
     typer.Option(
         "--methods",
         "-m",
-        help="Names, comma-separated; a+b chains two; or one JSON configuration. Repeatable.",
+        help="Names, comma-separated; a+b chains two; or one JSON configuration, a list for a chain. Repeatable.",
     ),
 ]
 BudgetsOption: TypeAlias = Annotated[
@@ -188,10 +188,12 @@ def questions(data: str, limit: int | None) -> Data:
 
 def split_methods(values: Sequence[str] | None) -> list[str]:
     """ "a,b" as two names; a JSON configuration, which has commas of its own, as one."""
+    from tokenry.reduce.registry import is_json
+
     return [
         name.strip()
         for value in values or ()
-        for name in ([value] if value.lstrip().startswith("{") else value.split(","))
+        for name in ([value] if is_json(value) else value.split(","))
         if name.strip()
     ]
 
@@ -297,7 +299,9 @@ def _torch_dtype(dtype: Dtype) -> Any:
     return None if dtype is Dtype.AUTO else getattr(torch, dtype.value)
 
 
-def show(path: Path, results: Results, form: Form, *, report: Path | None, **more: Any) -> None:
+def show(
+    path: Path, results: Results, form: Form, *, report: Path | None, conclude: bool = True, **more: Any
+) -> None:
     """Print a comparison in the form that was asked for, write its report, say where.
 
     Args:
@@ -305,11 +309,12 @@ def show(path: Path, results: Results, form: Form, *, report: Path | None, **mor
         results: its content.
         form: table, JSON or CSV.
         report: folder for the report; that of the file by default.
+        conclude: whether to say which row to take; not where the caller has its own answer.
         more: further values for JSON, by name.
     """
     from tokenry.bench import as_csv, as_json, as_table, write_report
 
-    written = write_report(path, report)
+    # Printed before the report is written: a full disk costs the page, not the answer.
     if form is Form.JSON:
         say(as_json(results, **more), end="")
     elif form is Form.CSV:
@@ -318,10 +323,11 @@ def show(path: Path, results: Results, form: Form, *, report: Path | None, **mor
         out = screen()
         fits = form is Form.NARROW and out.is_terminal
         shown = out if fits else Screen(width=_UNBOUNDED)
-        shown.print(as_table(results, width=out.width if fits else None))
+        shown.print(as_table(results, width=out.width if fits else None, conclude=conclude))
         shown.print()
+    written = write_report(path, report)
     if written.skipped:
-        say(f"{written.skipped} unreadable lines of {path} were skipped.", err=True)
+        say(f"Unreadable lines of {path} that were skipped: {written.skipped:,}.", err=True)
     say(f"Results: {path}", err=form.is_for_programs)
     say(f"Report:  {written.page.resolve()}", err=form.is_for_programs)
 

@@ -25,7 +25,10 @@ def run_once(
     image: Annotated[Path, typer.Argument(help="A picture.", show_default=False)],
     question: Annotated[str, typer.Argument(help="A question about it.", show_default=False)],
     method: Annotated[
-        str, typer.Option("--method", "-m", help="A name from `tokenry list --room reduce`.")
+        str,
+        typer.Option(
+            "--method", "-m", help="A name from `tokenry list --room reduce`, or JSON as tune prints it."
+        ),
     ] = "divprune",
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", help="64, 25%, 0.5:25%, total:256 ...; default: 25%.")
@@ -48,9 +51,9 @@ def run_once(
     from tokenry import bench
     from tokenry.bench.arms import named
     from tokenry.reduce import read_methods
+    from tokenry.reduce.registry import is_json
 
-    configured = method.lstrip().startswith("{")
-    limit = budget if budget is not None or configured else "25%"
+    limit = budget if budget is not None or is_json(method) else "25%"
     # told before the model is loaded
     members = read_methods(method, **({} if limit is None else {"budget": limit}))
     picture = bench.open_picture(image)
@@ -71,7 +74,7 @@ def run_once(
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     if found.full is not None:
         table.add_row("all tokens", found.full.text or "(nothing)")
-    table.add_row(" ".join(named(members)), Text(visible(found.reduced.text), style="bold"))
+    table.add_row(" ".join(named(members)), Text(visible(found.reduced.text or "(nothing)"), style="bold"))
     shown.print(table)
     costs = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     costs.add_column("")

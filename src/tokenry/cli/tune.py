@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,9 @@ from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 from tokenry.cli.terminal import say
+
+if TYPE_CHECKING:
+    from tokenry.reduce import Reducer
 
 
 def register(app: typer.Typer) -> None:
@@ -95,7 +99,9 @@ def tune_methods(
         "frontier": [str(row) for row in tuning.choice.frontier],
         "verdict": str(tuning),
     }
-    options.show(tuning.comparison.path, tuning.comparison.results, form, report=out, **choice)
+    options.show(
+        tuning.comparison.path, tuning.comparison.results, form, report=out, conclude=False, **choice
+    )
     options.fail_if_nothing_ran(tuning.comparison)
     if form.is_for_programs:
         return
@@ -103,5 +109,11 @@ def tune_methods(
     for row in tuning.choice.frontier:
         say(f"  {row!s:<34} score {100 * (row.score or 0):5.1f}   {tuning.choice.cost.of(row)}")
     say(f"\n{tuning}")
-    for method in tuning.methods or ():
-        say(f"  --methods '{json.dumps(method.to_json())}'")
+    if tuning.methods is not None:
+        say(f"As an option of compare (--method of run):\n  --methods '{as_option(tuning.methods)}'")
+
+
+def as_option(methods: Sequence[Reducer]) -> str:
+    """Configured methods as one JSON text that `--methods` and `--method` read: a list where they are a chain."""
+    chain = [method.to_json() for method in methods]
+    return json.dumps(chain if len(chain) > 1 else chain[0])

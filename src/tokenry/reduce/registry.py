@@ -63,13 +63,15 @@ def _class_of(name: str) -> type[Reducer]:
 def read_methods(spec: str | Reducer | Iterable[str | Reducer], **settings: Any) -> tuple[Reducer, ...]:
     """One or several methods, given as names, JSON configurations (text) or `Reducer`s.
 
-    ``"divprune+pyramiddrop"`` is a chain of two. Settings go to every member given by its bare name that has them, and
-    to JSON configurations that do not say anything else; nothing replaces what a `Reducer` or a configuration says
-    itself. So ``"divprune+pyramiddrop", budget=0.5`` leaves half, and of that half another half.
+    ``"divprune+pyramiddrop"`` is a chain of two, and so is a JSON list of two configurations. Settings go to every
+    member given by its bare name that has them, and to JSON configurations that do not say anything else; nothing
+    replaces what a `Reducer` or a configuration says itself. So ``"divprune+pyramiddrop", budget=0.5`` leaves half,
+    and of that half another half.
 
     Raises:
         UnknownNameError: no such method.
-        TokenryError: a configuration that is no JSON object with a "method", or a setting that no member takes.
+        TokenryError: a configuration that is no JSON object with a "method", nor a list of such, or a setting that no
+            member takes.
     """
     members = _members(spec)
     taken = {name for member in members for name in _taken(member, settings)}
@@ -87,6 +89,11 @@ def fill_in(spec: str | Reducer | Iterable[str | Reducer], **settings: Any) -> t
     return _configured(_members(spec), settings)
 
 
+def is_json(spec: str) -> bool:
+    """Whether a method, or a chain, is given as a JSON configuration and not by name."""
+    return spec.lstrip().startswith(("{", "["))
+
+
 @dataclass(frozen=True)
 class _Json:
     """A configuration given as text: its method, and the settings that it says."""
@@ -100,7 +107,7 @@ def _members(spec: str | Reducer | Iterable[str | Reducer]) -> list[str | Reduce
     if isinstance(spec, Reducer):
         return [spec]
     if isinstance(spec, str):
-        return [_read_json(spec)] if spec.lstrip().startswith("{") else [n.strip() for n in spec.split("+")]
+        return _read_json(spec) if is_json(spec) else [n.strip() for n in spec.split("+")]
     if isinstance(spec, type) or not isinstance(spec, Iterable):
         hint = (
             f"{spec.__name__} is a class: make one, {spec.__name__}(...)"
@@ -148,15 +155,30 @@ def _no_use(members: list[str | Reducer | _Json], unused: list[str]) -> str:
     return f"{names} takes no setting {', '.join(unused)}. Settings: {', '.join(plain)}."
 
 
-def _read_json(text: str) -> _Json:
+def _read_json(text: str) -> list[str | Reducer | _Json]:
+    """The members of a JSON text: a configuration, or a list of configurations and names."""
     try:
-        config = json.loads(text)
-        slug = config.pop("method")
-    except (json.JSONDecodeError, KeyError) as error:
-        raise TokenryError(
-            f'A configuration is JSON such as {{"method": "divprune", "budget": 64}}; got {text!r} ({error!r}).'
-        ) from None
-    return _Json(slug, {"version": CONFIG_VERSION} | config)
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TokenryError(_no_configuration(text, str(error))) from None
+    return [_read_member(part, text) for part in (found if isinstance(found, list) else [found])]
+
+
+def _read_member(part: Any, text: str) -> str | _Json:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or "method" not in part:
+        raise TokenryError(_no_configuration(text, f'{json.dumps(part)} is no object with a "method"'))
+    return _Json(
+        part["method"], {"version": CONFIG_VERSION} | {k: v for k, v in part.items() if k != "method"}
+    )
+
+
+def _no_configuration(text: str, why: str) -> str:
+    return (
+        'A configuration is JSON such as {"method": "divprune", "budget": 64}, or a list of such for a chain; got '
+        f"{text!r} ({why})."
+    )
 
 
 def _load(slug: str, path: str) -> type[Reducer]:
