@@ -160,7 +160,7 @@ def test_a_reference_is_a_letter_a_text_or_an_index() -> None:
     for reference, letter in (("b", "B"), ("(C)", "C"), ("A red cat.", "A"), ("0", "A"), ("3", "D")):
         assert meant(reference, CHOICES) == letter
     assert meant("2", ("1", "2", "3")) == "B"
-    for wrong in ("4", "a green cat", "E"):
+    for wrong in ("4", "a green cat", "E", "9" * 5000):
         with pytest.raises(InputError, match=r"A\. a red cat; B\. a blue dog"):
             meant(wrong, CHOICES)
 

@@ -209,6 +209,10 @@ def test_text_that_cannot_be_written_is_no_text(folder: Path) -> None:
         ('{"image": "p.png", "question": ["a?"]}', "question is empty or no text: \"['a?']\""),
         ('{"image": null, "question": "a?"}', "picture is empty"),
         ('{"image": 7, "question": "a?"}', "picture '7'"),
+        (
+            f'{{"image_{"9" * 5000}": "p.png", "question": "a?"}}',
+            f"found columns: 'image_{'9' * 54}', 'question'",
+        ),
         ('{"image": "p.png", "question": "a?", "answer": {"\\ud83d": "\\u001b[31m"}}', r"\ud83d"),
         ('{"image": {"bytes": "iVBO"}, "question": "a?"}', "has no name"),
         (

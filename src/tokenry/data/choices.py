@@ -61,8 +61,9 @@ def meant(reference: str, choices: Sequence[str]) -> str:
     same = [known[i] for i, choice in enumerate(choices) if normalise_answer(choice) == text]
     if len(same) == 1:
         return same[0]
-    if not same and reference.strip().isdecimal() and int(reference) < len(choices):
-        return known[int(reference)]
+    indices = [str(index) for index in range(len(choices))]
+    if not same and (index := reference.strip()) in indices:
+        return known[indices.index(index)]
     options = "; ".join(list_choices(choices).splitlines()) or "without choices only a letter will do"
     raise InputError(
         f"The reference {reference!r} names no option: it is no letter, not the text of one of them, and no index from "

@@ -61,7 +61,7 @@ COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(
 )  # fmt: skip
 """What a question consists of, by the name that it has here."""
 
-_NUMBERED_IMAGE: Final = re.compile(r"(?:image|img|picture)(\d+)")
+_NUMBERED_IMAGE: Final = re.compile(r"(?:image|img|picture)(\d{1,9})")
 _OPTION: Final = re.compile(r"(?:option|choice)?([a-z])")
 
 
@@ -86,7 +86,7 @@ def expected(field: str) -> str:
 
 def describe(columns: Sequence[str], field: str) -> str:
     """What was found and what was looked for, for messages."""
-    found = ", ".join(repr(name) for name in columns[:20]) + (" ..." if len(columns) > 20 else "")
+    found = ", ".join(repr(name[:60]) for name in columns[:20]) + (" ..." if len(columns) > 20 else "")
     return f"found columns: {found or 'none'}; expected one of: {expected(field)}"
 
 

@@ -176,5 +176,5 @@ def auto_class(config: PreTrainedConfig) -> Any:
         raise InputError(
             f"As far as transformers knows, a model with a {kind.__name__} writes no text, so it answers no questions."
         )
-    saved = config.architectures or []
+    saved = config.architectures if isinstance(config.architectures, list) else []  # as the file has it
     return next((auto for auto, model in possible.items() if model.__name__ in saved), next(iter(possible)))
