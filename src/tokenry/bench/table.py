@@ -49,8 +49,9 @@ def as_table(results: Results, *, width: int | None = None, conclude: bool = Tru
     done = [r for r in rows if r.refusal is None]
     known = [c for c in COLUMNS if any(c.value(r) is not None for r in done)]
     shown = known if width is None else _fitting(known, done, width)
-    rivals = [] if width is None else [c for c in known if c.name in _RIVALS and c not in shown]
-    met = [r for r in done if any(c.value(r) is not None for c in rivals)]
+    left = [c for c in known if c.name in _RIVALS and c not in shown]
+    met = [r for r in done if any(c.value(r) is not None for c in left)]
+    rivals = [] if width is None else _first(left, met, width)
     parts: list[RenderableType] = [_table(shown, done, width)]
     if rivals:
         shown += rivals
@@ -107,16 +108,20 @@ def _cell(column: Column, row: Row) -> Text:
 def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
     """The columns that a terminal has room for, in their usual order."""
     names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
-    chosen = [c for c in columns if c.name in _NEEDED]
-    least = min(names, _NAME) + _GAP + min(budgets, len("budget"))
-    while chosen and least + _taken(chosen, rows) > width:
-        chosen.pop()
+    chosen = _first([c for c in columns if c.name in _NEEDED], rows, width)
     room = width - names - _GAP - budgets - _taken(chosen, rows)
     for column in sorted((c for c in columns if c.name in _WELCOME), key=lambda c: _WELCOME.index(c.name)):
         if (needed := _width(column, rows) + _GAP) <= room:
             chosen.append(column)
             room -= needed
     return [c for c in columns if c in chosen]
+
+
+def _first(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
+    """As many of the columns as fit beside a broken name, from the first: figures are left out rather than squeezed."""
+    names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
+    room = width - min(names, _NAME) - _GAP - min(budgets, len("budget")) - _GAP
+    return [c for i, c in enumerate(columns) if _taken(columns[: i + 1], rows) <= room]
 
 
 def _taken(columns: Sequence[Column], rows: Sequence[Row]) -> int:
