@@ -29,7 +29,7 @@ _WELCOME = (
     "prefill_flops",
     "recall",
 )
-"""Columns of a narrow terminal: those that are always there, and those that are taken in this order while they fit."""
+"""Columns of a narrow terminal: those that come first, and those that are taken in this order while they fit."""
 _GAP = 2
 _REASONS = 5
 """Reasons for failures that are printed."""
