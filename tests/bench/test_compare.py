@@ -19,7 +19,6 @@ from tokenry.bench.measure import Batch, Prompt, as_seen, recall
 from tokenry.bench.results import Trace, read_results
 from tokenry.bench.summary import same_choice
 from tokenry.data.examples import Example, load_scenes
-from tokenry.data.pictures import Picture
 from tokenry.reduce import Scorer
 from tokenry.tokens import Budget, InputError, Reduction, TokenryError, TokenView, UnsupportedError
 
@@ -344,7 +343,7 @@ def test_recall_counts_patches_under_the_regions_by_how_long_they_lived() -> Non
 def test_the_picture_as_the_encoder_saw_it(model: Any, processor: Any) -> None:
     """A wide picture is cropped by the processor: an overlay on the whole of it would be in the wrong place."""
     wide = EXAMPLES[0].image.resize((192, 96))
-    seen = as_seen(processor, Prompt.of(model, processor, Example("a", (Picture("a", wide),), "what?", None)))
+    seen = as_seen(processor, Prompt.of(model, processor, Example("a", "a", wide, "what?")))
     assert seen.size == (96, 96)
     middle = wide.crop((48, 0, 144, 96))
     difference = torch.tensor(list(seen.tobytes())).float() - torch.tensor(list(middle.tobytes())).float()

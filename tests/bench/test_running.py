@@ -99,7 +99,11 @@ def test_what_a_question_fails_on_is_its_own(
     batch_size: int,
 ) -> None:
     """Be it the first question, on which all arms would have warmed up."""
-    examples = [*EXAMPLES[:place], Example("odd", (picture,), "what is it?", "a cat"), *EXAMPLES[place:]]
+    examples = [
+        *EXAMPLES[:place],
+        Example("odd", pictures=(picture,), question="what is it?", answer="a cat"),
+        *EXAMPLES[place:],
+    ]
     options: dict[str, Any] = {"out": tmp_path, "batch_size": batch_size, **SHORT}
     found = compare(model, _picky(processor, error), examples, ["fastv"], ["25%"], **options)
     assert [(r.examples, r.failed, r.refusal) for r in found.rows] == [(4, 1, None)] * ARMS
@@ -113,7 +117,7 @@ def test_what_a_question_fails_on_is_its_own(
 def test_a_failed_question_is_tried_again_and_its_failure_forgotten(
     model: Any, processor: Any, tmp_path: Path
 ) -> None:
-    examples = [*EXAMPLES[:1], Example("odd", (BANNER,), "what is it?", "a cat")]
+    examples = [*EXAMPLES[:1], Example("odd", pictures=(BANNER,), question="what is it?", answer="a cat")]
     options: dict[str, Any] = {"out": tmp_path, **SHORT}
     picky = _picky(processor, ValueError("no"))
     for _ in range(2):  # once more does not count twice
@@ -431,7 +435,9 @@ def _saved(folder: Path, count: int, size: tuple[int, int] = (64, 64)) -> list[E
     for i in range(count):
         path = folder / f"{i}.bmp"
         Image.effect_noise(size, 60 + i).convert("RGB").save(path)
-        examples.append(Example(f"q{i}", (Picture(path.name, path),), "what is it?", "noise"))
+        examples.append(
+            Example(f"q{i}", pictures=(Picture(path.name, path),), question="what is it?", answer="noise")
+        )
     return examples
 
 
@@ -463,11 +469,11 @@ def test_only_equal_pictures_share_what_the_encoder_made_of_them(
     first, second = (e.pictures[0].source for e in (EXAMPLES[0], EXAMPLES[2]))
     a, b, other_a = Picture("a", first), Picture("b", second), Picture("a", second)
     examples = [
-        Example("1", (a,), "what?", None),
-        Example("2", (other_a,), "what?", None),
-        Example("3", (a, b), "what?", None),
-        Example("4", (Picture("a + b", first),), "what?", None),
-        Example("5", (b, a), "what?", None),
+        Example("1", pictures=(a,), question="what?", answer=None),
+        Example("2", pictures=(other_a,), question="what?", answer=None),
+        Example("3", pictures=(a, b), question="what?", answer=None),
+        Example("4", pictures=(Picture("a + b", first),), question="what?", answer=None),
+        Example("5", pictures=(b, a), question="what?", answer=None),
     ]
     found = compare(model, processor, examples, [], ["25%"], out=tmp_path, pictures=9, **SHORT)
     assert not found.results.failures
@@ -522,9 +528,9 @@ def test_hostile_names_are_written_and_read_back(
     """As identifiers, as names of pictures and as questions; what a tokenizer cannot read is that question's error."""
     picture = Picture(name, EXAMPLES[0].pictures[0].source)
     examples = [
-        Example(name, (picture,), "what is it?", name, kind=name),
-        Example("question", (picture,), name, "cat"),
-        Example("gone", (Picture(name, Path(name)),), "what is it?", "cat"),
+        Example(name, pictures=(picture,), question="what is it?", answer=name, kind=name),
+        Example("question", pictures=(picture,), question=name, answer="cat"),
+        Example("gone", pictures=(Picture(name, Path(name)),), question="what is it?", answer="cat"),
     ]
     found = compare(model, processor, examples, [], ["25%"], out=tmp_path, data_name=name, **SHORT)
     results, failures = found.results.results, found.results.failures
@@ -595,8 +601,10 @@ def test_a_picture_that_was_opened_and_is_not_whole_and_a_question_without_one(
     path = tmp_path / "half.jpg"
     Image.effect_noise((300, 300), 50).save(path)
     path.write_bytes(path.read_bytes()[:9000])
-    half = Example("half", (Picture("half", Image.open(path)),), "what is it?", "noise")
-    bare = Example("bare", (), "what is it?", "nothing")
+    half = Example(
+        "half", pictures=(Picture("half", Image.open(path)),), question="what is it?", answer="noise"
+    )
+    bare = Example("bare", pictures=(), question="what is it?", answer="nothing")
     found = compare(model, processor, [half, *EXAMPLES[:1], bare], [], ["25%"], out=tmp_path, **SHORT)
     assert "truncated" in {f.example: f.reason for f in found.results.failures}["half"]
     assert all(row.failed and row.examples for row in found.rows)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tokenry.data.examples import (
+    Example,
     FolderReport,
     exact_match,
     load_folder,
@@ -256,3 +258,18 @@ def test_missing_or_empty_folders_are_errors(tmp_path: Path) -> None:
     (tmp_path / "questions.json").mkdir()
     with pytest.raises(TokenryError, match=r"has no questions\.jsonl.*'questions\.json' is no file"):
         load_folder(tmp_path)
+
+
+def test_one_picture_is_given_as_it_is_or_as_its_file_and_several_by_name(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 3), "red")
+    image.save(tmp_path / "red.png")
+    one = Example("1", "red.png", image, "what colour?", "red")
+    file = Example("2", image=tmp_path / "red.png", question="what colour?")
+    assert (one.picture, one.image.size, one.references) == ("red.png", (4, 3), ("red",))
+    assert (file.picture, file.image.size, file.answer) == ("2", (4, 3), None)
+    assert one.pictures[0].fingerprint != file.pictures[0].fingerprint
+    both = Example("3", pictures=[*one.pictures, *file.pictures], question="the same?")
+    assert (both.picture, len(both.pictures)) == ("red.png + 2", 2)
+    assert replace(both, id="4").pictures == both.pictures
+    other = replace(one, image=image.resize((8, 6)))
+    assert (other.picture, other.image.size, other.question) == ("red.png", (8, 6), "what colour?")

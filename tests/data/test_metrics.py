@@ -19,7 +19,9 @@ CHOICES = ("a red cat", "a blue dog", "Vitamin C", "none of the above")
 
 
 def example(*answers: str, choices: tuple[str, ...] = ()) -> Example:
-    return Example("q", (PICTURE,), "what?", answers[0], answers=answers, choices=choices)
+    return Example(
+        "q", pictures=(PICTURE,), question="what?", answer=answers[0], answers=answers, choices=choices
+    )
 
 
 def score(name: str, prediction: str, *answers: str, **more: Any) -> float:

@@ -21,7 +21,7 @@ from tokenry.upstream import attention_kernel
 from tokenry.wrappers import device_of, fetched
 
 _SAMPLE = 1024
-_PACKAGES = ("tokens", "reduce", "hosts")
+_PACKAGES = ("tokens", "reduce", "hosts", "data")
 
 
 def circumstances() -> dict[str, Any]:

@@ -14,7 +14,6 @@ from tokenry.bench.measure import Answer, Batch, Prompt
 from tokenry.bench.overlay import draw_overlay, has_grid
 from tokenry.bench.results import Trace
 from tokenry.data.examples import Example
-from tokenry.data.pictures import Picture
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer, read_methods
 from tokenry.tokens import BudgetLike, InputError, Positions
@@ -135,7 +134,7 @@ def prepare(model: Any, processor: Any, picture: Image.Image, question: str) -> 
 
 
 def _prompt(model: Any, processor: Any, picture: Image.Image, question: str) -> Prompt:
-    return Prompt.of(model, processor, Example("question", (Picture("picture", picture),), question, None))
+    return Prompt.of(model, processor, Example("question", "picture", picture, question))
 
 
 def _ms(answer: Answer | None, index: int) -> str:

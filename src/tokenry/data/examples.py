@@ -21,9 +21,12 @@ from tokenry.tokens.errors import InputError, TokenryError
 _NAMED = 3  # places that a report names for each reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Example:
     """One question about a picture, or several.
+
+    ``Example("1", "cat.png", image, "what is it?", "a cat")`` is a question about one picture, given as it is or as the
+    path of its file; several are `Picture`s: ``Example("1", pictures=(before, after), question=...)``.
 
     Attributes:
         id: stable name.
@@ -41,11 +44,50 @@ class Example:
     pictures: tuple[Picture, ...]
     question: str
     answer: str | None
-    kind: str = ""
-    regions: tuple[Box, ...] = ()
-    objects: tuple[Box, ...] = ()
-    answers: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
+    kind: str
+    regions: tuple[Box, ...]
+    objects: tuple[Box, ...]
+    answers: tuple[str, ...]
+    choices: tuple[str, ...]
+
+    def __init__(
+        self,
+        id: str,
+        picture: str | None = None,
+        image: Image.Image | str | Path | None = None,
+        question: str = "",
+        answer: str | None = None,
+        kind: str = "",
+        regions: tuple[Box, ...] = (),
+        objects: tuple[Box, ...] = (),
+        answers: tuple[str, ...] = (),
+        choices: tuple[str, ...] = (),
+        *,
+        pictures: Sequence[Picture] = (),
+    ) -> None:
+        """Put a question.
+
+        Args:
+            picture, image: name and content of the only picture, in place of `pictures`; the name is by default that of
+                the picture in whose place it is put, or the question's.
+            id, question, answer, kind, regions, objects, answers, choices, pictures: the attributes.
+        """
+        if image is not None:
+            name = picture or (pictures[0].name if pictures else id)
+            pictures = (Picture(name, image if isinstance(image, Image.Image) else Path(image)),)
+        values = {
+            "id": id,
+            "pictures": tuple(pictures),
+            "question": question,
+            "answer": answer,
+            "kind": kind,
+            "regions": regions,
+            "objects": objects,
+            "answers": answers,
+            "choices": choices,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @property
     def picture(self) -> str:
