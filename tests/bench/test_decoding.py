@@ -339,6 +339,25 @@ def test_figures() -> None:
         assert figure in table
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_every_figure_is_legible_at_every_width(width: int) -> None:
+    """Columns that do not fit go on in a table below; none is squeezed."""
+    kinds = ("list-making", "summarization", "editing-of-code", "conversation", "prose")
+    decoders = ("greedy", "prompt-lookup-transformers")
+    runs = tuple(run(kind, decoder, (1.0,), peak_bytes=1e9) for kind in kinds for decoder in decoders)
+    facts = {"model": "m", "dtype": "float32", "device": "cpu", "threads": 1, "machine": "none"}
+    report = DecodingReport(facts, 10, "process", None, runs, {}, (), 5, 5)
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(decoding_table(report, width=width))
+    text = captured.get()
+    assert "…" not in text
+    for head in (*kinds, "mean", "tokens/s", "tok/pass", "calibrated", "as greedy"):
+        assert text.count(f" {head}") >= 1
+    lines = [line.split() for line in text.splitlines() if line.startswith(decoders[1])]
+    assert sum(len(line) - 1 for line in lines) == len(kinds) + 2 + 6, "each figure once"
+
+
 def test_bytes_held_beside_the_model(host: tuple[Any, Any]) -> None:
     model, _ = host
     array, tensor = np.zeros(100, np.int32), torch.zeros(50)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,8 @@ from tokenry.data.files import whole_file
 
 GREEDY: Final = "greedy"
 """The way that all others are compared with."""
+_GAP: Final = 2
+"""Spaces between columns."""
 
 
 @dataclass(frozen=True)
@@ -202,50 +205,73 @@ class DecodingReport:
         }
 
 
-def decoding_table(report: DecodingReport) -> Group:
-    """Speed-up over greedy decoding by class of prompts, and below it what else it took, one decoder a line."""
-    speed = _table(*report.kinds, "mean", "tokens/s")
-    costs = _table(
-        "tok/pass", "pass/tok", "rows", "expected", "calibrated", "MB held", "MB peak", "as greedy"
-    )
+def decoding_table(report: DecodingReport, *, width: int | None = None) -> Group:
+    """Speed-up over greedy decoding by class of prompts, and below it what else it took, one decoder a line.
+
+    Args:
+        report: what was measured.
+        width: of the terminal, in characters; columns that do not fit go on in a table below. None: no limit.
+    """
+    speed, costs = _Figures(), _Figures()
     for one in report.summaries:
-        style = "bold" if one.decoder == GREEDY else ""
         same = f"{one.same:.0%}" + ("" if one.differs_at is None else f", to {one.differs_at:.0f}")
-        speed.add_row(
-            one.decoder,
-            *(f"{ratio:.2f}" for ratio in one.speedup.values()),
-            f"{one.mean_speedup:.2f}",
-            f"{one.tokens_per_second:.1f}",
-            style=style,
-        )
-        costs.add_row(
-            one.decoder,
-            f"{one.acceptance_length:.2f}",
-            f"{one.forwards_per_token:.2f}",
-            f"{one.rows_per_pass:.1f}",
-            *("" if value is None else f"{value:.2f}" for value in (one.expected, one.calibrated)),
-            f"{one.held_bytes / 1e6:.2f}",
-            "" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}",
-            "" if one.decoder == GREEDY else same,
-            style=style,
-        )
+        speed.rows[one.decoder] = {
+            **{kind: f"{ratio:.2f}" for kind, ratio in one.speedup.items()},
+            "mean": f"{one.mean_speedup:.2f}",
+            "tokens/s": f"{one.tokens_per_second:.1f}",
+        }
+        costs.rows[one.decoder] = {
+            "tok/pass": f"{one.acceptance_length:.2f}",
+            "pass/tok": f"{one.forwards_per_token:.2f}",
+            "rows": f"{one.rows_per_pass:.1f}",
+            "expected": "" if one.expected is None else f"{one.expected:.2f}",
+            "calibrated": "" if one.calibrated is None else f"{one.calibrated:.2f}",
+            "MB held": f"{one.held_bytes / 1e6:.2f}",
+            "MB peak": "" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}",
+            "as greedy": "" if one.decoder == GREEDY else same,
+        }
     reasons: dict[str, list[str]] = {}
     for name, why in report.left_out.items():
         reasons.setdefault(why, []).append(name)
     notes = [Text(f"{', '.join(names)}: left out: {why}", style="yellow") for why, names in reasons.items()]
-    end = Text(_footer(report), style="dim")
     first = [Text(one, style="bold red") for one in (report.partial, report.failure) if one is not None]
+    tables = [part for table in (*speed.tables(width), *costs.tables(width)) for part in (table, Text())]
+    end = Text(_footer(report), style="dim")
     if report.failure is None:
-        return Group(*first, speed, Text(), costs, *notes, Text(), end)
-    return Group(*first, *notes, Text(), speed, Text(), costs, Text(), end)
+        return Group(*first, *tables[:-1], *notes, Text(), end)
+    return Group(*first, *notes, Text(), *tables, end)
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("decoder", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
+@dataclass(frozen=True)
+class _Figures:
+    """Figures of each decoder, by heading."""
+
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def tables(self, width: int | None) -> list[Table]:
+        """Tables one below the other, of as many columns each as fit."""
+        heads = list(next(iter(self.rows.values()), {}))
+        name = max(map(cell_len, ("decoder", *self.rows)))
+        parts: list[list[str]] = [[]]
+        for head in heads:
+            taken = sum(self._width(one) + _GAP for one in (*parts[-1], head))
+            if width is not None and parts[-1] and name + taken > width:
+                parts.append([])
+            parts[-1].append(head)
+        return [self._table(part) for part in parts]
+
+    def _table(self, heads: Sequence[str]) -> Table:
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+        table.add_column("decoder", no_wrap=True)
+        for head in heads:
+            table.add_column(head, justify="right", no_wrap=True)
+        for decoder, figures in self.rows.items():
+            style = "bold" if decoder == GREEDY else ""
+            table.add_row(decoder, *(figures[head] for head in heads), style=style)
+        return table
+
+    def _width(self, head: str) -> int:
+        return max(map(cell_len, (head, *(figures[head] for figures in self.rows.values()))))
 
 
 def save_report(report: DecodingReport, path: Path) -> None:
@@ -264,7 +290,8 @@ def _footer(report: DecodingReport) -> str:
         f"{one['started'][:16].replace('T', ' ')} UTC (load {_load(one['load'])})" for one in report.sessions
     )
     return (
-        f"{facts['model']}, {facts['dtype']}, {facts['device']}, {facts['threads']} threads; {facts['machine']}; "
+        f"{facts['model']}, {facts['dtype']}, {facts['device']}, "
+        f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}; {facts['machine']}; "
         f"up to {report.new_tokens} new tokens a prompt, {len(report.of(GREEDY))} prompts, {report.clock} time of the "
         f"whole call; measured {sessions}. "
         "Classes: times greedy decoding, median over the prompts; mean: geometric, over the classes; "

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokenry.cli import options
 from tokenry.cli.terminal import say, screen
+
+if TYPE_CHECKING:
+    from tokenry.bench.decoding_report import DecodingReport
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +60,7 @@ def decode_bench(
     """
     from tokenry.bench.decoding import DECODERS, check_request, compare_decoders
     from tokenry.bench.decoding_log import read_decoding
-    from tokenry.bench.decoding_report import decoding_table, save_report
+    from tokenry.bench.decoding_report import save_report
     from tokenry.bench.environment import limit_threads
     from tokenry.bench.transplant import load_language_model
     from tokenry.data.prompts import load_prompts, read_prompts
@@ -98,16 +101,24 @@ def decode_bench(
         except KeyboardInterrupt as stopped:
             so_far = read_decoding(log)
             if so_far is not None and so_far.done:
-                screen().print(decoding_table(so_far))
+                _print(so_far)
             stopped.add_note(f"What was measured is in {log}; the same command continues there.")
             raise
     if report.calibration is not None:
         say(f"{Calibration.from_json(report.calibration)}\n")
-    screen().print(decoding_table(report))
+    _print(report)
     save_report(report, out)
     say(f"Results: {out}")
     if report.failure is not None:
         raise typer.Exit(options.FAILED)
+
+
+def _print(report: DecodingReport) -> None:
+    """The tables, as wide as the terminal is."""
+    from tokenry.bench.decoding_report import decoding_table
+
+    out = screen()
+    out.print(decoding_table(report, width=out.width))
 
 
 def _beside(out: Path) -> Path:

@@ -72,7 +72,8 @@ class Calibration:
         rows = "  ".join(f"{rows}: {ratio:.2f}" for rows, ratio in self.latency.items())
         return (
             f"A pass over one row takes {1e3 * self.seconds[1]:.1f} ms ({self.dtype}, {self.device}, "
-            f"{self.threads} threads, {self.context} tokens cached); times of larger ones: {rows}"
+            f"{self.threads} thread{'' if self.threads == 1 else 's'}, {self.context} tokens cached); "
+            f"times of larger ones: {rows}"
         )
 
 
