@@ -72,6 +72,14 @@ def test_figures_without_room_are_left_out_and_not_squeezed(results: Results, wi
     assert all(line.count("[") == line.count("]") for line in tables), "an interval was broken"
 
 
+@pytest.mark.parametrize("width", range(60, 130, 3))
+def test_counts_that_belong_together_stand_together(results: Results, width: int) -> None:
+    """ "12" below "of" says nothing without what is right of them, nor what was lost without what was gained."""
+    head = " ".join(printed(results, width)[:2]).split()
+    assert ("right" in head) == ("of" in head)
+    assert ("lost" in head) == ("gained" in head)
+
+
 def test_wider_terminals_show_the_baselines_and_counts(results: Results) -> None:
     narrow, wide = (" ".join(printed(results, width)[:2]) for width in (80, 180))
     assert "random" not in narrow

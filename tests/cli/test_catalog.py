@@ -32,7 +32,7 @@ def test_list_shows_every_system() -> None:
     code, out, _ = _run("list")
     assert code == 0
     assert all(f"\n{card.slug} " in f"\n{out}" for card in cards())
-    assert f"{len(cards())} systems" in out
+    assert f"{len(cards())} systems ({len(cards(baseline=True))} of them baselines), " in out
 
 
 def test_list_filters() -> None:

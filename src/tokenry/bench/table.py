@@ -19,17 +19,15 @@ _RIVALS = tuple(f"vs_{name}" for name in BASELINES)
 """Columns that get a table of their own where they do not fit."""
 _NEEDED = ("score", "change", "tokens", "prefill_ms")
 _WELCOME = (
-    "correct",
-    "scored",
-    *_RIVALS,
-    "lost",
-    "gained",
-    "agreement",
-    "tokens_mean",
-    "prefill_flops",
-    "recall",
+    ("correct", "scored"),
+    *((name,) for name in _RIVALS),
+    ("lost", "gained"),
+    ("agreement",),
+    ("tokens_mean",),
+    ("prefill_flops",),
+    ("recall",),
 )
-"""Columns of a narrow terminal: those that come first, and those that are taken in this order while they fit."""
+"""Columns of a narrow terminal: those that come first, and groups that are taken whole, in this order, if they fit."""
 _GAP = 2
 _REASONS = 5
 """Reasons for failures that are printed."""
@@ -110,9 +108,10 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list
     names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
     chosen = _first([c for c in columns if c.name in _NEEDED], rows, width)
     room = width - names - _GAP - budgets - _taken(chosen, rows)
-    for column in sorted((c for c in columns if c.name in _WELCOME), key=lambda c: _WELCOME.index(c.name)):
-        if (needed := _width(column, rows) + _GAP) <= room:
-            chosen.append(column)
+    for group in _WELCOME:
+        together = [c for c in columns if c.name in group]
+        if (needed := _taken(together, rows)) <= room:
+            chosen += together
             room -= needed
     return [c for c in columns if c in chosen]
 

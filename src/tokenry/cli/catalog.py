@@ -38,7 +38,9 @@ def list_systems(
     done = sum(card.state == "done" for card in chosen)
     partly = sum(card.state == "partly" for card in chosen)
     told = f", {partly} partly ({STATE_MEANINGS['partly'].partition(';')[0]})" if partly else ""
-    console.print(f"\n{len(chosen)} systems, {done} done{told}; `tokenry info NAME` tells more about one.")
+    baselines = sum(card.baseline for card in chosen)
+    counted = f"{len(chosen)} systems" + (f" ({baselines} of them baselines)" if baselines else "")
+    console.print(f"\n{counted}, {done} done{told}; `tokenry info NAME` tells more about one.")
 
 
 def _listing(chosen: Sequence[Card], width: int) -> Table:
