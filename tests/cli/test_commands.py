@@ -131,6 +131,8 @@ def test_run_calls_a_configuration_by_its_method_and_budget(model_folder: Path, 
     found = tokenry("run", model_folder, picture, "what?", "-m", config, "--max-new-tokens", "2")
     assert found.exit_code == 0, found.output
     assert "pool 9 " in found.output
+    (prefill,) = (line for line in found.output.splitlines() if line.startswith("prefill ms"))
+    assert prefill.split()[2] == "–", "the full model was not asked"
 
 
 def test_what_tune_chose_is_one_option_even_for_a_chain() -> None:

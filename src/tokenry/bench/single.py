@@ -9,7 +9,7 @@ from PIL import Image
 
 from tokenry.bench import measure
 from tokenry.bench.arms import FULL, Arm, named
-from tokenry.bench.columns import flops, milliseconds, number, size
+from tokenry.bench.columns import MISSING, flops, milliseconds, number, size
 from tokenry.bench.measure import Answer, Batch, Prompt
 from tokenry.bench.overlay import draw_overlay, has_grid
 from tokenry.bench.results import Trace
@@ -50,7 +50,7 @@ class Single:
         return draw_overlay(self.picture, self.trace, width)
 
     def costs(self) -> list[tuple[str, str, str]]:
-        """(what, on all tokens, reduced), as text; what was not measured is empty."""
+        """(what, on all tokens, reduced), as text; a dash where it was not measured."""
         mine, full = self.reduced, self.full
         mean = sum(mine.by_layer) / len(mine.by_layer)
         whole_flops, whole_kv = mine.full_prefill_flops, mine.full_kv_bytes
@@ -69,7 +69,11 @@ class Single:
             ),
             ("encoder ms", milliseconds(self.encoder_ms), milliseconds(self.encoder_ms)),
             ("prefill ms", _ms(full, 0), _ms(mine, 0)),
-            ("of which selection ms", milliseconds(0) if full else "", milliseconds(1000 * mine.selection_s)),
+            (
+                "of which selection ms",
+                milliseconds(0) if full else MISSING,
+                milliseconds(1000 * mine.selection_s),
+            ),
             ("ms per new token", _ms(full, 1), _ms(mine, 1)),
         ]
 
@@ -140,6 +144,6 @@ def _prompt(model: Any, processor: Any, picture: Image.Image, question: str) -> 
 def _ms(answer: Answer | None, index: int) -> str:
     """Prefill (0) or the median of the later passes (1)."""
     if answer is None:
-        return ""
+        return MISSING
     value = answer.passes[0] if index == 0 else answer.decode_s
-    return "" if value is None else milliseconds(1000 * value)
+    return MISSING if value is None else milliseconds(1000 * value)
