@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.bench import browser, synthetic
 from tokenry.bench import as_table
 from tokenry.bench.page import render
 from tokenry.bench.report import Report, write_report
-from tokenry.bench.results import Line, Picture, Refusal, Result, ResultsWriter, read_results
+from tokenry.bench.results import Line, Picture, Refusal, Result, ResultsWriter, Run, read_results
 from tokenry.bench.summary import summarise
 from tokenry.tokens import InputError
 
@@ -64,6 +65,18 @@ def test_a_page_on_which_nothing_ran_says_so_first_and_why_once(tmp_path: Path) 
     # With one arm that ran, it is a comparison again.
     synthetic.write(file, [synthetic.result("fine", "50%", item) for item in range(4)])
     assert "Nothing was compared" not in write_report(file).page.read_text(encoding="utf-8")
+
+
+def test_what_was_left_out_of_the_data_is_on_the_page(tmp_path: Path) -> None:
+    content = synthetic.lines(8)
+    run = next(line for line in content if isinstance(line, Run))
+    plan = run.plan | {"left_out": ["b.png: picture <b> is an empty file"]}
+    content[content.index(run)] = replace(run, plan=plan)  # type: ignore[arg-type]
+    page = write_report(synthetic.write(tmp_path / "results.jsonl", content)).page.read_text()
+    assert "Left out of the data" in page
+    assert "picture &lt;b&gt; is an empty file" in page
+    plain = write_report(synthetic.write(tmp_path / "plain.jsonl", synthetic.lines(8))).page.read_text()
+    assert "Left out of the data" not in plain
 
 
 def test_the_page_needs_nothing_but_itself(html: str) -> None:

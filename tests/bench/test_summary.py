@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.bench import synthetic
-from tokenry.bench.choose import choose, cost_column
+from tokenry.bench.choose import choose, cost_column, safest
 from tokenry.bench.columns import COLUMNS, bracket
 from tokenry.bench.headline import headline, versus_baselines
 from tokenry.bench.plots import styles
@@ -267,6 +267,20 @@ def test_a_baseline_that_is_chosen_is_called_one(tmp_path: Path) -> None:
     looks = styles(summarise(read(tmp_path / "pool", [*content, pool])))
     assert looks["random(positions=compact)"].colour == looks["pool"].colour != looks["fine"].colour
     assert len({(look.colour, look.marker) for look in looks.values()}) == 4
+
+
+def test_of_equals_a_method_is_taken_and_not_a_baseline(tmp_path: Path) -> None:
+    content: list[Line] = [synthetic.run(40)]
+    for i in range(40):
+        content += [
+            synthetic.result(item=i),
+            synthetic.result("pool", "50%", i),
+            synthetic.result("fine", "50%", i),
+        ]
+    rows = summarise(read(tmp_path, content))
+    assert str(choose(rows, allowed_drop=0.5).best) == "fine at 50%"
+    assert str(safest(rows)) == "fine at 50%"
+    assert safest(rows[:1]) is None
 
 
 def test_cost_columns_are_checked() -> None:

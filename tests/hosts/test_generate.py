@@ -549,7 +549,7 @@ def unfit(kind: str) -> Any:
         ("t5", "has an encoder"),
         ("flex", "takes no mask that says for every single token"),
         ("headless", "LlamaModel writes no text"),
-        ("linear", "Linear writes no text"),
+        ("linear", "Expected a transformers model, got Linear"),
     ],
 )
 def test_models_that_cannot_judge_trees_are_refused_when_a_decoder_is_made(kind: str, said: str) -> None:

@@ -120,7 +120,7 @@ def test_accelerate_launch_trains_the_same_recipe(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the trained model is in") == 1
+    assert done.stdout.count("The trained model is in") == 1
     logs = [
         (tmp_path / run_ / "run/checkpoints/log.jsonl").read_text().splitlines() for run_ in ("one", "two")
     ]

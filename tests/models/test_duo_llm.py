@@ -535,7 +535,7 @@ def refused(kind: str) -> PreTrainedModel:
     [
         ("BertModel", "BertModel is not a causal"),
         ("GPT2LMHeadModel", "GPT2LMHeadModel has no `layers`"),
-        ("MixtralForCausalLM", "layer 0 of MixtralForCausalLM has an `mlp` of class Mixtral"),
+        ("MixtralForCausalLM", "Layer 0 of MixtralForCausalLM has an `mlp` of class Mixtral"),
         ("LlamaForCausalLM", "already"),
     ],
 )
@@ -592,7 +592,7 @@ def test_the_oracle_refuses_a_model_that_does_more_than_it_knows() -> None:
         (lambda d: oracle(d, texts(), limit=15), "more than 15"),
         (lambda d: oracle(d, texts(), routings=every_routing(3)), r"\(8, 3\)"),
         (lambda d: oracle(d, texts(), routings=every_routing(4, 3)), "choices 0 to 1, got 0 to 2"),
-        (lambda d: oracle(d, texts(2, 1)), "no token"),
+        (lambda d: oracle(d, texts(2, 1)), "No token"),
         (lambda d: oracle(d, texts(), prefix=anything(2, 5)), r"\(2, 5, 4\)"),
         (lambda d: oracle(d, texts(), prefix="soft"), "anything but a mix"),
         (lambda d: oracle(d, texts(), prefix=Mix(0.5)), "anything but a mix"),

@@ -425,7 +425,7 @@ def test_bad_arguments_are_refused(
 
 def test_bad_texts_and_models_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     run: DynamicModel = dynamic(llama(tokenizer), tokenizer, merges=1)
-    with pytest.raises(InputError, match="no texts"):
+    with pytest.raises(InputError, match="No texts"):
         run([])
     with pytest.raises(InputError, match="no tokens"):
         run(["a", ""])

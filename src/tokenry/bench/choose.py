@@ -55,9 +55,15 @@ def choose(rows: Sequence[Row], *, allowed_drop: float, by: str = "prefill_flops
     column = cost_column(by)
     usable = [r for r in rows if r.score is not None and column.value(r) is not None]
     good = [r for r in usable if r.sure is not None and r.sure.low >= -allowed_drop]
-    best = min(good, key=lambda r: (column.value(r) or 0, -(r.score or 0)), default=None)
+    best = min(good, key=lambda r: (column.value(r) or 0, -(r.score or 0), r.is_baseline), default=None)
     frontier: list[Row] = []
     for row in sorted(usable, key=lambda r: (column.value(r) or 0, -(r.score or 0))):
         if not frontier or (row.score or 0) > (frontier[-1].score or 0):
             frontier.append(row)
     return Choice(best, tuple(frontier), allowed_drop, column)
+
+
+def safest(rows: Sequence[Row]) -> Row | None:
+    """The row that may lose least, of equals a method rather than a baseline; None without scores."""
+    judged = [(r.sure.low, not r.is_baseline, r) for r in rows if r.sure is not None]
+    return max(judged, key=lambda one: one[:2], default=(0.0, False, None))[2]

@@ -124,7 +124,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "lost", "lost", lambda r: r.outcomes.lost if r.outcomes else None, number,
-        "Questions on which the score fell below the full model's.",
+        "Questions on which the score fell below the full model's; of several seeds, their mean.",
     ),
     Column(
         "gained", "gained", lambda r: r.outcomes.gained if r.outcomes else None, number,

@@ -87,6 +87,7 @@ def compare(
     positions: Positions | str | None = None,
     batch_size: int = 1,
     pictures: int = 6,
+    left_out: Sequence[object] = (),
     progress: bool = False,
 ) -> Comparison:
     """Ask a model the same questions under every method and budget, and once on all of its tokens.
@@ -130,6 +131,7 @@ def compare(
             of the pass; results of different batch sizes are not compared with each other. Questions that cannot be
             put together are put one at a time.
         pictures: how many pictures with their overlays go into the results file.
+        left_out: what of the data could not be asked (`Data.skipped`, or texts); the report lists it.
         progress: whether to show a progress bar on stderr.
 
     Returns:
@@ -168,6 +170,7 @@ def compare(
             "items": [measure.item_digest(e) for e in examples],
             "pictures": len({pictures_of(e) for e in examples}),
             "seeds": seeds,
+            "left_out": list(map(str, left_out)),
         }
         started = datetime.now(UTC).isoformat(timespec="seconds")
         writer.append(Run(setting, cast(Facts, facts), plan, started, environment.load_average()))

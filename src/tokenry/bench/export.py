@@ -33,6 +33,7 @@ def as_json(results: Results, **more: Any) -> str:
         "facts": results.runs[-1].facts,
         "rows": [asdict(row) for row in rows],
         "warnings": [*warnings(results, rows), *same_choice(results)],
+        "left_out": results.runs[-1].plan.get("left_out", []),
         "failed": [asdict(one) for one in failed(results)],
         "failure": nothing_ran(rows),
         "verdict": headline(rows),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from markupsafe import Markup
 from tokenry.bench import plots
 from tokenry.bench.arms import BASELINES, FULL
 from tokenry.bench.canvas import MARKERS, Canvas
+from tokenry.bench.choose import safest
 from tokenry.bench.columns import COLUMNS, COSTS, Column, bracket, number, percent, signed
 from tokenry.bench.headline import headline, pick
 from tokenry.bench.overlay import decode_picture, has_grid, svg_overlay
@@ -79,6 +79,7 @@ def render(results: Results) -> str:
         rows=[_table_row(row, style, columns, _scale(rows)) for row in rows if row.refusal is None],
         refused=refused(rows),
         failed=failed(results),
+        left_out=run.plan.get("left_out", []),
         topics=_topics(rows, style),
         layers=_layers(rows, style),
         gallery=_gallery(results, rows, style),
@@ -95,8 +96,8 @@ def _tiles(rows: Sequence[Row], full: Row | None) -> list[tuple[str, str]]:
         return [("no references", f"so there is no score {whole}")]
     tiles = [(f"{percent(full.score)} %", f"score {whole}: {_counts(full)}")]
     picked = pick(rows)
-    best = picked[0] if picked else max(rows, key=lambda r: r.sure.low if r.sure else -math.inf)
-    if best.sure is None:
+    best = picked[0] if picked else safest(rows)
+    if best is None or best.sure is None:
         return tiles
     tokens = f"{best.tokens_mean or 0:.0f} tokens per layer" + ("" if picked else ", the safest")
     lost = (

@@ -73,10 +73,12 @@ class _Planned(TypedDict):
 class Plan(_Planned, total=False):
     """What a run sets out to measure: arms as (method, budget), digests of examples, how many pictures and seeds.
 
-    `against` has the baselines that each arm has to beat, in the order of the arms.
+    `against` has the baselines that each arm has to beat, in the order of the arms; `left_out` what of the data could
+    not be asked, a line each.
     """
 
     against: list[list[tuple[str, str]]]
+    left_out: list[str]
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Result:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= (1 if name in _SHARES else float("inf")):
                 raise ValueError(f"{name} is {value!r}")
-        if min(self.by_layer, default=0) < 0 or self.rows < 1:
+        if min(self.by_layer, default=-1) < 0 or self.rows < 1:
             raise ValueError("fewer tokens or questions than none")
 
     @property

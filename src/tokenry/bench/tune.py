@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenry.bench.arms import BASELINES, Spec, plan_arms
-from tokenry.bench.choose import Choice, choose, cost_column
+from tokenry.bench.choose import Choice, choose, cost_column, safest
 from tokenry.bench.compare import Comparison, compare
 from tokenry.bench.headline import versus_baselines
 from tokenry.bench.summary import Row, nothing_ran
@@ -47,7 +47,7 @@ class Tuning:
         if self.best is not None:
             rule = f"loses, with {confidence}, at most {drop:.1f} points"
             return f"{self.best} is the cheapest by {cost.label} that {rule}. {versus_baselines(self.best)}"
-        least = max(rows, key=lambda r: r.sure.low if r.sure else 0.0, default=None)
+        least = safest(rows)
         nearest = (
             f" The safest, {least}, may lose {-100 * least.sure.low:.1f}." if least and least.sure else ""
         )

@@ -69,6 +69,7 @@ def compare_methods(
             out=out,
             name=options.display_name(model, adapter),
             data_name=questions.name,
+            left_out=questions.skipped,
             max_new_tokens=max_new_tokens,
             threads=threads,
             batch_size=batch_size,
