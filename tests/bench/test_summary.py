@@ -172,6 +172,16 @@ def test_better_is_better_than_each_baseline(tmp_path: Path) -> None:
     assert versus_baselines(fine).startswith("It is better than random and pool at this budget, with 97.5 %")
 
 
+def test_a_method_that_acts_late_is_said_to_have_more_tokens(tmp_path: Path) -> None:
+    content: list[Line] = [synthetic.run(40), *(synthetic.result(item=i) for i in range(40))]
+    content += [synthetic.result("random", "25%", i, 0.0) for i in range(40)]
+    for method, layers in (("fine", (4, 4, 4, 4)), ("poor", (16, 16, 4, 4))):
+        content += [synthetic.result(method, "25%", i, by_layer=layers) for i in range(40)]
+    rows = {r.method: r for r in summarise(read(tmp_path, content))}
+    assert "tokens a layer" not in versus_baselines(rows["fine"])
+    assert versus_baselines(rows["poor"]).endswith(" But it has 10 tokens a layer where random has 4.")
+
+
 def test_counts_stand_beside_shares(rows: dict[tuple[str, str], Row]) -> None:
     poor = rows["poor", "25%"]
     assert poor.scored == 40
@@ -248,7 +258,7 @@ def test_a_baseline_that_answered_other_questions_is_no_rival(tmp_path: Path) ->
     content += [synthetic.result("random", "50%", i) for i in range(2, 4)]
     fine = next(r for r in summarise(read(tmp_path, content)) if r.method == "fine")
     assert fine.against == ()
-    assert versus_baselines(fine) == "No baseline was measured on as many tokens."
+    assert versus_baselines(fine) == "No baseline was measured at this budget."
 
 
 def test_a_baseline_that_is_chosen_is_called_one(tmp_path: Path) -> None:

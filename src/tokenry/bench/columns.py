@@ -99,7 +99,8 @@ def _versus(baseline: str) -> Column:
 
     return Column(
         f"vs_{baseline}", f"vs {baseline}", lambda r: v.change.mean if (v := rivalry(r)) else None, signed,
-        f"Score minus that of {baseline} at as many tokens, in points, with its paired, pointwise 95 % interval.",
+        f"Score minus that of {baseline} at the same budget, in points, with its paired, pointwise 95 % interval. "
+        "Methods that act in a late layer have more tokens before it: see mean tokens.",
         interval=lambda r: v.change if (v := rivalry(r)) else None,
         sure=lambda r: v.sure if (v := rivalry(r)) else None,
     )  # fmt: skip

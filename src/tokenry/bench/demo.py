@@ -10,7 +10,7 @@ from tokenry.bench.data import SCENES, load_data
 from tokenry.hosts import load_model
 from tokenry.reduce.registry import method_paths
 
-QUESTIONS = 100
+QUESTIONS = 200
 
 
 def run_demo(

@@ -8,6 +8,8 @@ from tokenry.bench.choose import choose
 from tokenry.bench.columns import bracket, signed
 from tokenry.bench.summary import Row, nothing_ran
 
+_NOTABLY = 1.1
+"""How many times a baseline's tokens a row may have before that is said."""
 _TARGETS = (0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8)
 
 
@@ -50,7 +52,7 @@ def versus_baselines(row: Row) -> str:
     if row.is_baseline:
         return "It is a baseline itself: no method compared here is shown to keep as much for less."
     if not row.against:
-        return "No baseline was measured on as many tokens."
+        return "No baseline was measured at this budget."
     better = [r.name for r in row.against if r.is_better]
     rest = [r.name for r in row.against if not r.is_better]
     claims = []
@@ -61,4 +63,13 @@ def versus_baselines(row: Row) -> str:
     if rest:
         claims.append(f"not shown to be better than {' or '.join(rest)} at this budget")
     figures = " and ".join(f"{r.name} {signed(r.sure.mean)} points {bracket(r.sure)}" for r in row.against)
-    return f"It is {', but '.join(claims)}: against {figures}."
+    return f"It is {', but '.join(claims)}: against {figures}.{_cheaper_baselines(row)}"
+
+
+def _cheaper_baselines(row: Row) -> str:
+    """That a method which acts late had more to work with than the baselines at its budget, if it had."""
+    mine = row.tokens_mean or 0.0
+    least = min(row.against, key=lambda r: r.tokens_mean)
+    if mine <= _NOTABLY * least.tokens_mean:
+        return ""
+    return f" But it has {mine:.0f} tokens a layer where {least.name} has {least.tokens_mean:.0f}."

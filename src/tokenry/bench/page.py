@@ -115,7 +115,8 @@ def _tiles(rows: Sequence[Row], full: Row | None) -> list[tuple[str, str]]:
     tiles += [
         (
             _points(r.sure),
-            f"{best.method} against {r.name} at as many tokens: 95 % interval {bracket(r.sure)}, for all arms together",
+            f"{best.method} against {r.name} at the same budget ({r.tokens_mean:.0f} tokens per layer): 95 % interval "
+            f"{bracket(r.sure)}, for all arms together",
         )
         for r in best.against
     ]

@@ -22,16 +22,19 @@ _WRONG_METRIC = 0.01
 
 @dataclass(frozen=True)
 class Rivalry:
-    """A row's score against a baseline's that leaves as many tokens.
+    """A row's score against a baseline's that leaves as many tokens in the end.
 
     Attributes:
         name: the baseline.
+        tokens_mean: visual tokens that it has in a layer, on average: fewer than a method at the same budget that acts
+            in a late one.
         change: score minus the baseline's, with its paired interval.
         sure: the same as claims stand on it: at the level that is corrected for all such comparisons, so that it holds
             for all of them together, and with questions that the row failed on as lost.
     """
 
     name: str
+    tokens_mean: float
     change: Interval
     sure: Interval
 
@@ -55,7 +58,7 @@ class Row:
         sure: the same as claims stand on it: at the level that is corrected for all rows, so that it holds for all of
             them together, and with questions that the row failed on as lost.
         outcomes: on how many examples the score rose and fell (of several seeds: their mean).
-        against: the baselines that leave as many tokens.
+        against: the baselines that leave as many tokens in the end.
         agreement: share of answers equal to the full model's.
         tokens, tokens_mean: visual tokens entering the decoder, and on average over its layers.
         full_tokens: visual tokens that the pictures have.
@@ -351,7 +354,11 @@ class _Measured:
             return row
         change, sure = self._intervals((method, budget), (FULL, ""), self.tried)
         rivals = [
-            Rivalry(_baseline(rival[0]), *self._intervals((method, budget), rival, self.met))
+            Rivalry(
+                _baseline(rival[0]),
+                statistics.fmean(r.tokens_mean for r in self.arms[rival]),
+                *self._intervals((method, budget), rival, self.met),
+            )
             for rival in self.rivals[method, budget]
         ]
         counts = outcomes([-difference for difference in lost.values()])

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def run_demo(
     out: options.OutOption = Path("demo-report"),
-    questions: Annotated[int, typer.Option(min=1, help="Questions about held-out scenes.")] = 100,
+    questions: Annotated[int, typer.Option(min=1, help="Questions about held-out scenes.")] = 200,
     wide: options.WideOption = False,
     as_json: options.JsonOption = False,
     as_csv: options.CsvOption = False,
