@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test may ask a model hub
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that puts the suite into the background has Ctrl-C ignored, and so would all processes that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jaxtyping import install_import_hook
 
