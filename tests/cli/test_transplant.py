@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said_before_any_work(place: Path) -> None:
     (place / "taken").mkdir()
     (place / "taken" / "file").touch()
     for arguments, error, words in (
-        ({"model": "empty"}, InputError, "holds no tokenizer: there is no tokenizer.json"),
+        ({"model": "empty"}, InputError, "Cannot load a model from folder"),
         ({"model": "nowhere"}, InputError, "There is no folder"),
         ({"out": "taken"}, InputError, "exists already"),
     ):

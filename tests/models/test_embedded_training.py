@@ -13,10 +13,11 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS, make_scene
+from tokenry.models.load import load
 from tokenry.models.vlm.embedded.batches import IGNORE, answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import CaptionHead, caption
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
-from tokenry.models.vlm.embedded.model import build_processor, build_tokenizer, load_embedded
+from tokenry.models.vlm.embedded.model import build_processor, build_tokenizer
 from tokenry.models.vlm.embedded.objectives import packed_mask
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels, PatchPlaces
 from tokenry.models.vlm.embedded.recipe import Recipe
@@ -234,7 +235,7 @@ def test_bad_recipes_are_refused(tmp_path: Path, changes: dict[str, object]) -> 
 def test_the_recipe_of_the_shipped_model_fits_the_shipped_model() -> None:
     recipe = Recipe.load(Path(__file__).parents[2] / "recipes" / "embedded_vlm.yaml")
     model, _, _ = build(recipe)
-    shipped, _ = load_embedded()
+    shipped, _ = load("embedded")
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert shapes == {name: tuple(tensor.shape) for name, tensor in shipped.state_dict().items()}
 

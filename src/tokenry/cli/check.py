@@ -12,7 +12,7 @@ from rich.text import Text
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 from tokenry.cli.terminal import screen
-from tokenry.hosts.checkpoints import require_model
+from tokenry.models.pretrained import require_model
 
 _MARKS = {
     True: Text("holds", style="green"),

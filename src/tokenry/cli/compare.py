@@ -9,7 +9,7 @@ import typer
 
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
-from tokenry.hosts.checkpoints import require_model
+from tokenry.models.pretrained import require_model
 
 
 def register(app: typer.Typer) -> None:

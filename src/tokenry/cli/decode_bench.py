@@ -62,9 +62,8 @@ def decode_bench(
     from tokenry.bench.decoders.log import read_decoding
     from tokenry.bench.decoders.report import save_report
     from tokenry.bench.environment import limit_threads
-    from tokenry.bench.vocabularies.transplant import load_language_model
     from tokenry.data.text.prompts import load_prompts, read_prompts
-    from tokenry.models.load import require_device
+    from tokenry.models.load import load, require_device
     from tokenry.predict.lm.calibrate import Calibration
     from tokenry.predict.lm.calibrate import calibrate as measure
 
@@ -75,14 +74,12 @@ def decode_bench(
     log = _beside(out)
     options.check_writable(out.parent)
     require_device(device)
-    loaded, tokenizer = load_language_model(model, dtype=dtype.value)
+    loaded, tokenizer = load(model, reads="text", dtype=dtype.value)
     loaded.to(device)
     drafting: Any = assistant
     if assistant is not None:
         early = assistant.isdecimal()
-        drafting = (
-            int(assistant) if early else load_language_model(assistant, dtype=dtype.value)[0].to(device)
-        )
+        drafting = int(assistant) if early else load(assistant, reads="text", dtype=dtype.value)[0].to(device)
     with limit_threads(threads):
         try:
             report = compare_decoders(

@@ -45,8 +45,8 @@ def train_hypernet(
     The defaults are the paper's and take days on an accelerator. The same command continues an interrupted training
     from its last checkpoint, in FOLDER/checkpoints.
     """
-    from tokenry.bench.vocabularies.transplant import load_language_model
     from tokenry.data.text.sources import gather
+    from tokenry.models.load import load
     from tokenry.text.zett import SamplerSettings
     from tokenry.text.zett.batches import ZettTraining
     from tokenry.text.zett.training import train_hypernetwork
@@ -73,7 +73,7 @@ def train_hypernet(
         for language in dict.fromkeys(one.language for one in corpora)
     }
     everything = [text for documents in texts.values() for text in documents]
-    loaded, tokenizer = load_language_model(model)
+    loaded, tokenizer = load(model, reads="text")
     checkpoints = out / "checkpoints"
     with knowing(f"Checkpoints are in {checkpoints}; the same command goes on there."):
         hypernet = train_hypernetwork(

@@ -236,10 +236,11 @@ def load(
     trust: bool = False,
 ) -> tuple[Any, Any]:
     """The model and its processor."""
-    from tokenry.models.load import load_model
+    from tokenry.models.load import load
 
-    return load_model(
+    return load(
         model,
+        reads="pictures",
         dtype=_torch_dtype(dtype),
         attn=attention.value,
         device=device,

@@ -12,7 +12,7 @@ import typer
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 from tokenry.cli.terminal import say
-from tokenry.hosts.checkpoints import require_model
+from tokenry.models.pretrained import require_model
 
 if TYPE_CHECKING:
     from tokenry.reduce import Reducer

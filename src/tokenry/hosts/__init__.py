@@ -1,40 +1,38 @@
-"""Where methods plug in to other people's models. The only room that knows transformers' internals."""
+"""Where methods plug in to other people's models. The only room that knows transformers' internals.
+
+Names are loaded on first use.
+"""
 
 from __future__ import annotations
 
-from tokenry.hosts.cost import Cost, decoder_flops, encoder_flops, kv_bytes
-from tokenry.hosts.host import Host
-from tokenry.hosts.prompt import question_inputs
-from tokenry.hosts.reducing.session import Session
-from tokenry.hosts.trace import ItemTrace
-from tokenry.hosts.vision import Encoded, encode_pictures, visual_kinds
-from tokenry.tokens.faces import lazy
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Cost",
-    "Encoded",
-    "Host",
-    "ItemTrace",
-    "Session",
-    "decoder_flops",
-    "encode_pictures",
-    "encoder_flops",
-    "kv_bytes",
-    "question_inputs",
-    "visual_kinds",
-]
+from tokenry.tokens.faces import face
+
+if TYPE_CHECKING:
+    from tokenry.hosts.cost import Cost as Cost
+    from tokenry.hosts.cost import decoder_flops as decoder_flops
+    from tokenry.hosts.cost import encoder_flops as encoder_flops
+    from tokenry.hosts.cost import kv_bytes as kv_bytes
+    from tokenry.hosts.host import Host as Host
+    from tokenry.hosts.prompt import question_inputs as question_inputs
+    from tokenry.hosts.reducing.session import Session as Session
+    from tokenry.hosts.trace import ItemTrace as ItemTrace
+    from tokenry.hosts.vision import Encoded as Encoded
+    from tokenry.hosts.vision import encode_pictures as encode_pictures
+    from tokenry.hosts.vision import visual_kinds as visual_kinds
 
 _MOVED = {
-    "DECODERS": "predict.lm.generate.DECODERS",
     "Calibration": "predict.Calibration",
     "CheckReport": "reduce.CheckReport",
+    "DECODERS": "predict.lm.generate.DECODERS",
     "calibrate": "predict.calibrate",
     "check": "check",
     "decoder": "decoder",
     "encode": "reduce.encode",
     "generate": "generate",
-    "load_model": "models.load_model",
+    "load_model": "models.load:load_model",
     "reduced": "reduced",
 }
 
-__getattr__, __dir__ = lazy(__name__, {}, moved=_MOVED)
+__getattr__, __dir__, __all__ = face(__name__, moved=_MOVED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.reduce.base import Reducer as Reducer
@@ -19,17 +19,4 @@ if TYPE_CHECKING:
     from tokenry.reduce.session import encode as encode
     from tokenry.reduce.session import reduced as reduced
 
-_HOME = {
-    "CheckReport": "reduce.check",
-    "Reducer": "reduce.base",
-    "Scorer": "reduce.base",
-    "encode": "reduce.session",
-    "method": "reduce.registry",
-    "methods": "reduce.registry",
-    "read_methods": "reduce.registry",
-    "reduced": "reduce.session",
-}
-
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__, __all__ = face(__name__)

@@ -7,19 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.train.loop import LoopSettings as LoopSettings
     from tokenry.train.loop import Objective as Objective
     from tokenry.train.loop import train as train
 
-_HOME = {
-    "LoopSettings": "train.loop",
-    "Objective": "train.loop",
-    "train": "train.loop",
-}
-
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__, __all__ = face(__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenry.bench.reducers.arms import BASELINES, BUDGETS
 from tokenry.bench.reducers.compare import Comparison, compare
 from tokenry.bench.reducers.data import SCENES, load_data
-from tokenry.models.load import load_model
+from tokenry.models.load import load
 from tokenry.reduce.registry import method_paths
 
 QUESTIONS = 200
@@ -24,7 +24,7 @@ def run_demo(
         seeds: repetitions of random.
         progress: whether to show a progress bar.
     """
-    model, processor = load_model("embedded")
+    model, processor = load("embedded")
     data = load_data(SCENES, questions)
     methods = sorted(set(method_paths()) - set(BASELINES))
     return compare(

@@ -20,8 +20,7 @@ from rich.table import Table
 
 from tokenry.data.text.corpora import Corpus
 from tokenry.data.text.sources import gather
-from tokenry.hosts.checkpoints import Checkpoint
-from tokenry.models.pretrained import model_folder
+from tokenry.models.load import load
 from tokenry.text.cabrita.vocabulary import extend_tokenizer
 from tokenry.text.filters import STOP_WORDS, Rules, clean
 from tokenry.text.measure import bits_per_byte, bytes_per_token
@@ -47,7 +46,7 @@ class Recipe:
         texts: The new language: names of corpora (`tokenry.data.text.corpora.corpus_names`), files and folders.
         size: Ids of the extended vocabulary.
         loop: Schedule and optimiser.
-        model: Folder of a causal language model, or "smollm2".
+        model: A causal language model, as `tokenry.models.load.load` takes it: "smollm2", a folder, a hub id.
         old_texts: The model's own language, only to measure what becomes of it.
         language: Whose stop words the cleaning asks for; None keeps every document as it is.
         append_after: Rank new pieces behind all old ones (`tokenry.text.cabrita.vocabulary.extend_tokenizer`).
@@ -154,22 +153,20 @@ def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | Non
         InputError: If the model, the texts or the sizes cannot be used, or the output is that of another recipe.
         UnknownNameError: If a text is neither a path nor a corpus.
     """
-    from transformers import AutoModelForCausalLM
-
     done = recipe.output / _REPORT
     if done.is_file():
         recipe.claim_output()
         content = json.loads(done.read_text(encoding="utf-8"))
         return Report(**(content | {"folder": recipe.output / "model"}))
-    folder = model_folder(recipe.model)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is no model folder: it has no config.json.")
-    base = load_tokenizer(folder)
+    model, base = load(recipe.model, reads="text")
+    if not model.can_generate():
+        raise InputError(
+            f"Cabrita continues a causal language model, and {recipe.model} is a {type(model).__name__}."
+        )
     details: dict[str, Any] = {}
     learnt, held = _new_language(recipe, details)
     recipe.claim_output()
     tokenizer = _vocabulary(recipe, base, learnt, details)
-    model = Checkpoint(str(folder)).model(AutoModelForCausalLM)
     resized = transplant(
         model, base, tokenizer, recipe.init, context=Context(texts=learnt, seed=recipe.seed)
     ).model.eval()
