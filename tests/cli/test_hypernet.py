@@ -1,4 +1,4 @@
-"""`tokenry hypernet` on a small model folder."""
+"""`tokenry vocab hypernet` on a small model folder."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class Card:
         if self.use is not None:
             return (self.use,)
         if self.kind == "reducer":
-            command = f'tokenry run MODEL picture.jpg "what is this?" --method {self.slug}'
+            command = f'tokenry reduce run MODEL picture.jpg "what is this?" --method {self.slug}'
             return (f'tk.reduced(model, "{self.slug}")', command)
         module, _, name = self.entry_point.partition(":")
         return (f"from {module} import {name}",)

@@ -1,4 +1,4 @@
-"""`tokenry hypernet`: train the hypernetwork that predicts a model's rows for any vocabulary."""
+"""`tokenry vocab hypernet`: train the hypernetwork that predicts a model's rows for any vocabulary."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_hypernet(
     precision: Annotated[str, typer.Option(help="bf16, fp16 or no.")] = "bf16",
     seed: Annotated[int, typer.Option(help="Of weights, texts and tokenizers.")] = 0,
 ) -> None:
-    """Train a hypernetwork on a model (ZeTT), for `tokenry transplant --method zett --hypernet FOLDER`.
+    """Train a hypernetwork on a model (ZeTT), for `tokenry vocab transplant --method zett --hypernet FOLDER`.
 
     The defaults are the paper's and take days on an accelerator. The same command continues an interrupted training
     from its last checkpoint, in FOLDER/checkpoints.
@@ -86,5 +86,5 @@ def train_hypernet(
         )
     save_hypernetwork(hypernet, out)
     say(
-        f"Saved to {out}. Use it with: tokenry transplant MODEL --to TOKENIZER --method zett --hypernet {out}"
+        f"Saved to {out}. Use it with: tokenry vocab transplant MODEL --to TOKENIZER --method zett --hypernet {out}"
     )

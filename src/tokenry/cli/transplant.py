@@ -1,4 +1,4 @@
-"""`tokenry transplant`: give a model another vocabulary."""
+"""`tokenry vocab transplant`: give a model another vocabulary."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _PATIENCE: Final = 1.5
 """Seconds that the model hub has to answer; HF_HUB_ETAG_TIMEOUT says otherwise."""
 _NAMED: Final = 3
 """Names in a message; the rest is counted."""
-_TRUST: Final = "trust_remote_code=True, or --trust-remote-code of run, compare, tune and check"
+_TRUST: Final = "trust_remote_code=True, or --trust-remote-code on the command line"
 
 
 @dataclass(frozen=True)

@@ -392,7 +392,7 @@ def read_results(path: str | Path, setting: str | None = None) -> Results:
         lines: list[Line | None] = read_lines(path, _KINDS)
     except OSError as error:
         raise InputError(
-            f"Cannot read {path}: {error.strerror}. `tokenry compare` writes such a file."
+            f"Cannot read {path}: {error.strerror}. `tokenry reduce compare` writes such a file."
         ) from error
     good = [line for line in lines if line is not None]
     settings = [line.setting for line in good if isinstance(line, Run)]
