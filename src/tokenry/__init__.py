@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from tokenry import text as text
     from tokenry.bench.reducers.compare import compare as compare
     from tokenry.bench.reducers.tune import tune as tune
+    from tokenry.catalog import get as get
+    from tokenry.catalog import info as info
+    from tokenry.catalog import systems as systems
     from tokenry.models import load_embedded as load_embedded
     from tokenry.predict.lm.generate import decoder as decoder
     from tokenry.predict.lm.generate import generate as generate
     from tokenry.reduce import Reducer as Reducer
     from tokenry.reduce import Scorer as Scorer
-    from tokenry.reduce import method as method
-    from tokenry.reduce import methods as methods
+    from tokenry.reduce import reducer as reducer
+    from tokenry.reduce import reducers as reducers
     from tokenry.reduce.check import check as check
     from tokenry.reduce.session import reduced as reduced
     from tokenry.text.transplant import transplant as transplant
@@ -49,8 +52,11 @@ _HOME = {
     "tune": "bench",
     "load_embedded": "models.vlm.embedded",
     "transplant": "text.transplant",
-    "method": "reduce",
-    "methods": "reduce",
+    "reducer": "reduce",
+    "reducers": "reduce",
+    "systems": "catalog",
+    "info": "catalog",
+    "get": "catalog",
     "Reducer": "reduce",
     "Scorer": "reduce",
     "Budget": "tokens",
@@ -65,6 +71,6 @@ _ROOMS = ("text",)
 
 __all__ = sorted([*_HOME, *_ROOMS, "__version__"])
 
-__getattr__, __dir__ = lazy(__name__, _HOME, _ROOMS)
+__getattr__, __dir__ = lazy(__name__, _HOME, _ROOMS, moved={"method": "reducer", "methods": "reducers"})
 
 moved.install()

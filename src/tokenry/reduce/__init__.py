@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tokenry.reduce.base import Reducer as Reducer
     from tokenry.reduce.base import Scorer as Scorer
     from tokenry.reduce.check import CheckReport as CheckReport
-    from tokenry.reduce.registry import method as method
-    from tokenry.reduce.registry import methods as methods
     from tokenry.reduce.registry import read_methods as read_methods
+    from tokenry.reduce.registry import reducer as reducer
+    from tokenry.reduce.registry import reducers as reducers
     from tokenry.reduce.session import encode as encode
     from tokenry.reduce.session import reduced as reduced
 
@@ -24,12 +24,12 @@ _HOME = {
     "Reducer": "reduce.base",
     "Scorer": "reduce.base",
     "encode": "reduce.session",
-    "method": "reduce.registry",
-    "methods": "reduce.registry",
     "read_methods": "reduce.registry",
     "reduced": "reduce.session",
+    "reducer": "reduce.registry",
+    "reducers": "reduce.registry",
 }
 
 __all__ = sorted(_HOME)
 
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME, moved={"method": "reduce.reducer", "methods": "reduce.reducers"})

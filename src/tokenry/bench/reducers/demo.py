@@ -8,7 +8,7 @@ from tokenry.bench.reducers.arms import BASELINES, BUDGETS
 from tokenry.bench.reducers.compare import Comparison, compare
 from tokenry.bench.reducers.data import SCENES, load_data
 from tokenry.models.load import load_model
-from tokenry.reduce.registry import method_paths
+from tokenry.reduce.registry import REDUCERS
 
 QUESTIONS = 200
 
@@ -26,7 +26,7 @@ def run_demo(
     """
     model, processor = load_model("embedded")
     data = load_data(SCENES, questions)
-    methods = sorted(set(method_paths()) - set(BASELINES))
+    methods = [name for name in REDUCERS.names() if name not in BASELINES]
     return compare(
         model,
         processor,

@@ -125,7 +125,9 @@ class LineMasking:
 
 
 class LinePretraining(Objective):
-    """Masked language modelling plus telling whether the second block of lines follows the first.
+    """CuBERT's pre-training (arXiv 2001.00059): masked language modelling, and whether one block follows another.
+
+    Rows are lines of code as `CodeTokenizer` cuts them, packed by `pack_lines` and masked by `LineMasking`.
 
     Args:
         model: an encoder with both of BERT's heads.

@@ -10,6 +10,7 @@ from tokenry.text.zett.network import (
 from tokenry.text.zett.sampler import SamplerSettings, sample_tokenizer
 from tokenry.text.zett.surface import Surfaces
 from tokenry.text.zett.swap import run_with_rows
+from tokenry.text.zett.transfer import Zett
 
 __all__ = [
     "HypernetConfig",
@@ -18,6 +19,7 @@ __all__ = [
     "MeanOfPieces",
     "SamplerSettings",
     "Surfaces",
+    "Zett",
     "run_with_rows",
     "sample_tokenizer",
     "source_rows",
