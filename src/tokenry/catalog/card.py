@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tokenry.tokens.errors import TokenryError
@@ -219,8 +220,13 @@ def _read(
         raise TokenryError(f"{label}: unknown field {unknown[0]!r}; a {what} has {', '.join(sorted(known))}")
     if missing := sorted(required - set(values)):
         raise TokenryError(f"{label}: {', '.join(missing)} missing.")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     return {name: _value(label, name, value, hints[name]) for name, value in values.items()}
+
+
+@cache
+def _hints(cls: type[Card] | type[Variant]) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _value(label: str, name: str, value: Any, hint: Any) -> Any:
