@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from tokenry.text.kinds import train
-from tokenry.text.lexicon import RankedLexicon
-from tokenry.text.lib import Lexicon, Lib, Reader, fit, train_lib
+from tokenry.text.lib.learning import Lexicon, Lib, Reader, fit, train_lib
+from tokenry.text.lib.ranked import RankedLexicon
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError
 

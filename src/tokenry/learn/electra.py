@@ -22,6 +22,19 @@ Generator = Literal["network", "tied", "uniform", "unigram"]
 Task = Literal["electra", "electra-15", "replace-mlm", "all-tokens-mlm"]
 
 
+def masked_count(lengths: Int[Tensor, " b"], rate: float, longest: int) -> Int[Tensor, " b"]:
+    """How many tokens ELECTRA masks: ``max(1, min(N, round(rate * length)))``, ``N = int((rate + 0.005) * longest)``.
+
+    Args:
+        lengths: real tokens of each row, special ones included.
+        rate: share, 0.15 in the paper for small and base models.
+        longest: length to which rows are padded.
+    """
+    masking.check_rate(rate)
+    most = int((rate + 0.005) * longest)
+    return (lengths * rate).round().long().clamp(max=most).clamp(min=1)
+
+
 @dataclass(frozen=True)
 class ElectraMasking:
     """Rows -> batch of ELECTRA: 85 % of the chosen tokens become [MASK], the others stay.
@@ -41,7 +54,7 @@ class ElectraMasking:
     def __call__(self, rows: Rows, generator: torch.Generator) -> Batch:
         """``masked_ids``, ``chosen``, and the rows themselves."""
         allowed = self.ids.candidates(rows)
-        count = masking.electra_count(rows.mask.sum(1), self.rate, self.longest)
+        count = masked_count(rows.mask.sum(1), self.rate, self.longest)
         count = torch.minimum(count, allowed.sum(1))
         chosen = masking.choose(allowed, count, generator, replacement=self.replacement)
         seen = masking.corrupt(rows.ids, chosen, self.ids.mask, generator, kept=0.15, random=0.0)

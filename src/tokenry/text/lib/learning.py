@@ -28,7 +28,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tokenry.hosts.encoding import byte_alphabet
-from tokenry.text.lexicon import RankedLexicon
+from tokenry.text.lib.ranked import RankedLexicon
 from tokenry.text.training import END_OF_TEXT, as_fast, byte_level, check_size, documents, special
 from tokenry.text.vocabulary import to_surface
 from tokenry.tokens.errors import InputError
