@@ -29,9 +29,12 @@ def transplant_model(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, as JSON. Repeatable."),
     ] = None,
     donor: Annotated[
-        str | None, typer.Option(help="For methods that learn from a model of the new tokenizer: a folder, or 'minilm'.")
+        str | None,
+        typer.Option(help="For methods that learn from a model of the new tokenizer: a folder, or 'minilm'."),
     ] = None,
-    hypernet: Annotated[Path | None, typer.Option(help="For the method that predicts rows: a trained hypernetwork.")] = None,
+    hypernet: Annotated[
+        Path | None, typer.Option(help="For the method that predicts rows: a trained hypernetwork.")
+    ] = None,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="Text for methods that count in it. Repeatable."),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, PreTrainedTokenizerBase
 
+from tokenry.text.wordpiece import train_wordpiece
 from tokenry.tokens.errors import InputError
 from tokenry.train import masking
-from tokenry.train.loop import Batch, Figures, Objective
+from tokenry.train.loop import Batch, Figures
 from tokenry.train.masked_lm import as_batch, hidden_states, vocabulary_logits
+from tokenry.train.objectives import Ingredients, Job, Pretraining
 from tokenry.train.rows import Rows, SpecialIds
 
 Generator = Literal["network", "tied", "uniform", "unigram"]
@@ -161,7 +164,7 @@ def replace(
     return corrupted, corrupted != ids
 
 
-class ElectraObjective(Objective):
+class ElectraObjective(Pretraining):
     """ELECTRA (arXiv 2003.10555): replaced-token detection, and the paper's variants of it.
 
     Sampling has no gradient: the generator is trained by its own masked language modelling only, and the encoder's loss
@@ -175,6 +178,32 @@ class ElectraObjective(Objective):
     """
 
     prior: Tensor
+
+    @classmethod
+    def train_tokenizer(cls, texts: Sequence[str], **options: Any) -> PreTrainedTokenizerBase:
+        """WordPiece, uncased."""
+        return train_wordpiece(texts, **options)
+
+    @classmethod
+    def job(cls, given: Ingredients, texts: Sequence[str], tokenizer: Any) -> Job:
+        """Pre-training from a recipe; `settings` are those of `ElectraSettings`, and `rate` and `replacement`."""
+        rows, ids = given.rows(texts, tokenizer)
+        options = dict(given.settings)
+        masking = ElectraMasking(
+            ids,
+            given.length,
+            **{name: options.pop(name) for name in ("rate", "replacement") if name in options},
+        )
+        settings = ElectraSettings(**options)
+        unigram = None
+        if settings.generator == "unigram":
+            unigram = torch.bincount(rows.ids[rows.mask.bool()], minlength=len(tokenizer)).float()
+        config = electra_config(
+            len(tokenizer), pad_id=tokenizer.pad_token_id, **{"positions": given.length} | dict(given.model)
+        )
+        model = ElectraForPreTraining(config)
+        objective = cls(model, settings, unigram=unigram, forbidden=ids.special)
+        return Job(objective, given.batches(rows, masking), model)
 
     def __init__(
         self,

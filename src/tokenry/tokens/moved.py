@@ -104,7 +104,6 @@ _MOVED: Final[dict[str, str]] = dict(
     learn.octopus predict.octopus_v4.training
     learn.patch_labels models.vlm.embedded.patch_labels
     learn.ppd predict.lm.ppd.training
-    learn.pretrain train.pretrain
     learn.recipe train.recipe
     learn.resuming train.resuming
     learn.signals train.signals
