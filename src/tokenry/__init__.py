@@ -31,14 +31,17 @@ if TYPE_CHECKING:
     from tokenry import train as train
     from tokenry.bench.reducers.compare import compare as compare
     from tokenry.bench.reducers.tune import tune as tune
+    from tokenry.catalog import get as get
+    from tokenry.catalog import info as info
+    from tokenry.catalog import systems as systems
     from tokenry.models.load import load as load
     from tokenry.predict.lm.generate import decoder as decoder
     from tokenry.predict.lm.generate import generate as generate
     from tokenry.reduce.base import Reducer as Reducer
     from tokenry.reduce.base import Scorer as Scorer
     from tokenry.reduce.check import check as check
-    from tokenry.reduce.registry import method as method
-    from tokenry.reduce.registry import methods as methods
+    from tokenry.reduce.registry import reducer as reducer
+    from tokenry.reduce.registry import reducers as reducers
     from tokenry.reduce.session import reduced as reduced
     from tokenry.text.transplant.apply import transplant as transplant
     from tokenry.tokens import Budget as Budget
@@ -57,6 +60,8 @@ __version__ = "0.1.0"
 
 _MOVED = {
     "load_embedded": "models.vlm.embedded.model:load_embedded",
+    "method": "reducer",
+    "methods": "reducers",
 }
 
 # Loaded on first use: `import tokenry` must not cost what it does not need.

@@ -146,7 +146,7 @@ def test_a_tokenizer_that_cuts_off_is_measured_whole(folders: tuple[Path, Path])
         (
             ("train", "TEXT", "--size", "400", "--set", "sugar=1", "-o", "OUT"),
             InputError,
-            "bpe has no option sugar",
+            "bpe has no setting sugar",
         ),
         (("train", "EMPTY", "--size", "400", "-o", "OUT"), InputError, "empty"),
         (("train", "NUL", "--size", "400", "-o", "OUT"), InputError, "NUL"),

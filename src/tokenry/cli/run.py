@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tokenry.catalog.registry import default
 from tokenry.cli import options
 from tokenry.cli.groups import Loading, spread
 from tokenry.cli.terminal import say, screen, visible
@@ -29,7 +30,7 @@ def run_once(
         typer.Option(
             "--method", "-m", help="A name from `tokenry list --room reduce`, or JSON as tune prints it."
         ),
-    ] = "divprune",
+    ] = default("reducer"),
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", help="64, 25%, 0.5:25%, total:256 ...; default: 25%.")
     ] = None,

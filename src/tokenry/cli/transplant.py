@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenry.catalog.registry import catalogued, default
 from tokenry.cli import options
 from tokenry.cli.terminal import knowing, say
 
@@ -21,19 +22,22 @@ def transplant_model(
     to: Annotated[str, typer.Option("--to", help="Folder of the new tokenizer, or 'minilm'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new model.")],
     method: Annotated[
-        str, typer.Option(help="tokenadapt, retok, focus, omp, wechsel, transtokenizer, zett, random ...")
-    ] = "tokenadapt",
+        str, typer.Option(help=f"{', '.join(catalogued('transplant'))}, or one of another package.")
+    ] = default("transplant"),
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, as JSON. Repeatable."),
     ] = None,
     donor: Annotated[
-        str | None, typer.Option(help="Model that uses the new tokenizer (omp): a folder, or 'minilm'.")
+        str | None,
+        typer.Option(help="For methods that learn from a model of the new tokenizer: a folder, or 'minilm'."),
     ] = None,
-    hypernet: Annotated[Path | None, typer.Option(help="Trained hypernetwork (zett).")] = None,
+    hypernet: Annotated[
+        Path | None, typer.Option(help="For the method that predicts rows: a trained hypernetwork.")
+    ] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(help="Text for methods that count (focus, wechsel, transtokenizer). Repeatable."),
+        typer.Option(help="Text for methods that count in it. Repeatable."),
     ] = None,
     text: Annotated[
         list[str] | None,

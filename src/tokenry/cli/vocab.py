@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tokenry.catalog.registry import catalogued, default
 from tokenry.cli import options
 from tokenry.cli.terminal import say, screen
 
@@ -31,7 +32,9 @@ def train_vocabulary(
     ],
     size: Annotated[int, typer.Option(min=1, help="Entries, special tokens included.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tokenizer.")],
-    kind: Annotated[str, typer.Option(help="bpe, supertoken, lib, kl3m-domain or kl3m-char.")] = "bpe",
+    kind: Annotated[
+        str, typer.Option(help=f"{', '.join(catalogued('tokenizer'))}, or one of another package.")
+    ] = default("tokenizer"),
     setting: Annotated[
         list[str] | None,
         typer.Option(

@@ -27,11 +27,11 @@ def run_demo(
     from tokenry.bench.reducers.compare import compare
     from tokenry.bench.reducers.data import SCENES, load_data
     from tokenry.models.load import load
-    from tokenry.reduce.registry import method_paths
+    from tokenry.reduce.registry import REDUCERS
 
     model, processor = load("embedded")
     data = load_data(SCENES, questions)
-    methods = sorted(set(method_paths()) - set(BASELINES))
+    methods = [name for name in REDUCERS.names() if name not in BASELINES]
     return compare(
         model,
         processor,

@@ -21,8 +21,8 @@ from rich.table import Table
 from tokenry.data.text.corpora import Corpus
 from tokenry.data.text.sources import gather
 from tokenry.models.load import load
+from tokenry.text.cabrita.filters import STOP_WORDS, Rules, clean
 from tokenry.text.cabrita.vocabulary import extend_tokenizer
-from tokenry.text.filters import STOP_WORDS, Rules, clean
 from tokenry.text.measure import bits_per_byte, bytes_per_token
 from tokenry.text.training import save_tokenizer
 from tokenry.text.transplant import Context, save_transplanted, transplant

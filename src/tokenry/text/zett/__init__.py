@@ -16,5 +16,6 @@ if TYPE_CHECKING:
     from tokenry.text.zett.sampler import sample_tokenizer as sample_tokenizer
     from tokenry.text.zett.surface import Surfaces as Surfaces
     from tokenry.text.zett.swap import run_with_rows as run_with_rows
+    from tokenry.text.zett.transfer import Zett as Zett
 
 __getattr__, __dir__, __all__ = face(__name__)
