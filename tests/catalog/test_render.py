@@ -10,7 +10,7 @@ import pytest
 
 from tests.catalog.test_results import VALUES
 from tokenry.catalog import Card, card, cards, render
-from tokenry.data.metrics import METRICS
+from tokenry.data.questions.metrics import METRICS
 from tokenry.tokens.errors import TokenryError
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +157,7 @@ def test_partly_is_marked_and_explained_in_every_table_of_methods(checkout: Path
 
 
 def test_a_registry_becomes_a_table_where_a_page_names_it(checkout: Path) -> None:
-    name = "tokenry.data.metrics:METRICS"
+    name = "tokenry.data.questions.metrics:METRICS"
     page = checkout / "docs/page.md"
     page.write_text(f"above\n<!-- {name}:begin -->\n<!-- {name}:end -->\nbelow\n")
     text = render.generate(checkout, cards())[Path("docs/page.md")]
