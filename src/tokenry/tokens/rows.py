@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tokenry.data.files import whole_file
 from tokenry.tokens.errors import InputError, gist
+from tokenry.tokens.files import whole_file
 from tokenry.tokens.reduction import prefix_mask
 
 _FORMAT: Final = "tokenry"
