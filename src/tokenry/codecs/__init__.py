@@ -16,21 +16,13 @@ if TYPE_CHECKING:
     from tokenry.codecs.base import Codec as Codec
     from tokenry.codecs.image.dct import DctCodec as DctCodec
     from tokenry.codecs.image.dct import DctCodecConfig as DctCodecConfig
-    from tokenry.tokens.codes import Codes as Codes
-    from tokenry.tokens.codes import Latents as Latents
-    from tokenry.tokens.signals import Signal as Signal
-    from tokenry.tokens.signals import SignalSpec as SignalSpec
 
 _HOME = {
     "Codec": "codecs.base",
-    "Codes": "tokens.codes",
     "DctCodec": "codecs.image.dct",
     "DctCodecConfig": "codecs.image.dct",
-    "Latents": "tokens.codes",
     "MuLawCodec": "codecs.audio.mu_law",
     "MuLawCodecConfig": "codecs.audio.mu_law",
-    "Signal": "tokens.signals",
-    "SignalSpec": "tokens.signals",
 }
 
 __all__ = sorted([*_HOME, "quantize"])

@@ -12,6 +12,7 @@ from tokenry.tokens.faces import lazy
 if TYPE_CHECKING:
     from tokenry.codecs.quantize.base import Quantized as Quantized
     from tokenry.codecs.quantize.base import Quantizer as Quantizer
+    from tokenry.codecs.quantize.base import code_stats as code_stats
     from tokenry.codecs.quantize.fsq import FiniteScalarQuantizer as FiniteScalarQuantizer
     from tokenry.codecs.quantize.vq import VectorQuantizer as VectorQuantizer
 
@@ -20,6 +21,7 @@ _HOME = {
     "Quantized": "codecs.quantize.base",
     "Quantizer": "codecs.quantize.base",
     "VectorQuantizer": "codecs.quantize.vq",
+    "code_stats": "codecs.quantize.base",
 }
 
 __all__ = sorted(_HOME)
