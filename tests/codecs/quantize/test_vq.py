@@ -27,7 +27,7 @@ def test_losses_and_their_gradients() -> None:
     made = quantizer([[2.0]])
     z = torch.zeros(1, 1, 1, requires_grad=True)
     losses = made(z).losses
-    assert {name: float(loss) for name, loss in losses.items()} == {"codebook": 4.0, "commitment": 1.0}
+    assert {name: loss.item() for name, loss in losses.items()} == {"codebook": 4.0, "commitment": 1.0}
     sum(losses.values()).backward()  # type: ignore[union-attr]
     assert made.weight.grad is not None
     assert z.grad is not None

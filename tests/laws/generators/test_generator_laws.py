@@ -68,7 +68,7 @@ def test_it_learns_two_pictures_by_heart_in_seconds(name: str) -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
     assert write(model, member.condition, temperature=0).equal(tokens_of(codes))
 

@@ -93,4 +93,5 @@ class MuLawCodec(Codec):
         if size is not None and size != (samples,):
             raise InputError(f"These codes are of {samples} samples, not of {size}.")
         y = (codes.ids.transpose(1, 2) + 0.5) / cells * 2 - 1
-        return self.peak.float() * torch.sign(y) * torch.expm1(y.abs() * math.log(cells)) / (cells - 1)
+        loudness = torch.expm1(y.abs() * math.log(cells)) / (cells - 1)
+        return (self.peak.float() * torch.sign(y) * loudness).to(self.dtype)

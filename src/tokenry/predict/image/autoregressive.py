@@ -109,7 +109,7 @@ class AutoregressiveGenerator(TokenGenerator):
             raise InputError(
                 f"This generator writes codes of sizes {tuple(self.config.sizes)}; got {codes!r:.80}."
             )
-        flat = codes.flat()
+        flat = codes.flat().to(self.device)
         untold = (
             torch.rand(len(flat), generator=generator, device=generator.device) < self.config.unconditional
         )
