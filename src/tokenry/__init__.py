@@ -19,6 +19,7 @@ from tokenry.tokens.faces import face
 if TYPE_CHECKING:
     from tokenry import bench as bench
     from tokenry import catalog as catalog
+    from tokenry import codecs as codecs
     from tokenry import data as data
     from tokenry import embed as embed
     from tokenry import hosts as hosts

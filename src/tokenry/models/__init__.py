@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tokenry.models.adaptive.duo_llm.oracle import oracle as oracle
     from tokenry.models.adaptive.duo_llm.training import RandomRouting as RandomRouting
     from tokenry.models.adaptive.duo_llm.training import RouterTraining as RouterTraining
+    from tokenry.models.vlm.connector import Connector as Connector
+    from tokenry.models.vlm.connector import IdentityConnector as IdentityConnector
+    from tokenry.models.vlm.connector import PoolConnector as PoolConnector
+    from tokenry.models.vlm.connector import VisualTokens as VisualTokens
     from tokenry.models.vlm.embedded.model import PROMPT as PROMPT
 
 _MOVED = {

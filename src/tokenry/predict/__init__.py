@@ -1,4 +1,5 @@
-"""What comes next: tokens of text (`tokenry.predict.lm`), and who should answer (`tokenry.predict.octopus_v4`).
+"""What comes next: tokens of text (`tokenry.predict.lm`), tokens of pictures (`tokenry.predict.image`), and who should
+answer (`tokenry.predict.octopus_v4`).
 
 Names are loaded on first use.
 """
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
+    from tokenry.predict.image.autoregressive import AutoregressiveConfig as AutoregressiveConfig
+    from tokenry.predict.image.autoregressive import AutoregressiveGenerator as AutoregressiveGenerator
+    from tokenry.predict.image.base import TokenGenerator as TokenGenerator
     from tokenry.predict.lm.byte_probabilities.byte_model import byte_model as byte_model
     from tokenry.predict.lm.byte_probabilities.ensemble import ensemble as ensemble
     from tokenry.predict.lm.calibrate import Calibration as Calibration

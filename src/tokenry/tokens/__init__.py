@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tokenry.tokens.budget import HALF as HALF
     from tokenry.tokens.budget import Budget as Budget
     from tokenry.tokens.budget import BudgetLike as BudgetLike
+    from tokenry.tokens.codes import Codes as Codes
+    from tokenry.tokens.codes import Latents as Latents
     from tokenry.tokens.errors import BudgetError as BudgetError
     from tokenry.tokens.errors import InputError as InputError
     from tokenry.tokens.errors import ReductionError as ReductionError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from tokenry.tokens.reduction import best as best
     from tokenry.tokens.reduction import gather_rows as gather_rows
     from tokenry.tokens.reduction import prefix_mask as prefix_mask
+    from tokenry.tokens.signals import Signal as Signal
+    from tokenry.tokens.signals import SignalSpec as SignalSpec
     from tokenry.tokens.view import AttentionView as AttentionView
     from tokenry.tokens.view import Depth as Depth
     from tokenry.tokens.view import Needs as Needs
