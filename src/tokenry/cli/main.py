@@ -28,13 +28,14 @@ from tokenry.cli import (
     reproduce,
     run,
     terminal,
+    train,
     transplant,
     tune,
     vocab,
 )
 from tokenry.tokens.errors import TokenryError
 
-_COMMANDS: Final = (catalog, demo, reproduce)
+_COMMANDS: Final = (catalog, demo, train, reproduce)
 _GROUPS: Final[Mapping[str, tuple[str, tuple[ModuleType, ...]]]] = MappingProxyType(
     {
         "reduce": (

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NotRequired, Protocol, Self, TypeAlias, TypedDict, runtime_checkable
 
-from tokenry.bench.typed_json import reader
 from tokenry.bench.writing import Claim
 from tokenry.tokens import InputError
+from tokenry.tokens.typed import reader
 
 FILE_NAME = "results.jsonl"
 """What the file is called in the folder of a comparison."""

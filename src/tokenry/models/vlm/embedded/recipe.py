@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
-import yaml
+from rich.console import Console
 
-from tokenry.tokens.errors import TokenryError
 from tokenry.train.phases import Phase
+from tokenry.train.recipe import TrainingRecipe
 from tokenry.train.settings import LoopSettings
 
 
@@ -44,7 +44,7 @@ class PhaseSettings:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EmbeddedRecipe(TrainingRecipe):
     """Everything that determines the trained model.
 
     Attributes:
@@ -56,6 +56,8 @@ class Recipe:
         validate: validation pictures asked about at each checkpoint.
     """
 
+    trains: ClassVar[str] = "the embedded model"
+
     output: Path
     tower: PhaseSettings
     answers: tuple[PhaseSettings, ...]
@@ -63,19 +65,8 @@ class Recipe:
     model: Mapping[str, int] = field(default_factory=dict)
     validate: int = 64
 
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a recipe from YAML.
+    def train(self, *, stop_after: int | None = None, console: Console | None = None) -> Path | None:
+        """Train the model, or go on; steps are counted over all phases."""
+        from tokenry.models.vlm.embedded.training import run
 
-        Raises:
-            TokenryError: if the file is missing, is not YAML, or has missing or unknown keys.
-        """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            tower = PhaseSettings(**(content["tower"] | {"loop": LoopSettings(**content["tower"]["loop"])}))
-            answers = tuple(
-                PhaseSettings(**(one | {"loop": LoopSettings(**one["loop"])})) for one in content["answers"]
-            )
-            return cls(**(content | {"tower": tower, "answers": answers, "output": Path(content["output"])}))
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise TokenryError(f"{path} is not a recipe for the embedded model: {error!r}") from error
+        return run(self, console, stop_after=stop_after)
