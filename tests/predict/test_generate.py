@@ -48,7 +48,7 @@ from tokenry.predict.lm.generate import _CALIBRATED, _IN_USE, DECODERS
 from tokenry.predict.lm.prompt_lookup import PromptLookup
 from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.token_recycling import TokenRecycling
-from tokenry.predict.lm.warm_up import usual_successors
+from tokenry.predict.lm.token_recycling import usual_successors
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 from tokenry.tokens.ids import id_rows
 

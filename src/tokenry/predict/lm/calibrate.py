@@ -13,12 +13,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.reducing import layout
 from tokenry.hosts.reducing.hooks import paused
-from tokenry.hosts.upstream import plain_layers, with_cache
+from tokenry.hosts.treepass import longest_text, read_text, tree_pass
+from tokenry.hosts.upstream import DynamicCache
 from tokenry.hosts.wrappers import device_of, unwrap
-from tokenry.predict.lm.requirements import longest_text, plain_cache
-from tokenry.predict.lm.trial import try_drafts
+from tokenry.predict.lm.requirements import try_drafts
 from tokenry.tokens.errors import InputError
 
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -113,23 +112,17 @@ def calibrate(
     device = device_of(plain)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
-    cache = plain_cache(plain)
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     now = time.process_time if alone else time.perf_counter
 
-    def once(n: int) -> float:
-        # A tree's mask: one row needs none, as in plain decoding.
-        visible = torch.ones(1, 1, n, context + n, dtype=torch.bool, device=device).tril(context)
-        mask = layout.additive(visible, plain.dtype)
+    def once(cache: DynamicCache, n: int) -> float:
+        # One row needs no mask, as in plain decoding.
+        visible = torch.ones(1, n, context + n, dtype=torch.bool, device=device).tril(context)
+        rows = {"input_ids": ids[:, context : context + n]}
+        positions = torch.arange(context, context + n, device=device)[None]
         _wait(device)
         started = now()
-        plain(
-            input_ids=ids[:, context : context + n],
-            attention_mask=mask if n > 1 else None,
-            position_ids=torch.arange(context, context + n, device=device)[None],
-            **with_cache(plain, cache),
-            use_cache=True,
-        )
+        tree_pass(plain, cache, rows, visible if n > 1 else None, positions)
         _wait(device)
         spent = now() - started
         cache.crop(-n)
@@ -137,13 +130,12 @@ def calibrate(
 
     times: dict[int, list[float]] = {n: [] for n in sizes}
     with evaluating(plain), paused(plain):
-        plain(input_ids=ids[:, :context], **with_cache(plain, cache), use_cache=True)
-        plain_layers(cache)  # refuses what cannot be cut
+        cache = read_text(plain, ids[:, :context])
         for n in sizes:
-            once(n)  # kernels are chosen and memory is taken the first time
+            once(cache, n)  # kernels are chosen and memory is taken the first time
         for round_ in range(rounds):
             for n in sizes if round_ % 2 else reversed(sizes):
-                times[n].append(once(n))
+                times[n].append(once(cache, n))
     return Calibration(
         {n: median(values) for n, values in times.items()},
         context,

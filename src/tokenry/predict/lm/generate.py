@@ -24,12 +24,10 @@ from tokenry.predict.lm.ppd.prompts import PromptTokens
 from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding
 from tokenry.predict.lm.prompt_lookup import PromptLookup
 from tokenry.predict.lm.proposer import Proposer, SizedProposer
-from tokenry.predict.lm.requirements import require_drafts
+from tokenry.predict.lm.requirements import require_drafts, try_drafts
 from tokenry.predict.lm.sizing import Expected, Sizing
 from tokenry.predict.lm.speculate import Speculation
-from tokenry.predict.lm.token_recycling import TokenRecycling
-from tokenry.predict.lm.trial import try_drafts
-from tokenry.predict.lm.warm_up import usual_successors
+from tokenry.predict.lm.token_recycling import TokenRecycling, usual_successors
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 from tokenry.tokens.ids import IdsLike, id_rows
 

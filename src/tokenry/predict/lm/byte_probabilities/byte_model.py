@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.hosts.encoding import start_id
+from tokenry.hosts.treepass import require_trees
 from tokenry.hosts.wrappers import unwrap
 from tokenry.predict.lm.byte_probabilities.cache import Node, TokenForest, moved
 from tokenry.predict.lm.byte_probabilities.covers import Covers, Group
@@ -22,7 +23,6 @@ from tokenry.predict.lm.byte_probabilities.drawing import Draw, State, check, ge
 from tokenry.predict.lm.byte_probabilities.fim import MiddleTokens, Order
 from tokenry.predict.lm.byte_probabilities.shapes import split_partial
 from tokenry.predict.lm.byte_probabilities.validity import Anything, Context, Validity, validity_of
-from tokenry.predict.lm.requirements import require_trees
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
