@@ -156,7 +156,7 @@ class PromptTokens(nn.Module):
         Raises:
             InputError: they are missing from the installation.
         """
-        return cls.load(Path(str(files("tokenry.models") / "weights" / "ppd-smollm2")))
+        return cls.load(Path(str(files("tokenry.predict.lm.ppd") / "smollm2")))
 
     def rows(self, chains: Chains) -> Float[Tensor, "p d"]:
         """The embeddings of chains' rows.

@@ -2,5 +2,6 @@
 
 from tokenry.predict.lm.token_recycling.proposer import TokenRecycling
 from tokenry.predict.lm.token_recycling.warm_up import usual_successors
+from tokenry.predict.lm.token_recycling.with_lookup import RecyclingWithLookup
 
-__all__ = ["TokenRecycling", "usual_successors"]
+__all__ = ["RecyclingWithLookup", "TokenRecycling", "usual_successors"]
