@@ -67,8 +67,8 @@ def decoder(
 
     Args:
         model: a causal language model, or a vision-language model; also one of peft or `torch.compile`.
-        how: the name of a decoder (`decoder_names`), two of them joined by "+" for the guesses of both in one tree, or
-            a proposer (`tokenry.predict.Proposer`). By default the decoder without training that writes fastest.
+        how: the name of a decoder (`tokenry.predict.decoder_names`), two of them joined by "+" for the guesses of both
+            in one tree, or a proposer (`tokenry.predict.Proposer`); by default the fastest that needs no training.
         calibration: forward times on this machine, from `tokenry.predict.lm.calibrate`; measured once for a model, in
             a few seconds, if not given.
         sizing: decides how many guesses a pass judges; by default as many as the calibration says repay their time.
