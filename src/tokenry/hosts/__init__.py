@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOVED = {
     "Calibration": "predict.Calibration",
     "CheckReport": "reduce.CheckReport",
-    "DECODERS": "predict.lm.generate.DECODERS",
+    "DECODERS": "predict.lm.registry.DECODERS",
     "calibrate": "predict.calibrate",
     "check": "check",
     "decoder": "decoder",

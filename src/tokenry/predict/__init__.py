@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenry.predict.lm.flash.drafter import FlashDrafter as FlashDrafter
     from tokenry.predict.lm.flash.proposer import Flash as Flash
     from tokenry.predict.lm.generate import decoder as decoder
+    from tokenry.predict.lm.generate import decoder_names as decoder_names
     from tokenry.predict.lm.generate import generate as generate
     from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding as ParallelPromptDecoding
     from tokenry.predict.lm.prompt_lookup import PromptLookup as PromptLookup

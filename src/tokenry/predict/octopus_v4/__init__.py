@@ -8,10 +8,10 @@ from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.predict.octopus_v4.dispatch import Answer as Answer
-    from tokenry.predict.octopus_v4.dispatch import Call as Call
     from tokenry.predict.octopus_v4.dispatch import Hop as Hop
     from tokenry.predict.octopus_v4.dispatch import Octopus as Octopus
     from tokenry.predict.octopus_v4.dispatch import Worker as Worker
+    from tokenry.predict.octopus_v4.dispatch import WorkerCall as WorkerCall
     from tokenry.predict.octopus_v4.dispatch import WorkerError as WorkerError
     from tokenry.predict.octopus_v4.graph import Edge as Edge
     from tokenry.predict.octopus_v4.graph import Graph as Graph
