@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LlavaConfig, T5Config
 
 import tokenry as tk
 from tokenry.hosts import upstream
@@ -66,6 +66,16 @@ def test_hosts_ask_for_parts_of_models_and_for_inputs_by_role_and_spell_none_of_
     assert not [
         (p.name, spelled.findall(t)) for p in files if spelled.search(t := p.read_text(encoding="utf-8"))
     ]
+
+
+def test_how_long_a_text_may_be_is_asked_in_one_place() -> None:
+    by_hand = re.compile(r"getattr\([^()]*(\(\))?,\s*\"max_position_embeddings\"")
+    assert by_hand.search('getattr(model.config.get_text_config(), "max_position_embeddings", None)')
+    assert not [p.name for p in ELSEWHERE if by_hand.search(p.read_text(encoding="utf-8"))]
+    config = LlamaConfig(max_position_embeddings=77)
+    assert upstream.longest_text(config) == 77
+    assert upstream.longest_text(LlavaConfig(text_config=config)) == 77
+    assert upstream.longest_text(T5Config()) is None
 
 
 class Renamed(nn.Module):
@@ -166,7 +176,7 @@ def test_a_cache_that_comes_in_an_unknown_way_is_noticed_and_not_taken_for_a_new
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny()
-    monkeypatch.setattr("tokenry.hosts.reducing.session.cache_given", lambda arguments: None)
+    monkeypatch.setattr("tokenry.hosts.reducing.entry.cache_given", lambda arguments: None)
     ids, reason = torch.arange(12)[None], r"cache .*in a way that is not recognised; .* proven with"
     with (
         tk.reduced(model, "random", budget=4, tokens=slice(2, 10)),

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.hosts.upstream import longest_text
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 Encoder = Callable[[list[str]], Any]
@@ -52,10 +53,8 @@ class SentenceEncoder:
     ) -> None:
         if pooling not in get_args(Pooling):
             raise InputError(f"Pooling is one of {', '.join(get_args(Pooling))}, got {pooling!r}")
-        longest = min(
-            tokenizer.model_max_length,
-            getattr(model.config, "max_position_embeddings", tokenizer.model_max_length),
-        )
+        longest = tokenizer.model_max_length
+        longest = min(longest, longest_text(model.config) or longest)
         if batch < 1 or (max_length is not None and not 2 < max_length <= longest):
             raise InputError(
                 f"Batch must be positive and max_length between 3 and the model's {longest}, "

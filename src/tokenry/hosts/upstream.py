@@ -95,6 +95,7 @@ __all__ = [
     "last_norm_of",
     "layer_kinds",
     "layers_of",
+    "longest_text",
     "mask_width",
     "named_arguments",
     "parameters",
@@ -645,6 +646,16 @@ def layer_kinds(config: Any) -> list[str] | None:
     return None if kinds is None else list(kinds)
 
 
+def longest_text(config: Any) -> int | None:
+    """How many positions a language model knows, or None where nothing says.
+
+    Args:
+        config: of the model, or of what it reads text with.
+    """
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if longest is None else int(longest)
+
+
 def reuses_keys(layer: nn.Module) -> bool:
     """Whether a layer has no keys and values of its own and attends to those of an earlier one of its type."""
     return any(getattr(module, "is_kv_shared_layer", False) for module in layer.modules())
@@ -770,8 +781,10 @@ _SECONDS_TO_ANSWER: Final = "TIME_OUT_REMOTE_CODE"
 
 # --- attention -----------------------------------------------------------------------------------------------------
 
-Listener = Callable[[Tensor, Tensor, Tensor | None, float], None]
-"""Called with a layer's query [b h q d] and key [b kv t d] after RoPE, its mask and its logit scale."""
+Listener = Callable[[Tensor, Tensor, Tensor | None, float], bool]
+"""Called with a layer's query [b h q d] and key [b kv t d] after RoPE, its mask and its logit scale.
+
+True = that was all the layer was run for: its attention gives zeros then, and is not computed."""
 
 _PREFIX = "tokenry_"
 _LISTENERS: WeakKeyDictionary[nn.Module, tuple[ReferenceType[Listener], ...]] = WeakKeyDictionary()
@@ -896,9 +909,14 @@ def _watched(base: str) -> str:
             **kwargs: Any,
         ) -> Any:
             scale = kwargs.get("scaling")
+            scale = query.shape[-1] ** -0.5 if scale is None else scale
+            ended = False
             for listening in _LISTENERS.get(module, ()):
                 if (listener := listening()) is not None:
-                    listener(query, key, attention_mask, query.shape[-1] ** -0.5 if scale is None else scale)
+                    ended |= listener(query, key, attention_mask, scale)
+            if ended:
+                rows, heads, width, _ = query.shape
+                return value.new_zeros(rows, width, heads, value.shape[-1]), None
             return _attention_function(base, module)(module, query, key, value, attention_mask, **kwargs)
 
         # Layers may be compiled: what listeners note is no part of a graph.

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.hosts.upstream import longest_text
 from tokenry.tokens.errors import InputError
 
 _NGRAMS = (3, 6)  # characters
@@ -103,7 +104,8 @@ class SentenceVectors:
         return vectors.float()
 
     def _encode(self, texts: Sequence[str]) -> Float[Tensor, "n width"]:
-        limit = min(self._tokenizer.model_max_length, self._encoder.config.max_position_embeddings)
+        longest = self._tokenizer.model_max_length
+        limit = min(longest, longest_text(self._encoder.config) or longest)
         rows = [
             tuple(ids) for ids in self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         ]

@@ -1,7 +1,7 @@
 """Index arithmetic of shortened sequences: which columns stay, which positions they get, what attends to what.
 
 A *column* is a token's place in the full sequence; a *layout* is a left-padded table of the columns that are left at
-one stage of the decoder. Pure functions on tensors; nothing here knows a model.
+one segment of the decoder. Pure functions on tensors; nothing here knows a model.
 """
 
 from __future__ import annotations
