@@ -13,11 +13,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.reducing import layout
+from tokenry.hosts.masks import additive
 from tokenry.hosts.reducing.hooks import paused
-from tokenry.hosts.upstream import plain_layers, with_cache
+from tokenry.hosts.upstream import longest_text, plain_layers, with_cache
 from tokenry.hosts.wrappers import device_of, unwrap
-from tokenry.predict.lm.requirements import longest_text, plain_cache
+from tokenry.predict.lm.requirements import plain_cache
 from tokenry.predict.lm.trial import try_drafts
 from tokenry.tokens.errors import InputError
 
@@ -120,7 +120,7 @@ def calibrate(
     def once(n: int) -> float:
         # A tree's mask: one row needs none, as in plain decoding.
         visible = torch.ones(1, 1, n, context + n, dtype=torch.bool, device=device).tril(context)
-        mask = layout.additive(visible, plain.dtype)
+        mask = additive(visible, plain.dtype)
         _wait(device)
         started = now()
         plain(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -23,7 +21,7 @@ from tokenry.hosts.upstream import (
 )
 from tokenry.tokens.errors import InputError, UnsupportedError
 
-__all__ = ["longest_text", "plain_cache", "require_drafts", "require_trees"]
+__all__ = ["plain_cache", "require_drafts", "require_trees"]
 
 
 def require_drafts(model: nn.Module) -> None:
@@ -96,9 +94,3 @@ def plain_cache(model: PreTrainedModel) -> DynamicCache:
     if cache.layers:
         plain_layers(cache)
     return cache
-
-
-def longest_text(config: Any) -> int | None:
-    """How many positions a language model knows, or None where nothing says."""
-    longest = getattr(config, "max_position_embeddings", None)
-    return None if longest is None else int(longest)

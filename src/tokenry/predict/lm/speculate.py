@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
-from tokenry.hosts.reducing import layout
+from tokenry.hosts.masks import additive
 from tokenry.hosts.reducing.ledger import columns_seen
 from tokenry.hosts.upstream import (
     Cache,
@@ -33,6 +33,7 @@ from tokenry.hosts.upstream import (
     cache_field,
     cache_given,
     cache_of,
+    longest_text,
     mask_width,
     plain_layers,
     read_prompt,
@@ -45,7 +46,7 @@ from tokenry.hosts.upstream import (
 from tokenry.hosts.wrappers import virtual_tokens
 from tokenry.predict.lm.acceptance import Greedy, Rejection, Rule, SampleAndMatch
 from tokenry.predict.lm.proposer import Proposer, Verified
-from tokenry.predict.lm.requirements import longest_text, require_drafts
+from tokenry.predict.lm.requirements import require_drafts
 from tokenry.predict.lm.sizing import Sizing
 from tokenry.predict.lm.tree import Draft
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
@@ -390,7 +391,7 @@ class _Run:
 
         Texts that go on beyond their model's positions are the model's business, as without drafts.
         """
-        longest = longest_text(self.model.config.get_text_config())
+        longest = longest_text(self.model.config)
         free = -1 if longest is None else longest - self.alive.shape[1] - 1
         return min(limit, free) if free >= 0 else limit
 
@@ -459,7 +460,7 @@ class _Run:
         )
         output = self.model(
             **self._inputs(drafts, torch.from_numpy(tokens).to(device)),
-            attention_mask=layout.additive(visible[:, None], self.model.dtype),  # right for every kernel
+            attention_mask=additive(visible[:, None], self.model.dtype),  # right for every kernel
             position_ids=self.positions + depths,
             **with_cache(self.model, self.cache),
             use_cache=True,

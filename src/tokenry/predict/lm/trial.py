@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.reducing import layout
+from tokenry.hosts.masks import additive
 from tokenry.hosts.reducing.hooks import paused
 from tokenry.hosts.upstream import plain_layers, with_cache
 from tokenry.hosts.wrappers import device_of
@@ -33,7 +33,7 @@ def try_drafts(model: Any) -> None:
         try:
             model(
                 input_ids=one.expand(1, 2),
-                attention_mask=layout.additive(sees[None, None], model.dtype),
+                attention_mask=additive(sees[None, None], model.dtype),
                 position_ids=one.expand(1, 2),
                 **with_cache(model, cache),
                 use_cache=True,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.reducing import layout
-from tokenry.hosts.upstream import plain_layers, with_cache
+from tokenry.hosts.masks import additive
+from tokenry.hosts.upstream import longest_text, plain_layers, with_cache
 from tokenry.hosts.wrappers import device_of, unwrap
-from tokenry.predict.lm.requirements import longest_text, plain_cache
+from tokenry.predict.lm.requirements import plain_cache
 from tokenry.predict.lm.trial import try_drafts
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.ids import IdsLike, id_rows
@@ -78,7 +78,7 @@ def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int
         visible[..., held:] = torch.eye(n, dtype=torch.bool, device=device_of(model))
         logits = model(
             input_ids=ids[None],
-            attention_mask=layout.additive(visible, model.dtype),
+            attention_mask=additive(visible, model.dtype),
             position_ids=torch.full_like(ids, held)[None],
             **with_cache(model, cache),
             use_cache=True,

@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry.hosts.upstream import parameters, shortest_window, with_cache
+from tokenry.hosts.masks import additive
+from tokenry.hosts.upstream import longest_text, parameters, shortest_window, with_cache
 from tokenry.predict.lm.byte_probabilities.validity import Context
-from tokenry.predict.lm.requirements import longest_text, plain_cache
+from tokenry.predict.lm.requirements import plain_cache
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 _PREFILL = 512  # tokens a forward pass of a prompt
@@ -141,12 +142,11 @@ class TokenForest:
                 "need attention to the whole of it. Give it less context."
             )
         device, dtype = self.model.device, self.model.dtype
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
         more = {"logits_to_keep": keep} if _keeps_logits(self.model) else {}
         with torch.inference_mode():
             out = self.model(
                 input_ids=ids.to(device),
-                attention_mask=mask[:, None].to(device),
+                attention_mask=additive(seen[:, None].to(device), dtype),
                 position_ids=positions.to(device),
                 **with_cache(self.model, self._cache),
                 use_cache=True,

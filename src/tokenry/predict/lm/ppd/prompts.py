@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tokenry.hosts.masks import additive
 from tokenry.hosts.upstream import DynamicLayer, cache_of, with_cache
 from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.tokens.files import whole_folder
@@ -270,7 +271,7 @@ def look_ahead(
     mine = torch.from_numpy(chains.sees).to(ids.device).expand(len(ids), -1, -1)
     guesses = model(
         inputs_embeds=prompts.rows(chains).to(model.dtype).expand(len(ids), -1, -1),
-        attention_mask=_additive(torch.cat([before[:, place], mine], -1), model.dtype),
+        attention_mask=additive(torch.cat([before[:, place], mine], -1)[:, None], model.dtype),
         position_ids=points[:, place] + torch.from_numpy(chains.step - 1).to(ids.device),
         **with_cache(model, cache),
         use_cache=True,
@@ -292,7 +293,7 @@ def _continue(
     for step in range(steps):
         output = model(
             input_ids=token,
-            attention_mask=_additive(torch.cat([before, *[branches] * (step + 1)], -1), model.dtype),
+            attention_mask=additive(torch.cat([before, *[branches] * (step + 1)], -1)[:, None], model.dtype),
             position_ids=points + step,
             **with_cache(model, cache),
             use_cache=True,
@@ -310,9 +311,3 @@ def _refuse(cache: Any) -> None:
             f"Prompt tokens stand at many places of one cached text; {', '.join(sorted(strange))} does not hold it. "
             "Use a model with full attention in every layer."
         )
-
-
-def _additive(visible: Bool[Tensor, "b r c"], dtype: torch.dtype) -> Float[Tensor, "b 1 r c"]:
-    """A mask that is right for every kernel; eager attention adds a boolean one as 0 and 1."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
