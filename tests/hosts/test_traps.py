@@ -11,7 +11,6 @@ from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
 import tokenry as tk
 from tests.hosts.families import FAMILIES, Inputs
-from tokenry.hosts import upstream
 from tokenry.hosts.host import Host
 from tokenry.hosts.reducing import items
 from tokenry.hosts.reducing.call import DecoderCall
@@ -19,6 +18,7 @@ from tokenry.hosts.reducing.decoder_entry import DecoderEntry
 from tokenry.hosts.reducing.entry import ModelEntry
 from tokenry.hosts.reducing.layers import LayerEntry
 from tokenry.hosts.reducing.oracle import masked
+from tokenry.hosts.upstream import attention, cache_given
 from tokenry.reduce import Reducer
 from tokenry.reduce.check import oracle_gap
 from tokenry.reduce.fastv import FastV
@@ -82,9 +82,9 @@ def test_flash_kernels_are_given_positions_without_gaps() -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     gapped: list[torch.Tensor] = []
     with tk.reduced(model, FastV(budget=0.3, layer=2), tokens=family.tokens) as run:
-        attention: Any = host.layers[3].self_attn
-        hook = attention.register_forward_pre_hook(
-            lambda m, a, k: seen.append((k["position_ids"], upstream.cache_given(k).get_seq_length(3))),
+        module: Any = host.layers[3].self_attn
+        hook = module.register_forward_pre_hook(
+            lambda m, a, k: seen.append((k["position_ids"], cache_given(k).get_seq_length(3))),
             with_kwargs=True,
         )
         model.generate(**inputs, max_new_tokens=3, do_sample=False)
@@ -112,14 +112,14 @@ def test_a_flash_model_would_get_padding_masks_of_its_own_columns(monkeypatch: p
         mask = call._build_mask(segment, layer)
         assert mask is not None
         assert torch.equal(mask, segment.real.long())
-    assert "flash" not in upstream._PREFIX + "flash_attention_2".replace("flash", "f1ash")
+    assert "flash" not in attention._PREFIX + "flash_attention_2".replace("flash", "f1ash")
 
 
 def test_an_attention_function_without_its_mask_function_drops_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """PaliGemma draws up its masks itself, and asks the registry how."""
     method = FastV(budget=0.4, layer=2)
     assert gap("paligemma", "ragged", method) <= TOLERANCE
-    name = upstream._watched("sdpa")
+    name = attention._watched("sdpa")
     assert "flash" not in name
     assert name in ALL_MASK_ATTENTION_FUNCTIONS
     monkeypatch.delitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, name)

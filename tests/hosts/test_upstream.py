@@ -21,13 +21,17 @@ from tokenry.hosts.upstream import (
     cache_field,
     cache_given,
     cache_of,
+    releases,
     takes_cache,
     with_cache,
 )
+from tokenry.hosts.upstream.parts import _PARTS
+from tokenry.hosts.upstream.pictures import _BETWEEN, _PLACEHOLDERS
 from tokenry.tokens import UnsupportedError
 
 SOURCES = Path(tk.__file__).parent
-ELSEWHERE = [p for p in sorted(SOURCES.rglob("*.py")) if p.name != "upstream.py"]
+UPSTREAM = SOURCES / "hosts" / "upstream"
+ELSEWHERE = [p for p in sorted(SOURCES.rglob("*.py")) if not p.is_relative_to(UPSTREAM)]
 PRIVATE = re.compile(
     r"past_key_values|cache_params|\b_attn_implementation|\._prefill\b|_mask_length|_update_model_kwargs"
 )
@@ -54,7 +58,7 @@ def test_no_other_file_imports_submodules_of_transformers_or_spells_its_private_
 
 
 def test_hosts_ask_for_parts_of_models_and_for_inputs_by_role_and_spell_none_of_their_names() -> None:
-    parts = [*upstream._PARTS.values(), *upstream._PLACEHOLDERS.values(), *upstream._BETWEEN, upstream.PIXELS]
+    parts = [*_PARTS.values(), *_PLACEHOLDERS.values(), *_BETWEEN, upstream.PIXELS]
     inputs = {upstream.ENCODED, upstream.TOKEN_TYPES, upstream.PACKING, upstream.NEWLINE, "image_sizes"}
     # Names of one word are words of the language too.
     names = (
@@ -199,13 +203,13 @@ def test_a_decoder_refuses_a_model_whose_generation_lost_a_step(monkeypatch: pyt
 def test_newer_releases_warn_once_and_older_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     major, minor = upstream.PROVEN[1].split(".")[:2]
     newer = f"{major}.{int(minor) + 1}.0"
-    upstream._require.cache_clear()
+    releases._require.cache_clear()
     with pytest.warns(UserWarning, match=r"newer than .* `tokenry check MODEL`"):
-        upstream._require(newer)
+        releases._require(newer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        upstream._require(newer)
-        upstream._require(f"{major}.{minor}.9")  # a patch release renames nothing
-    monkeypatch.setattr(upstream, "release", lambda: "5.19.0")
+        releases._require(newer)
+        releases._require(f"{major}.{minor}.9")  # a patch release renames nothing
+    monkeypatch.setattr(releases, "release", lambda: "5.19.0")
     with pytest.raises(UnsupportedError, match="is too old; tokenry is proven with"):
         upstream.require_release()
