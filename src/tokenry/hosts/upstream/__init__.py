@@ -44,7 +44,6 @@ from tokenry.hosts.upstream.caches import (
     key_columns,
     keys_by_layer,
     keys_seen,
-    plain_layers,
     watch_cache,
     without_windows,
 )
@@ -159,7 +158,6 @@ __all__ = [
     "picture_sizes",
     "placeholder_of",
     "placeholder_settings",
-    "plain_layers",
     "projector_of",
     "puts_tiles_together",
     "read_prompt",
