@@ -227,7 +227,7 @@ def _read(
 
 
 @cache
-def _hints(cls: type[Card] | type[Variant]) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
