@@ -1,6 +1,6 @@
-"""Train the prompt tokens in ``src/tokenry/models/weights/ppd-smollm2``, for Parallel Prompt Decoding with SmolLM2.
+"""Train the prompt tokens in ``src/tokenry/predict/lm/ppd/smollm2``, for Parallel Prompt Decoding with SmolLM2.
 
-    python recipes/ppd_smollm2.py --out src/tokenry/models/weights/ppd-smollm2
+    python recipes/ppd_smollm2.py --out src/tokenry/predict/lm/ppd/smollm2
 
 What they learn from is what SmolLM2-135M-Instruct itself writes, greedily, in answer to five kinds of requests about
 handbooks and source code, since that is what they meet in decoding. Requests and answers have fixed lengths, so that no

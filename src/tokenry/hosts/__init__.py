@@ -37,7 +37,7 @@ _HOME = {
 }
 
 _MOVED = {
-    "DECODERS": "predict.lm.generate.DECODERS",
+    "DECODERS": "predict.lm.registry.DECODERS",
     "Calibration": "predict.Calibration",
     "CheckReport": "reduce.CheckReport",
     "calibrate": "predict.calibrate",

@@ -103,7 +103,6 @@ __all__ = [
     "picture_sizes",
     "placeholder_of",
     "placeholder_settings",
-    "plain_layers",
     "projector_of",
     "puts_tiles_together",
     "read_prompt",
@@ -1035,25 +1034,6 @@ _ROW_MOVES: Final[Mapping[str, Callable[[Tensor, Any], Tensor]]] = {
     "batch_repeat_interleave": lambda rows, repeats: rows.repeat_interleave(repeats, 0),
 }
 """What moves a cache's rows, and the same done to a tensor with a row for each."""
-
-
-def plain_layers(cache: Cache | None) -> list[DynamicLayer]:
-    """The layers of a cache that holds every token it was given and nothing else: tokens can be taken out again.
-
-    Raises:
-        UnsupportedError: sliding windows, fixed sizes, quantised or recurrent states.
-    """
-    layers = list(getattr(cache, "layers", ()))
-    strange = next((layer for layer in layers if type(layer) is not DynamicLayer), None)
-    offloaded = bool(getattr(cache, "offloading", False))
-    if strange is not None or offloaded or not layers:
-        kind = f"{'an offloaded' if offloaded else 'a'} {type(cache).__name__}"
-        kind += "" if strange is None else f" with {type(strange).__name__}"
-        raise UnsupportedError(
-            f"Guesses that are not accepted must leave the cache again, and {kind} cannot give tokens back. Use a "
-            "model with full attention in every layer, and the default DynamicCache."
-        )
-    return layers
 
 
 def sliding_window(config: Any) -> int | None:

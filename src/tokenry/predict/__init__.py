@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenry.predict.lm.calibrate import calibrate as calibrate
     from tokenry.predict.lm.flash.proposer import Flash as Flash
     from tokenry.predict.lm.generate import decoder as decoder
+    from tokenry.predict.lm.generate import decoder_names as decoder_names
     from tokenry.predict.lm.generate import generate as generate
     from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding as ParallelPromptDecoding
     from tokenry.predict.lm.prompt_lookup import PromptLookup as PromptLookup
@@ -45,6 +46,7 @@ _HOME = {
     "byte_model": "predict.lm.byte_probabilities.byte_model",
     "calibrate": "predict.lm.calibrate",
     "decoder": "predict.lm.generate",
+    "decoder_names": "predict.lm.generate",
     "ensemble": "predict.lm.byte_probabilities.ensemble",
     "generate": "predict.lm.generate",
 }

@@ -82,9 +82,9 @@ _MOVED: Final[dict[str, str]] = dict(
     hosts.probes hosts.reducing.attention
     hosts.session hosts.reducing.session
     hosts.speculate predict.lm.speculate
-    hosts.trial predict.lm.trial
+    hosts.trial predict.lm.requirements
     hosts.turn hosts.reducing.turns
-    hosts.warm_up predict.lm.warm_up
+    hosts.warm_up predict.lm.token_recycling.warm_up
     learn.acm models.adaptive.acm.training
     learn.cabrita text.cabrita.training
     learn.classification train.classification
@@ -144,7 +144,7 @@ _MOVED: Final[dict[str, str]] = dict(
     predict.lm.byte_model predict.lm.byte_probabilities.byte_model
     predict.lm.cache predict.lm.byte_probabilities.cache
     predict.lm.covers predict.lm.byte_probabilities.covers
-    predict.lm.drawing predict.lm.byte_probabilities.drawing
+    predict.lm.drawing predict.lm.byte_probabilities.base
     predict.lm.ensemble predict.lm.byte_probabilities.ensemble
     predict.lm.fim predict.lm.byte_probabilities.fim
     predict.lm.healing predict.lm.byte_probabilities.healing

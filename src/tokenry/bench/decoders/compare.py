@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
-from tokenry.bench.decoders.log import Call, DecodingLog, LeftOut, Session
+from tokenry.bench.decoders.log import DecodingLog, DecodingSession, LeftOut, TimedDecoding
 from tokenry.bench.decoders.report import GREEDY, DecodingReport
 from tokenry.bench.reducers.results import digest
 from tokenry.data.text.prompts import Prompt, Prompts
@@ -42,8 +42,7 @@ from tokenry.hosts.host import evaluating
 from tokenry.hosts.plain_text import PlainText
 from tokenry.hosts.wrappers import device_of, synchronise, unwrap
 from tokenry.predict.lm.calibrate import Calibration
-from tokenry.predict.lm.generate import DECODERS as NAMED
-from tokenry.predict.lm.generate import decoder
+from tokenry.predict.lm.generate import decoder, decoder_names, require_decoder
 from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.predict.lm.speculate import Speculation
@@ -140,7 +139,7 @@ def compare_decoders(
     }
     with DecodingLog.open(None if out is None else Path(out), digest(facts, plan)) as log, evaluating(model):
         found = _calibrated(calibration, log)
-        session = Session(
+        session = DecodingSession(
             setting=log.setting,
             facts=facts,
             items=[[item.kind, item.name, item.digest] for item in items],
@@ -177,11 +176,15 @@ def check_request(prompts: Prompts, decoders: Sequence[str], new_tokens: int, ro
     if new_tokens < 1 or rounds < 1:
         raise InputError(f"At least one new token and one round are needed, got {new_tokens} and {rounds}.")
     for name in decoders:
-        if name not in _OTHERS and name.removesuffix(COLD) not in NAMED:
-            known = ", ".join((*_OTHERS, *NAMED))
+        if name in _OTHERS:
+            continue
+        try:
+            require_decoder(name.removesuffix(COLD))
+        except UnknownNameError as error:
+            known = ", ".join((*_OTHERS, *decoder_names()))
             raise UnknownNameError(
                 f"No decoder is called {name!r}; there are {known}; {COLD!r} may stand behind those of tokenry."
-            )
+            ) from error
 
 
 # --------------------------------------------------------------------------------------------------------- what runs
@@ -400,7 +403,9 @@ class _Task:
                 self.log.append(LeftOut(self.log.setting, way.name, str(error)))
                 self.ways.remove(way)
 
-    def _call(self, number: int, item: _Item, name: str, options: dict[str, Any], new_tokens: int) -> Call:
+    def _call(
+        self, number: int, item: _Item, name: str, options: dict[str, Any], new_tokens: int
+    ) -> TimedDecoding:
         pad = self.model.generation_config.pad_token_id
         options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
         speculation = options.get("custom_generate")
@@ -412,7 +417,7 @@ class _Task:
         if isinstance(speculation, Speculation):
             speculation.stats.raise_if_interrupted()
         tokens, spent = (now - then for now, then in zip(_expectation(speculation), before, strict=True))
-        return Call(
+        return TimedDecoding(
             setting=self.log.setting,
             session=self.log.sessions[-1].started,
             round=number,

@@ -1,12 +1,11 @@
 """Octopus v4 (arXiv 2404.19296): routing with functional tokens over a graph of models."""
 
-from tokenry.predict.octopus_v4.dispatch import Answer, Call, Hop, Octopus, Worker, WorkerError
+from tokenry.predict.octopus_v4.dispatch import Answer, Hop, Octopus, Worker, WorkerCall, WorkerError
 from tokenry.predict.octopus_v4.graph import Edge, Graph, Node
 from tokenry.predict.octopus_v4.router import FunctionalRouter, Router, Written
 
 __all__ = [
     "Answer",
-    "Call",
     "Edge",
     "FunctionalRouter",
     "Graph",
@@ -15,6 +14,7 @@ __all__ = [
     "Octopus",
     "Router",
     "Worker",
+    "WorkerCall",
     "WorkerError",
     "Written",
 ]

@@ -14,8 +14,8 @@ from tokenry.bench.reproduce.tiny_lm import tiny_lm, tiny_lm_texts
 from tokenry.data.packages import cache_folder
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.models.pretrained import load_smollm2
+from tokenry.predict.lm.byte_probabilities.base import ByteLM
 from tokenry.predict.lm.byte_probabilities.byte_model import byte_model
-from tokenry.predict.lm.byte_probabilities.drawing import Draw
 from tokenry.predict.lm.byte_probabilities.ensemble import ensemble
 from tokenry.predict.lm.byte_probabilities.healing import TokenContinuation
 
@@ -41,7 +41,7 @@ def experiment(study: Study) -> Outcome:
     corpora = [load_corpus(name, limit=settings["limit"]) for name in settings["corpora"]]
     prompts = list(_cuts(corpora, settings["prompts"], settings["characters"], settings["bytes"]))
     exact = byte_model(*(load_smollm2() if settings["model"] == "SmolLM2" else _tiny(study, 0)))
-    ways: dict[str, Draw] = {
+    ways: dict[str, ByteLM] = {
         "naive": TokenContinuation(exact),
         "healing": TokenContinuation(exact, "healed"),
         "exact": exact,

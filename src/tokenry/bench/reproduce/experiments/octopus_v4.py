@@ -16,7 +16,7 @@ from tokenry.data.text.corpora import load_corpus
 from tokenry.data.text.manpages import manpages_provenance
 from tokenry.hosts.encoding import encode_plain
 from tokenry.models.pretrained import load_smollm2
-from tokenry.predict.octopus_v4 import Call, FunctionalRouter, Octopus
+from tokenry.predict.octopus_v4 import FunctionalRouter, Octopus, WorkerCall
 from tokenry.predict.octopus_v4.adapter import LoraSettings, with_lora
 from tokenry.predict.octopus_v4.tokens import CallPrompt, add_functional_tokens
 from tokenry.predict.octopus_v4.training import CallBatches, CallObjective, RoutingExample
@@ -125,7 +125,7 @@ def _measure(study: Study, seed: int) -> _Measured:
     spell = _speller(study, queries, seed)
     rows: dict[str, dict[str, float]] = {}
     lengths: dict[str, list[int]] = {_FREE: [], _SPELT: []}
-    calls: list[tuple[Call, RoutingExample]] = []
+    calls: list[tuple[WorkerCall, RoutingExample]] = []
     for name, asked in zip(_TESTS, (queries.new_things, queries.paraphrases), strict=True):
         texts = [example.query for example in asked]
         chosen = octopus.route_many(texts)
@@ -275,7 +275,7 @@ def _share(found: Sequence[_Routed], asked: Sequence[RoutingExample], parts: int
     return sum(right) / len(right)
 
 
-def _same_answers(calls: Sequence[tuple[Call, RoutingExample]], pages: int | None) -> float:
+def _same_answers(calls: Sequence[tuple[WorkerCall, RoutingExample]], pages: int | None) -> float:
     """Share of the queries for lookups and conversions that get the answer which the true call gives."""
     workers = {name: load() for name, load in octopus_loaders(pages).items() if name != GENERAL}
 
@@ -294,7 +294,7 @@ def _same_answers(calls: Sequence[tuple[Call, RoutingExample]], pages: int | Non
     return sum(same) / len(same)
 
 
-def _by_confidence(calls: Sequence[tuple[Call, RoutingExample]]) -> dict[str, dict[str, Any]]:
+def _by_confidence(calls: Sequence[tuple[WorkerCall, RoutingExample]]) -> dict[str, dict[str, Any]]:
     """Threshold -> how many calls pass, and how many of those are right."""
     found = {}
     for threshold in (0.0, 0.5, 0.9, 0.99):
