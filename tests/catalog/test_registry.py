@@ -23,7 +23,7 @@ from tokenry.models import Connector
 from tokenry.models.vlm.registry import CONNECTORS
 from tokenry.predict import TokenGenerator
 from tokenry.predict.image.registry import GENERATORS
-from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.registry import DECODERS
 from tokenry.reduce import Scorer
 from tokenry.reduce.registry import REDUCERS
 from tokenry.text.kinds import TRAINERS
@@ -93,6 +93,11 @@ class Parrot:
     def __init__(self, depth: int = 2) -> None:
         self.depth = depth
 
+    @classmethod
+    def for_model(cls, model: Any) -> Parrot:
+        """One."""
+        return cls()
+
     def begin(self, prompts: Any, hidden: Any) -> None:
         """Start."""
 
@@ -108,7 +113,6 @@ def whole_words(texts: Any, size: int, *, glue: str = " ") -> Any:
     return size, glue
 
 
-DECODERS = Registry[type[Proposer]]("decoder", Proposer)
 BROUGHT: dict[str, tuple[Registry[Any], Any, tuple[Any, ...], dict[str, Any]]] = {
     "reducer": (REDUCERS, Loudest, (), {"budget": 0.25}),
     "transplant": (TRANSPLANTS, Loudly, (), {"strength": 2.0}),

@@ -300,15 +300,18 @@ def _registry(name: str) -> str:
 
 def _members(registry: Registry[Any]) -> str:
     """What tokenry has of a kind: name, what it is, and the page of the card that answers for it."""
+    members = [(entry, entry.card) for entry in catalogued(registry.kind).values() if entry.card is not None]
+    differ = len({card.trained for _, card in members}) > 1
     rows = [
         (
             ", ".join(f"`{name}`" for name in (entry.name, *entry.aliases)),
             escape(entry.summary) + (" (the default)" if entry.default else ""),
-            f"[{escape(entry.card.name)}](methods/{entry.card.slug}.md)" if entry.card else "",
+            *([("yes" if card.trained else "")] if differ else []),
+            f"[{escape(card.name)}](methods/{card.slug}.md)",
         )
-        for entry in catalogued(registry.kind).values()
+        for entry, card in members
     ]
-    return table((registry.what, "what it is", "card"), rows)
+    return table((registry.what, "what it is", *(["needs training"] if differ else []), "card"), rows)
 
 
 def _where(values: dict[str, Any]) -> str:
