@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from tokenry.tokens.errors import TokenryError
 
@@ -222,13 +221,11 @@ def _read(
         raise TokenryError(f"{label}: unknown field {unknown[0]!r}; a {what} has {', '.join(sorted(known))}")
     if missing := sorted(required - set(values)):
         raise TokenryError(f"{label}: {', '.join(missing)} missing.")
-    hints = _hints(cls)
+    hints = _HINTS[cls.__name__]
     return {name: _value(label, name, value, hints[name]) for name, value in values.items()}
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+_HINTS: Final = {cls.__name__: get_type_hints(cls) for cls in (Card, Variant)}
 
 
 def _value(label: str, name: str, value: Any, hint: Any) -> Any:
@@ -258,4 +255,4 @@ def _check_pattern(label: str, field: str, value: str | None, pattern: re.Patter
 
 def _check_summary(label: str, summary: str) -> None:
     if "\n" in summary or summary.endswith("."):
-        raise TokenryError(f"{label}: summary is one line without a full stop")
+        raise TokenryError(f"{label}: summary is one line without a full stop, got {summary!r}")
