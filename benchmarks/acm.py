@@ -23,14 +23,14 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from benchmarks.common import interleave, write
-from tokenry.data.corpora import load_corpus
-from tokenry.learn.acm import EndToEnd, EndToEndWeights, ModuleDistillation
-from tokenry.learn.language import TokenBatches, pack
-from tokenry.learn.loop import LoopSettings, Objective, train
-from tokenry.models.acm import ACM, AcmConfig, FixedGate, Gate, ThresholdGate
-from tokenry.models.acm_convert import Converted, convert
+from tokenry.data.text.corpora import load_corpus
+from tokenry.models.adaptive.acm.conversion import Converted, convert
+from tokenry.models.adaptive.acm.layer import ACM, AcmConfig, FixedGate, Gate, ThresholdGate
+from tokenry.models.adaptive.acm.training import EndToEnd, EndToEndWeights, ModuleDistillation
 from tokenry.models.pretrained import load_smollm2
 from tokenry.text.measure import bits_per_byte
+from tokenry.train.language import TokenBatches, pack
+from tokenry.train.loop import LoopSettings, Objective, train
 
 _ORIGINAL = "SmolLM2"
 LEARNERS = 4

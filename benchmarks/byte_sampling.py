@@ -20,9 +20,9 @@ from rich.console import Console
 from transformers import DynamicCache
 
 from benchmarks.common import interleave, write
+from tokenry.hosts.upstream import with_cache
 from tokenry.models.pretrained import load_smollm2
-from tokenry.predict.lm.byte_model import ByteModel, byte_model
-from tokenry.upstream import with_cache
+from tokenry.predict.lm.byte_probabilities.byte_model import ByteModel, byte_model
 
 PROMPT = (
     "The lighthouse keeper had not spoken to anyone for eleven days when the boat came around the headland. He put "

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from tokenry.upstream import BaseModelOutputWithPooling
+from tokenry.hosts.upstream import BaseModelOutputWithPooling
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 IMAGE = 99

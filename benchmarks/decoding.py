@@ -15,11 +15,12 @@ import torch
 from rich.console import Console
 
 from benchmarks.common import write
-from tokenry.bench.decoding import DECODERS, TRANSFORMERS_LOOKUP, compare_decoders
-from tokenry.bench.decoding_report import DecodingReport, decoding_table
-from tokenry.data.prompts import Prompts, load_prompts
-from tokenry.hosts import calibrate, decoder
+from tokenry.bench.decoders.compare import DECODERS, TRANSFORMERS_LOOKUP, compare_decoders
+from tokenry.bench.decoders.report import DecodingReport, decoding_table
+from tokenry.data.text.prompts import Prompts, load_prompts
 from tokenry.models.pretrained import load_smollm2, smollm2_folder
+from tokenry.predict.lm.calibrate import calibrate
+from tokenry.predict.lm.generate import decoder
 
 NEW_TOKENS = 128
 EARLY_EXIT = (

@@ -16,17 +16,17 @@ from rich.console import Console
 from transformers import DynamicCache
 
 from benchmarks.common import interleave, write
-from tokenry.bench.results import digest
-from tokenry.data.corpora import load_corpus
+from tokenry.bench.reducers.results import digest
 from tokenry.data.packages import cache_folder
-from tokenry.learn.duo import RandomRouting, RouterTraining, annealed, fit_budget
-from tokenry.learn.language import TokenBatches, pack
-from tokenry.learn.loop import LoopSettings, Objective, train
-from tokenry.models.duo import Choice, DuoForCausalLM, Routing, convert
-from tokenry.models.duo_routing import pattern
+from tokenry.data.text.corpora import load_corpus
+from tokenry.hosts.upstream import cache_of, with_cache
+from tokenry.models.adaptive.duo_llm.model import Choice, DuoForCausalLM, Routing, convert
+from tokenry.models.adaptive.duo_llm.routing import pattern
+from tokenry.models.adaptive.duo_llm.training import RandomRouting, RouterTraining, annealed, fit_budget
 from tokenry.models.pretrained import load_smollm2
 from tokenry.text.measure import bits_per_byte
-from tokenry.upstream import cache_of, with_cache
+from tokenry.train.language import TokenBatches, pack
+from tokenry.train.loop import LoopSettings, Objective, train
 
 SMALL = 1 / 8
 CORPUS = "debian-docs"

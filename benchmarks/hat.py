@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
 from benchmarks.common import interleave, write
-from tokenry.data.corpora import load_corpus
-from tokenry.models.hat import PAD, HatConfig, HatForCausalLM
-from tokenry.models.ragged import pad_words, word_lengths
-from tokenry.upstream import with_cache
+from tokenry.data.text.corpora import load_corpus
+from tokenry.hosts.upstream import with_cache
+from tokenry.models.language.hat import PAD, HatConfig, HatForCausalLM
+from tokenry.models.language.ragged import pad_words, word_lengths
 
 WIDTH, LAYERS, HEADS = 384, 8, 6
 LOCAL = {"local_hidden_size": 128, "local_num_attention_heads": 2, "encoder_layers": 2, "decoder_layers": 2}

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.common import interleave, write
-from tokenry.data.corpora import load_corpus
+from tokenry.data.text.corpora import load_corpus
 from tokenry.text.lib import Lib, fit
 from tokenry.text.supertokens import train_supertokens
 from tokenry.text.training import train_bpe

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.common import interleave, write
-from tokenry.data.corpora import load_corpus
+from tokenry.data.text.corpora import load_corpus
 from tokenry.text.merge_queue import MergeQueue, naive_merges
 
 SHAPES = ((16, 128), (64, 256), (64, 512))  # samples, tokens a sample

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.common import interleave, write
-from tokenry.models.mrt5 import MrT5Config, MrT5ForConditionalGeneration
+from tokenry.models.mrt5.model import MrT5Config, MrT5ForConditionalGeneration
 
 BYTES = 512
 RATES = (0.0, 0.25, 0.5, 0.75)

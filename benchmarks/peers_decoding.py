@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from tokenry.checkpoints import Checkpoint
+from tokenry.hosts.checkpoints import Checkpoint
 
 PACKAGES = ("flashspec", "economize", "dejavuu", "torch", "transformers")
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from benchmarks.common import TEXT, interleave, llava, prompt, write
 from tokenry.hosts.host import Host
-from tokenry.hosts.probes import ProbedAttention
-from tokenry.upstream import watch_attention
+from tokenry.hosts.reducing.attention import ProbedAttention
+from tokenry.hosts.upstream import watch_attention
 
 
 def run(console: Console, rounds: int) -> None:

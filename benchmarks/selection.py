@@ -13,7 +13,7 @@ from torch import Tensor
 
 import tokenry as tk
 from benchmarks.common import TEXT, VISUAL, interleave, llava, prompt, write
-from tokenry.hosts.probes import ProbedAttention
+from tokenry.hosts.reducing.attention import ProbedAttention
 from tokenry.tokens import Depth, TokenView
 
 PICTURES, WIDTH, KEEP = 8, 1024, 64

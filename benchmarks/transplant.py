@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 
 from benchmarks.common import write
-from tokenry.bench.transplant import load_donor
-from tokenry.data.corpora import load_corpus
+from tokenry.bench.vocabularies.transplant import load_donor
+from tokenry.data.text.corpora import load_corpus
 from tokenry.models.pretrained import load_smollm2, minilm_folder
-from tokenry.text.auxiliary import SentenceVectors
 from tokenry.text.measure import bits_per_byte
+from tokenry.text.string_vectors import SentenceVectors
 from tokenry.text.training import train_bpe
 from tokenry.text.transplant import Context, transplant, transplants
 from tokenry.text.vocabulary import load_tokenizer

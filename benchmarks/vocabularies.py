@@ -8,8 +8,8 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.common import write
-from tokenry.bench.vocab import compare_vocabularies, read_vocabulary
-from tokenry.data.corpora import Corpus, load_corpus
+from tokenry.bench.vocabularies.compare import compare_vocabularies, read_vocabulary
+from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.models.pretrained import minilm_folder, smollm2_folder
 from tokenry.text.kinds import kinds, train
 

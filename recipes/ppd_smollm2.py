@@ -19,18 +19,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tokenry.data.corpora import load_corpus
-from tokenry.learn.loop import train
-from tokenry.learn.ppd import (
+from tokenry.data.text.corpora import load_corpus
+from tokenry.models.pretrained import load_smollm2
+from tokenry.predict.lm.ppd.prompts import PromptTokens
+from tokenry.predict.lm.ppd.training import (
     PromptTokenDistillation,
     TruncatedTexts,
     WholeTexts,
     acceptance_table,
     prompt_settings,
 )
-from tokenry.models.ppd import PromptTokens
-from tokenry.models.pretrained import load_smollm2
-from tokenry.predict.lm.ppd_tree import best_trees
+from tokenry.predict.lm.ppd.tree import best_trees
+from tokenry.train.loop import train
 
 REQUESTS = (  # corpus, what is asked about a piece of it; the last kind is no request: the text just goes on
     ("debian-docs", "Summarize the following text in a few sentences.\n\n{text}"),

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import provenance
-from tokenry.upstream import PROVEN
+from tokenry.hosts.upstream import PROVEN
 
 ROOT = Path(__file__).parents[1]
 OVERLAYS = ROOT / ".upstream"
@@ -33,20 +33,24 @@ RESULT = ROOT / "docs/results/upstream.json"
 LOCKED = metadata.version("transformers")
 
 PARTS = {
-    "names": ["tests/test_upstream.py", "tests/test_checkpoints.py", "tests/test_wrappers.py"],
+    "names": [
+        "tests/hosts/test_upstream.py",
+        "tests/hosts/test_checkpoints.py",
+        "tests/hosts/test_wrappers.py",
+    ],
     "hosts": ["tests/hosts"],
     "decoding": ["tests/predict"],
     "networks": ["tests/models"],
     "main job": [
         "tests/reduce",
-        "tests/bench/test_compare.py",
-        "tests/bench/test_running.py",
+        "tests/bench/reducers/test_compare.py",
+        "tests/bench/reducers/test_running.py",
         "tests/cli/test_commands.py",
         "tests/docs/test_readme.py",
     ],
 }
 """What is run: everything that touches a model of transformers while it runs, and what the README shows."""
-SHORT = {"names": PARTS["names"], "hosts": ["tests/hosts/test_sessions.py", "tests/hosts/test_generate.py"]}
+SHORT = {"names": PARTS["names"], "hosts": ["tests/hosts/test_sessions.py", "tests/predict/test_generate.py"]}
 
 
 def newest() -> str:

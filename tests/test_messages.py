@@ -17,7 +17,7 @@ from tests.bench.conftest import make_model
 from tests.text.transplant import tiny
 from tests.tokens.conftest import unchecked
 from tokenry.catalog import cards
-from tokenry.data.examples import load_scenes
+from tokenry.data.questions.examples import load_scenes
 from tokenry.reduce.divprune import DivPrune
 from tokenry.text.transplant.registry import transplant_paths
 

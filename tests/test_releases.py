@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests import releases
-from tokenry.upstream import PROVEN
+from tokenry.hosts.upstream import PROVEN
 
 RELEASES = {"0.9": 0, "0.10": 3, PROVEN[0]: 0}  # and how many tests fail on each
 

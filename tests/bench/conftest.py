@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from tokenry.models.embedded import build_config, build_processor
+from tokenry.models.vlm.embedded.model import build_config, build_processor
 
 
 def make_model() -> tuple[LlavaForConditionalGeneration, Any]:

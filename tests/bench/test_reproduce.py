@@ -14,8 +14,8 @@ import torch
 from transformers import LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
-from tokenry import hosts
 from tokenry.bench import reproduce as package
+from tokenry.bench.reducers.results import digest
 from tokenry.bench.reproduce import Criterion, Lab, Questions, Recipe, Reproduction, find, reproduce, systems
 from tokenry.bench.reproduce.controls import (
     AttentionToPicture,
@@ -31,15 +31,15 @@ from tokenry.bench.reproduce.recipe import recipe_folder
 from tokenry.bench.reproduce.sheet import Sheet, mean_over, points
 from tokenry.bench.reproduce.training import step_times
 from tokenry.bench.reproduce.verdict import judge
-from tokenry.bench.results import digest
 from tokenry.catalog import results
 from tokenry.cli.main import app
-from tokenry.models.embedded import build_config, build_processor
+from tokenry.models.vlm.embedded.model import build_config, build_processor
 from tokenry.reduce.aim import AIM
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.recoverable_compression import RecoverableCompression
+from tokenry.reduce.session import reduced
 from tokenry.tokens import Depth, InputError, TokenryError, TokenView, UnknownNameError
 
 TINY = {"tower_width": 24, "tower_layers": 5, "tower_heads": 2, "width": 32, "layers": 8, "heads": 2, "kv_heads": 1,
@@ -332,7 +332,7 @@ def test_shares_of_flops_agree_with_the_session(tiny: tuple[Any, Any], lab: Lab)
     assert sheets["aim"].counts[0].tolist() == [72, 72, 72, 72, 54, 36, 18, 0]
     asked = lab._set(one, 5)
     with (
-        hosts.reduced(tiny[0], AIM(budget=0.5, start=3, end=6), encoded=asked.encoded) as run,
+        reduced(tiny[0], AIM(budget=0.5, start=3, end=6), encoded=asked.encoded) as run,
         torch.no_grad(),
     ):
         tiny[0](**asked.encoded.inputs | asked.rounds[0].inputs)

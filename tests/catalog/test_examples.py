@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from tokenry.catalog import Card, cards
-from tokenry.checkpoints import NAMES
+from tokenry.hosts.checkpoints import NAMES
 
 USABLE = [card for card in cards() if card.state != "open"]
 

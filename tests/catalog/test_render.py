@@ -12,7 +12,7 @@ from tests.catalog.test_results import VALUES
 from tokenry.catalog import Card, card, cards, render
 from tokenry.catalog.page import deciding
 from tokenry.catalog.results import Result
-from tokenry.data.metrics import METRICS
+from tokenry.data.questions.metrics import METRICS
 from tokenry.tokens.errors import TokenryError
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,7 @@ def test_the_index_has_a_row_for_each_system_below_its_room(checkout: Path, done
 
 
 def test_a_registry_becomes_a_table_where_a_page_names_it(checkout: Path) -> None:
-    name = "tokenry.data.metrics:METRICS"
+    name = "tokenry.data.questions.metrics:METRICS"
     page = checkout / "docs/page.md"
     page.write_text(f"above\n<!-- {name}:begin -->\n<!-- {name}:end -->\nbelow\n")
     text = render.generate(checkout, cards())[Path("docs/page.md")]

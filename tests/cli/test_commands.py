@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.bench import synthetic
 from tests.bench.conftest import make_model
-from tokenry.bench import measure, read_results
-from tokenry.bench.results import ResultsWriter
+from tests.bench.reducers import synthetic
+from tokenry.bench import read_results
+from tokenry.bench.reducers import measure
+from tokenry.bench.reducers.results import ResultsWriter
 from tokenry.cli import options
 from tokenry.cli.main import USER_ERROR, app
 from tokenry.cli.options import FAILED, split_budgets, split_methods
 from tokenry.cli.tune import as_option
-from tokenry.data.examples import load_scenes
-from tokenry.data.metrics import METRICS
+from tokenry.data.questions.examples import load_scenes
+from tokenry.data.questions.metrics import METRICS
 from tokenry.reduce import read_methods
 from tokenry.tokens import UnsupportedError
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.text.transplant import tiny
-from tokenry.bench import decoding
+from tokenry.bench.decoders import compare as decoding
 from tokenry.cli.main import USER_ERROR, app
 from tokenry.cli.options import FAILED
 

@@ -9,10 +9,10 @@ import typer
 from typer.testing import CliRunner
 
 from tokenry.cli import hypernet
-from tokenry.learn.language import small_llama
 from tokenry.text.training import save_tokenizer, train_bpe
 from tokenry.text.zett.transfer import load_hypernetwork
 from tokenry.tokens.errors import InputError
+from tokenry.train.language import small_llama
 
 TEXT = "The lowest lower price is lower than the prices of the tests, and tokens are what models read. " * 9
 FAST = ["--steps", "2", "--identity-steps", "2", "--batch", "2", "--length", "16", "--layers", "1"]

@@ -25,12 +25,12 @@ from typer.testing import CliRunner, Result
 
 import tokenry.cli
 from tests.text.transplant import tiny
-from tokenry.bench import measure
-from tokenry.bench.decoding_report import Decoded, DecodingReport, decoding_table
+from tokenry.bench.decoders.report import Decoded, DecodingReport, decoding_table
+from tokenry.bench.reducers import measure
 from tokenry.cli import terminal
 from tokenry.cli.main import app
 from tokenry.cli.terminal import Screen, Stopped, knowing, visible
-from tokenry.data.examples import load_scenes
+from tokenry.data.questions.examples import load_scenes
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m a\rb\b \u202etxt\u2066 [red]x[/] [/]"

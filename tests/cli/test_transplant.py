@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tests.text.transplant import tiny
-from tokenry.bench.transplant import changes_text
+from tokenry.bench.vocabularies.transplant import changes_text
 from tokenry.cli import transplant
 from tokenry.cli.main import app as tokenry
-from tokenry.learn.language import TokenBatches
 from tokenry.tokens.errors import InputError, UnknownNameError
+from tokenry.train.language import TokenBatches
 
 app = typer.Typer()
 transplant.register(app)

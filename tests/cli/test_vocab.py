@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
-from tokenry.bench.vocab import Count, compare_vocabularies, count_tokens, read_vocabulary
+from tokenry.bench.vocabularies.compare import Count, compare_vocabularies, count_tokens, read_vocabulary
 from tokenry.cli import vocab
-from tokenry.data.corpora import Corpus
+from tokenry.data.text.corpora import Corpus
 from tokenry.tokens.errors import InputError, UnknownNameError
 
 SOURCES = [module.__file__ for module in (argparse, textwrap)]

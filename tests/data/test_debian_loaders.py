@@ -16,9 +16,9 @@ from PIL import Image
 
 from tokenry.data import debian, packages
 from tokenry.data.debian import fetch
-from tokenry.data.fashion_mnist import CLASSES, load_fashion_mnist, read_idx
+from tokenry.data.images.fashion_mnist import CLASSES, load_fashion_mnist, read_idx
+from tokenry.data.images.stamps import load_stamps, read_captions
 from tokenry.data.packages import PackageUnavailableError, cache_folder
-from tokenry.data.stamps import load_stamps, read_captions
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
 
 # --- packages ---------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import tokenry as tk
-from tokenry.data.examples import load_folder
-from tokenry.hosts import load_model
+from tokenry.data.questions.examples import load_folder
+from tokenry.models.load import load_model
 
 PAGE = Path(__file__).parents[2] / "docs/lmms-eval.md"
 _BLOCK = re.compile(r'^```(python|yaml)(?: title="(.*?)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)

@@ -13,13 +13,13 @@ import pytest
 
 from tests.embed.retrieval import Scribe, byte_tokenizer, tiny_llama, words
 from tokenry.data.packages import PackageUnavailableError
-from tokenry.data.reviews import aspects_in, product_reviews
+from tokenry.data.text.reviews import aspects_in, product_reviews
 from tokenry.embed.chat import ChatModel, TokenRuler
-from tokenry.embed.clustered_rag import ClusteredRAG
-from tokenry.embed.clusters import k_by_silhouette, k_means
-from tokenry.embed.crag import CRAG, Knowledge, break_even, changed, header, reduction, text_key
+from tokenry.embed.crag.clusters import k_by_silhouette, k_means
+from tokenry.embed.crag.method import CRAG, Knowledge, break_even, changed, header, reduction, text_key
+from tokenry.embed.crag.pipeline import ClusteredRAG
+from tokenry.embed.crag.summarise import ExtractiveSummariser, Members, Summary
 from tokenry.embed.encoder import SentenceEncoder
-from tokenry.embed.summarise import ExtractiveSummariser, Members, Summary
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 
 pytest.importorskip("sklearn")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import BertForMaskedLM
 
-from tests.learn.encoders import TEXTS, bert, tokenizer
-from tokenry.embed.dupmae import DupmaeEncoder, Representation, sparse_scores
+from tests.train.encoders import TEXTS, bert, tokenizer
+from tokenry.embed.dupmae.encoder import DupmaeEncoder, Representation, sparse_scores
 from tokenry.tokens.errors import InputError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertModel
 
-from tests.learn.encoders import TEXTS, bert, tokenizer
+from tests.train.encoders import TEXTS, bert, tokenizer
 from tokenry.data.packages import PackageUnavailableError
 from tokenry.embed.encoder import SentenceEncoder, unit_vectors
 from tokenry.models.pretrained import minilm_folder

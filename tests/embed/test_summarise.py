@@ -5,7 +5,7 @@ import pytest
 
 from tests.embed.retrieval import Scribe, byte_tokenizer, words
 from tokenry.embed.chat import TokenRuler
-from tokenry.embed.summarise import ExtractiveSummariser, Members, ModelSummariser, marginal_relevance
+from tokenry.embed.crag.summarise import ExtractiveSummariser, Members, ModelSummariser, marginal_relevance
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 

@@ -15,7 +15,7 @@ import transformers as hf
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry.upstream import parameters
+from tokenry.hosts.upstream import parameters
 
 PAD, BOS = 0, 1
 IMAGE, VIDEO, OPEN, CLOSE, BREAK = 110, 111, 112, 113, 114

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from tests.hosts.families import FAMILIES, IMAGE, Inputs
 from tests.hosts.test_outputs import left
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.reducing.oracle import masked
 from tokenry.reduce import Reducer
 from tokenry.reduce.aim import AIM
 from tokenry.reduce.fastervlm import FasterVLM
@@ -96,7 +96,7 @@ def test_rows_of_attention_are_read_in_full_precision() -> None:
 
 def test_cls_rows_are_read_in_full_precision() -> None:
     """The recorded row of [CLS] equals that of its own queries and keys in float64."""
-    from tokenry.hosts.probes import cls_rows
+    from tokenry.hosts.reducing.attention import cls_rows
 
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(2, 4, 37, 8, generator=generator).bfloat16() for _ in range(2))

@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 import tokenry as tk
 from tests.hosts.families import FAMILIES, Inputs, prompts, text
 from tests.hosts.test_families import logits_of, state_of
-from tokenry.hosts import encode
 from tokenry.hosts.host import Host
+from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.reduce.aim import AIM
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
+from tokenry.reduce.session import encode
 from tokenry.tokens import InputError, ReductionError, Stage, TokenryError, UnsupportedError
-from tokenry.upstream import cache_of, with_cache
 
 
 @functools.cache

@@ -15,13 +15,13 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 import tokenry as tk
 from tests.hosts.families import FAMILIES, IMAGE, Inputs, text
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.reducing.oracle import masked
+from tokenry.hosts.upstream import cache_of, keys_seen, with_cache
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import InputError, Positions
-from tokenry.upstream import cache_of, keys_seen, with_cache
 
 METHODS = [
     RandomTokens(budget=0.4),

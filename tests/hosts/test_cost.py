@@ -16,11 +16,11 @@ import tokenry as tk
 from tests.hosts.families import FAMILIES
 from tokenry.hosts import decoder_flops, encoder_flops, kv_bytes
 from tokenry.hosts.host import Host
+from tokenry.hosts.upstream import cache_of
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
-from tokenry.upstream import cache_of
 
 NAMES = ("llava", "qwen2-vl", "qwen3-vl", "smolvlm", "llama", "qwen3", "gemma3-text")
 

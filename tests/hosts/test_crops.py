@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 import tokenry as tk
 from tests.hosts.families import BOS, FAMILIES, IMAGE, Inputs, pixels, prompts, text
 from tests.hosts.zoo import features_of, known, specimen
-from tokenry.hosts.check import oracle_gap
 from tokenry.hosts.host import Host
 from tokenry.reduce import Reducer
+from tokenry.reduce.check import oracle_gap
 from tokenry.tokens import InputError, Reduction, TokenView
 
 START, END, NEWLINE, GRID, COL, ROW, WHOLE = 120, 121, 122, 123, 124, 125, 126

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 import tokenry as tk
 from tests.hosts.families import FAMILIES, IMAGE, Inputs
 from tests.hosts.test_outputs import left
-from tokenry.hosts.check import oracle_gap
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.reducing.oracle import masked
 from tokenry.reduce import Reducer
+from tokenry.reduce.check import oracle_gap
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop

@@ -17,10 +17,11 @@ from transformers import PreTrainedModel
 
 import tokenry as tk
 from tests.hosts.families import FAMILIES, VIDEO, Family, Inputs
-from tokenry.hosts.check import oracle_gap
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.reducing.oracle import masked
+from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.reduce import Reducer
+from tokenry.reduce.check import oracle_gap
 from tokenry.reduce.divprune import DivPrune
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
@@ -28,7 +29,6 @@ from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import Positions, UnsupportedError
-from tokenry.upstream import cache_of, with_cache
 
 TOLERANCE = 1e-5
 """Largest difference allowed, relative to the largest logit; float32 rounding alone gives about 1e-6."""

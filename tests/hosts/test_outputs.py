@@ -12,15 +12,15 @@ from transformers import PreTrainedModel
 
 from tests.hosts.families import FAMILIES, IMAGE
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.reducing.oracle import masked
 from tokenry.hosts.trace import ItemTrace
+from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import Positions
-from tokenry.upstream import cache_of, with_cache
 
 METHODS: list[Reducer] = [
     FastV(budget=0.25, layer=2),

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 import tokenry as tk
 from tests.hosts.families import FAMILIES
 from tokenry.hosts.host import Host
-from tokenry.hosts.probes import ProbedAttention
+from tokenry.hosts.reducing.attention import ProbedAttention
 from tokenry.hosts.vision import watch_vision
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
@@ -190,7 +190,7 @@ def test_what_padding_computes_does_not_reach_the_tokens() -> None:
 
 
 def test_reading_attention_in_slices_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokenry.hosts import probes
+    from tokenry.hosts.reducing import attention as probes
 
     generator = torch.Generator().manual_seed(1)
     query, key = (torch.randn(2, h, 17, 4, generator=generator) for h in (4, 2))

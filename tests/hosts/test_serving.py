@@ -21,15 +21,16 @@ from transformers import PreTrainedModel
 import tokenry as tk
 from tests.hosts.families import BOS, FAMILIES, IMAGE, Inputs, prompts, text
 from tests.hosts.test_families import state_of
-from tokenry.hosts import calibrate, encode
-from tokenry.hosts.attachment import paused
-from tokenry.hosts.check import oracle_gap
 from tokenry.hosts.host import Host
+from tokenry.hosts.reducing.hooks import paused
+from tokenry.predict.lm.calibrate import calibrate
 from tokenry.reduce import Reducer
+from tokenry.reduce.check import oracle_gap
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
+from tokenry.reduce.session import encode
 from tokenry.tokens import TokenryError, UnsupportedError
 
 T = TypeVar("T")
@@ -197,7 +198,7 @@ def test_training_steps_whose_gradients_are_computed_in_another_thread(
         expected = gradient()
         for passes_chunks_on in (True, False):
             if not passes_chunks_on:
-                monkeypatch.setattr("tokenry.hosts.session.takes_anything", lambda module: False)
+                monkeypatch.setattr("tokenry.hosts.reducing.session.takes_anything", lambda module: False)
             model.gradient_checkpointing_enable()
             model.zero_grad()
             loss = model(**inputs, labels=labels).loss

@@ -13,17 +13,17 @@ from transformers import PreTrainedModel, StaticCache
 
 import tokenry as tk
 from tests.hosts.families import FAMILIES, Inputs, text
-from tokenry.hosts import encode
-from tokenry.hosts.check import oracle_gap
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.reducing.oracle import masked
+from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.reduce import Reducer
+from tokenry.reduce.check import oracle_gap
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
+from tokenry.reduce.session import encode
 from tokenry.tokens import Positions, UnsupportedError
-from tokenry.upstream import cache_of, with_cache
 
 STEPS = 6
 KINDS = ("llava", "qwen2-vl", "qwen3-vl", "gemma3", "mistral3", "paligemma")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.hosts.families import FAMILIES, Inputs
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.reducing.oracle import masked
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool

@@ -11,14 +11,14 @@ from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
 import tokenry as tk
 from tests.hosts.families import FAMILIES, Inputs
-from tokenry import upstream
-from tokenry.hosts import items, layout
-from tokenry.hosts.check import oracle_gap
-from tokenry.hosts.chunk import Chunk
+from tokenry.hosts import upstream
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
-from tokenry.hosts.session import Session
+from tokenry.hosts.reducing import items, layout
+from tokenry.hosts.reducing.call import Chunk
+from tokenry.hosts.reducing.oracle import masked
+from tokenry.hosts.reducing.session import Session
 from tokenry.reduce import Reducer
+from tokenry.reduce.check import oracle_gap
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import Positions, UnsupportedError
@@ -104,7 +104,7 @@ def test_a_flash_model_would_get_padding_masks_of_its_own_columns(monkeypatch: p
         model(**inputs)
     chunk = run._latest
     assert chunk is not None
-    monkeypatch.setattr("tokenry.hosts.chunk.is_flash", lambda config: True)
+    monkeypatch.setattr("tokenry.hosts.reducing.call.is_flash", lambda config: True)
     for layer in (0, 3):
         stage = chunk.stage_at(layer)
         mask = chunk._build_mask(stage, layer)

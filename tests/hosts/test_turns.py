@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from tests.hosts.families import FAMILIES, IMAGE, Inputs, text
 from tokenry.hosts.host import Host
-from tokenry.hosts.oracle import masked
+from tokenry.hosts.reducing.oracle import masked
+from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.reduce import Reducer
 from tokenry.reduce.aim import AIM
 from tokenry.reduce.fastv import FastV
@@ -23,7 +24,6 @@ from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.reduce.todre import ToDRE
 from tokenry.tokens import InputError, Needs, Positions, Reduction, TokenView, UnsupportedError
-from tokenry.upstream import cache_of, with_cache
 
 STEPS = 6
 JUDGES: list[Reducer] = [

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 import tokenry as tk
 from tests.hosts.families import FAMILIES, prompts
 from tests.hosts.zoo import known, specimen
-from tokenry.hosts.check import CheckReport, Law, oracle_gap
 from tokenry.hosts.host import Host
 from tokenry.reduce import Reducer
+from tokenry.reduce.check import CheckReport, Law, oracle_gap
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
@@ -256,7 +256,7 @@ def test_recurrent_layers_are_compared_with_a_sequence_cut_by_hand() -> None:
 
 
 def test_a_sequence_cut_by_hand_catches_a_wrong_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokenry.hosts import layout
+    from tokenry.hosts.reducing import layout
 
     family = FAMILIES["qwen3.5"]
     model: Any = family.build()

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 from transformers import AutoTokenizer, ElectraForPreTraining
 
-from tests.learn.encoders import electra, generator, rows, special, tokenizer
+from tests.train.encoders import electra, generator, rows, special, tokenizer
 from tokenry.learn.electra import (
     ElectraMasking,
     ElectraObjective,
@@ -21,9 +21,9 @@ from tokenry.learn.electra import (
     generator_config,
     replace,
 )
-from tokenry.learn.encoder_data import RowBatches, save_folder
-from tokenry.learn.loop import Batch, LoopSettings, train
 from tokenry.tokens.errors import InputError
+from tokenry.train.loop import Batch, LoopSettings, train
+from tokenry.train.rows import RowBatches, save_folder
 
 
 def batch(size: int = 6, seed: int = 0) -> Batch:

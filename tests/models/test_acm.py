@@ -22,9 +22,17 @@ from transformers import (
 )
 
 from tokenry.data.packages import PackageUnavailableError
-from tokenry.models.acm import ACM, AcmConfig, FixedGate, Gate, LearnerSize, RandomGate, ThresholdGate
-from tokenry.models.acm_convert import convert, load_converted
-from tokenry.models.conditional import absolute_budget_loss, budget_fraction, compute_map
+from tokenry.models.adaptive.acm.conversion import convert, load_converted
+from tokenry.models.adaptive.acm.layer import (
+    ACM,
+    AcmConfig,
+    FixedGate,
+    Gate,
+    LearnerSize,
+    RandomGate,
+    ThresholdGate,
+)
+from tokenry.models.adaptive.conditional import absolute_budget_loss, budget_fraction, compute_map
 from tokenry.models.pretrained import load_smollm2
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers.models.bert.modeling_bert import BertLMPredictionHead
 
-from tests.models.tiny.byte2word import build, config
-from tokenry.models.byte2word import (
+from tests.laws.networks.tiny.byte2word import build, config
+from tokenry.models.language.byte2word import (
     MASK,
     PAD,
     SPECIAL,
@@ -19,7 +19,7 @@ from tokenry.models.byte2word import (
     WordFromBytes,
     basic_words,
 )
-from tokenry.models.ragged import pad_words
+from tokenry.models.language.ragged import pad_words
 from tokenry.tokens.errors import InputError
 
 

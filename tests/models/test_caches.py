@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.models import tiny
-from tokenry.upstream import cache_argument, cache_of, parameters
+from tests.laws.networks import tiny
+from tokenry.hosts.upstream import cache_argument, cache_of, parameters
 
 SPELLINGS = sorted({"past_key_values", "cache", cache_argument(LlamaForCausalLM.forward)})
 DECODERS = [

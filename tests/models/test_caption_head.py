@@ -7,9 +7,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tokenry.data.scenes import make_scene
-from tokenry.models.caption_head import HEAD_FILE, CaptionHead, caption, caption_words, load_caption_head
-from tokenry.models.embedded import load_embedded
+from tokenry.data.scenes.scenes import make_scene
+from tokenry.models.vlm.embedded.caption_head import (
+    HEAD_FILE,
+    CaptionHead,
+    caption,
+    caption_words,
+    load_caption_head,
+)
+from tokenry.models.vlm.embedded.model import load_embedded
 from tokenry.tokens.errors import TokenryError
 
 

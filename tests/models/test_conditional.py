@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tokenry.models.conditional import (
+from tokenry.models.adaptive.conditional import (
     CostTable,
     ModuleCost,
     absolute_budget_loss,

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from tokenry.data.packages import PackageUnavailableError
-from tokenry.learn.language import small_llama
-from tokenry.models.conditional import compute_map
-from tokenry.models.duo import Choice, DuoConfig, DuoForCausalLM, Mix, convert
-from tokenry.models.duo_oracle import oracle
-from tokenry.models.duo_routing import every_routing, pattern, random_patterns, sample_routings
+from tokenry.hosts.upstream import cache_argument, cache_of, parameters
+from tokenry.models.adaptive.conditional import compute_map
+from tokenry.models.adaptive.duo_llm.model import Choice, DuoConfig, DuoForCausalLM, Mix, convert
+from tokenry.models.adaptive.duo_llm.oracle import oracle
+from tokenry.models.adaptive.duo_llm.routing import every_routing, pattern, random_patterns, sample_routings
 from tokenry.models.pretrained import load_smollm2
 from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.upstream import cache_argument, cache_of, parameters
+from tokenry.train.language import small_llama
 
 LAYERS = 4
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from tokenry.data.examples import Example, exact_match, load_scenes
-from tokenry.data.pack import load_pack
-from tokenry.data.scenes import DIRECTIONS, PLACES, sign_words
-from tokenry.models import embedded
-from tokenry.models.embedded import PROMPT, build_tokenizer, load_embedded, weights_folder
+from tokenry.data.questions.examples import Example, exact_match, load_scenes
+from tokenry.data.scenes.pack import load_pack
+from tokenry.data.scenes.scenes import DIRECTIONS, PLACES, sign_words
+from tokenry.models.vlm.embedded import model as embedded
+from tokenry.models.vlm.embedded.model import PROMPT, build_tokenizer, load_embedded, weights_folder
 from tokenry.tokens.errors import TokenryError
 
 

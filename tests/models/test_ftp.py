@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.models.tiny import build
-from tokenry.models.ftp import FTPConfig, FTPForCausalLM
+from tests.laws.networks.tiny import build
+from tokenry.models.language.ftp.model import FTPConfig, FTPForCausalLM
 from tokenry.tokens.errors import InputError
 
 

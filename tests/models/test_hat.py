@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.models.tiny.hat import build
-from tokenry.models.hat import PAD, STOP, WORD, HatConfig, HatForCausalLM, HatOutput
-from tokenry.models.ragged import pad_words
+from tests.laws.networks.tiny.hat import build
+from tokenry.models.language.hat import PAD, STOP, WORD, HatConfig, HatForCausalLM, HatOutput
+from tokenry.models.language.ragged import pad_words
 from tokenry.tokens.errors import InputError
 
 TEXTS = ["Hello, world! The für is here.", "the end of all"]

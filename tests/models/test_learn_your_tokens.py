@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.models.tiny.learn_your_tokens import build
-from tokenry.models.learn_your_tokens import (
+from tests.laws.networks.tiny.learn_your_tokens import build
+from tokenry.models.language.learn_your_tokens import (
     PAD,
     LearnYourTokensConfig,
     LearnYourTokensForCausalLM,
     LearnYourTokensOutput,
 )
-from tokenry.models.ragged import pad_words
+from tokenry.models.language.ragged import pad_words
 from tokenry.tokens.errors import InputError
 
 TEXTS = ["In the beginning God created the heaven", "and the earth."]

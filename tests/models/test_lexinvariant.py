@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tokenry.models import lexinvariant
-from tokenry.models.lexinvariant import LexinvariantConfig, LexinvariantForCausalLM, chosen, gaussian_rows
+from tokenry.models.language.lexinvariant import model as lexinvariant
+from tokenry.models.language.lexinvariant.model import (
+    LexinvariantConfig,
+    LexinvariantForCausalLM,
+    chosen,
+    gaussian_rows,
+)
 from tokenry.tokens.errors import InputError
 
 V, D = 16, 32

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from tests.models.tiny import build
-from tests.models.tiny.mrt5 import config
-from tokenry.models.deletion import DeleteGate, FixedGate, RandomGate, keep, softmax1
-from tokenry.models.mrt5 import MrT5ForConditionalGeneration
-from tokenry.models.mrt5_blocks import relative_buckets
+from tests.laws.networks.tiny import build
+from tests.laws.networks.tiny.mrt5 import config
+from tokenry.models.mrt5.blocks import relative_buckets
+from tokenry.models.mrt5.gates import DeleteGate, FixedGate, RandomGate, keep, softmax1
+from tokenry.models.mrt5.model import MrT5ForConditionalGeneration
 from tokenry.tokens.errors import InputError
 
 IDS = torch.randint(3, 40, (3, 14), generator=torch.Generator().manual_seed(5))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenry.models.ragged import RaggedWords, by_length, pad_words, word_lengths
+from tokenry.models.language.ragged import RaggedWords, by_length, pad_words, word_lengths
 from tokenry.tokens.errors import InputError
 
 PAD = 253

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.tiny import build
-from tokenry.models.tokenformer import Pattention, TokenFormerConfig, TokenFormerForCausalLM
+from tests.laws.networks.tiny import build
+from tokenry.models.language.tokenformer import Pattention, TokenFormerConfig, TokenFormerForCausalLM
 from tokenry.tokens.errors import InputError
 
 

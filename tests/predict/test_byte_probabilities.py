@@ -28,11 +28,11 @@ from transformers import (
 )
 
 from tests.predict.toys import GPT2, TableModel, bpe, random_merges, sentencepiece, table_of_texts
-from tokenry.predict.lm.byte_model import ByteModel, ByteState, byte_model
-from tokenry.predict.lm.ensemble import ensemble
-from tokenry.predict.lm.fim import MiddleTokens
-from tokenry.predict.lm.healing import TokenContinuation
-from tokenry.predict.lm.validity import ByteLevelValidity, Context
+from tokenry.predict.lm.byte_probabilities.byte_model import ByteModel, ByteState, byte_model
+from tokenry.predict.lm.byte_probabilities.ensemble import ensemble
+from tokenry.predict.lm.byte_probabilities.fim import MiddleTokens
+from tokenry.predict.lm.byte_probabilities.healing import TokenContinuation
+from tokenry.predict.lm.byte_probabilities.validity import ByteLevelValidity, Context
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, UnsupportedError

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tokenry.data.examples import load_scenes
-from tokenry.hosts.speculate import Speculation
+from tokenry.data.questions.examples import load_scenes
 from tokenry.models import load_embedded
-from tokenry.models.embedded import PROMPT
-from tokenry.models.flash import ChainDrafter, Drafter, FlashConfig, FlashDrafter
+from tokenry.models.vlm.embedded.model import PROMPT
 from tokenry.predict.lm.acceptance import Accepted, Rejection
-from tokenry.predict.lm.flash import ChainDrafts, Flash, likeliest_tree, static_tree
+from tokenry.predict.lm.flash.drafter import ChainDrafter, Drafter, FlashConfig, FlashDrafter
+from tokenry.predict.lm.flash.proposer import ChainDrafts, Flash, likeliest_tree, static_tree
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Expected, Fixed
+from tokenry.predict.lm.speculate import Speculation
 from tokenry.predict.lm.tree import Draft, DraftTree
 from tokenry.tokens.errors import InputError, TokenryError
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tests.text.transplant import tiny
 from tokenry.bench.reproduce import octopus_workers
 from tokenry.bench.reproduce.octopus_queries import TEMPLATES, make_queries
-from tokenry.models.functional_adapter import LoraSettings, load_adapter, save_adapter, with_lora
-from tokenry.models.functional_tokens import CallPrompt, FunctionalTokens, add_functional_tokens
 from tokenry.models.pretrained import load_smollm2
-from tokenry.predict.octopus import Edge, FunctionalRouter, Graph, Node, Octopus, WorkerError, Written
+from tokenry.predict.octopus_v4 import Edge, FunctionalRouter, Graph, Node, Octopus, WorkerError, Written
+from tokenry.predict.octopus_v4.adapter import LoraSettings, load_adapter, save_adapter, with_lora
+from tokenry.predict.octopus_v4.tokens import CallPrompt, FunctionalTokens, add_functional_tokens
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError, UnsupportedError
 
 WORKERS = {"cats": "the cat sat there", "weather": "the weather is neither", "general": "nothing matters"}

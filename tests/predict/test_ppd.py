@@ -11,12 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from tokenry.hosts.speculate import Speculation
-from tokenry.models.ppd import Chains, PromptTokens, look_ahead
 from tokenry.models.pretrained import load_smollm2
 from tokenry.predict.lm.acceptance import Accepted
-from tokenry.predict.lm.ppd import ParallelPromptDecoding
-from tokenry.predict.lm.ppd_tree import (
+from tokenry.predict.lm.ppd.prompts import Chains, PromptTokens, look_ahead
+from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding
+from tokenry.predict.lm.ppd.tree import (
     PromptTree,
     TreeSet,
     best_trees,
@@ -27,6 +26,7 @@ from tokenry.predict.lm.ppd_tree import (
 )
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.speculate import Speculation
 from tokenry.predict.lm.tree import Draft, Probes
 from tokenry.tokens.errors import InputError, UnsupportedError
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tokenry.hosts.speculate import Speculation
 from tokenry.predict.lm.acceptance import Greedy
 from tokenry.predict.lm.proposer import Guesser, Verified
 from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.speculate import Speculation
 from tokenry.predict.lm.token_recycling import TokenRecycling, template
 from tokenry.tokens.errors import InputError
 

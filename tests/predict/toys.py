@@ -11,9 +11,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import DynamicCache, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from tokenry.hosts.encoding import byte_alphabet
+from tokenry.hosts.upstream import CausalLMOutputWithPast, cache_field
 from tokenry.text.training import PRE_TOKENIZERS
-from tokenry.text.vocabulary import byte_alphabet
-from tokenry.upstream import CausalLMOutputWithPast, cache_field
 
 GPT2 = PRE_TOKENIZERS["gpt2"]
 #: GPT-4o's: a contraction belongs to the word before it, and capitals begin a word unless small letters follow.

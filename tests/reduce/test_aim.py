@@ -7,7 +7,7 @@ import torch
 
 from tests.reduce.explicit import AFTER, BEFORE, PADDING, VISUAL, sequence_view
 from tokenry.reduce.aim import AIM
-from tokenry.reduce.matching import bipartite_match
+from tokenry.reduce.shared.matching import bipartite_match
 from tokenry.tokens import Depth, Needs, Positions, TokenryError, TokenView
 
 DEPTH = Depth(encoder=24, decoder=28)

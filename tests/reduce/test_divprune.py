@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.reduce.explicit import directions
-from tokenry.reduce import diverse
-from tokenry.reduce.diverse import cosines, greedy_diverse, unit_rows
 from tokenry.reduce.divprune import DivPrune
+from tokenry.reduce.shared import diverse
+from tokenry.reduce.shared.diverse import cosines, greedy_diverse, unit_rows
 from tokenry.tokens import Reduction, TokenView
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tokenry.reduce.matching import bipartite_match, merge_onto
+from tokenry.reduce.shared.matching import bipartite_match, merge_onto
 
 
 def test_six_tokens() -> None:

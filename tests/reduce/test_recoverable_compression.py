@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tokenry.reduce.diverse import cosines, unit_rows
-from tokenry.reduce.outliers import local_outlier_factor, stands_out
 from tokenry.reduce.recoverable_compression import RecoverableCompression, density_peaks
+from tokenry.reduce.shared.diverse import cosines, unit_rows
+from tokenry.reduce.shared.outliers import local_outlier_factor, stands_out
 from tokenry.tokens import Depth, Needs, Positions, TokenryError, TokenView
 
 DEPTH = Depth(encoder=4, decoder=2)

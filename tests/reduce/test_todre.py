@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.reduce.explicit import AFTER, BEFORE, PADDING, VISUAL, directions, explicit, sequence_view
-from tokenry.reduce.diverse import greedy_diverse
+from tokenry.reduce.shared.diverse import greedy_diverse
 from tokenry.reduce.todre import ToDRE
 from tokenry.tokens import Depth, Needs, Stage, TokenryError, TokenView
 

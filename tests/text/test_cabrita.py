@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.learn.language import small_llama
-from tokenry.text.cabrita import extend_tokenizer, train_pieces
+from tokenry.hosts.encoding import byte_alphabet
+from tokenry.text.cabrita.vocabulary import extend_tokenizer, train_pieces
 from tokenry.text.training import train_bpe
 from tokenry.text.transplant import Context, transplant
-from tokenry.text.vocabulary import ByteVocab, byte_alphabet
+from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.train.language import small_llama
 
 ENGLISH = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind the fox at all.",

@@ -10,8 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenry.text import cubert
-from tokenry.text.cubert import CodeToken, CodeTokenizer, Kind, join, lex, parts, sentences, split, untokenize
+from tokenry.text.cubert import tokenizer as cubert
+from tokenry.text.cubert.tokenizer import (
+    CodeToken,
+    CodeTokenizer,
+    Kind,
+    join,
+    lex,
+    parts,
+    sentences,
+    split,
+    untokenize,
+)
 from tokenry.tokens.errors import InputError
 
 LIBRARY = sorted(p for p in Path(os.__file__).parent.rglob("*.py") if "site-packages" not in p.parts)

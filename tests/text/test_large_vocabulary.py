@@ -10,11 +10,11 @@ import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tests.predict.toys import sentencepiece
-from tokenry.learn.language import small_llama
 from tokenry.text.large_vocabulary import Decoding, LargeVocabulary
 from tokenry.text.training import train_bpe
 from tokenry.text.zett import HypernetConfig, Hypernetwork, source_rows
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.train.language import small_llama
 
 TEXT = "the lowest lower price is lower than the prices of the tests "
 ADDED = [b" lowest lower", b"zqx", b" prices of", b" than the", b"ests ", b" the", b"\xc3\xa9t"]

@@ -13,18 +13,16 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tokenry.hosts.encoding import byte_alphabet, encode_plain, start_id
 from tokenry.text.measure import (
     bits_per_byte,
     bytes_per_token,
     bytes_per_word,
-    encode_plain,
     fertility,
     perplexity_ratio,
     score_texts,
-    start_id,
     word_accuracy,
 )
-from tokenry.text.vocabulary import byte_alphabet
 from tokenry.tokens.errors import InputError
 
 ALPHABET = byte_alphabet()

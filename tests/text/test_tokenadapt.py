@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.text.transplant import tiny
-from tokenry.text.auxiliary import CorpusVectors
+from tokenry.text.string_vectors import CorpusVectors
 from tokenry.text.transplant import Context, Donor, TransplantPlan, transplant
 from tokenry.text.transplant.aligner import align_words
 from tokenry.text.transplant.counting import overlaps

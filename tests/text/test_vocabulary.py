@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.text.vocabulary import ByteVocab, byte_alphabet
+from tokenry.hosts.encoding import byte_alphabet
+from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 ALPHABET = byte_alphabet()

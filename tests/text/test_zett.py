@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tokenry.text.vocabulary import ByteVocab, byte_alphabet
+from tokenry.hosts.encoding import byte_alphabet
+from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett.network import (
     HypernetConfig,
     HypernetOutput,

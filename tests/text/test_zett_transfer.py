@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokenry.learn.language import small_llama
 from tokenry.text.training import train_bpe
 from tokenry.text.transplant import transplant
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import HypernetConfig, Hypernetwork, Surfaces, source_rows
 from tokenry.text.zett.transfer import Zett, add_body_change, load_hypernetwork, save_hypernetwork
 from tokenry.tokens.errors import InputError
+from tokenry.train.language import small_llama
 
 SOURCE = "the lowest lower price is lower than the prices of the tests " * 9
 TARGET = "tokens are what models read and the tokenizer decides what tokens are " * 9

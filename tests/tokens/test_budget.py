@@ -13,7 +13,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.properties.strategies import laws
+from tests.laws.strategies import laws
 from tokenry.tokens import Budget, BudgetError, TokenryError
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.properties.strategies import laws, lengths, noise, seeds, tokens, widest
+from tests.laws.strategies import laws, lengths, noise, seeds, tokens, widest
 from tokenry.tokens import DenseReduction, Reduction, ReductionError, prefix_mask
 
 

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from tests.properties.attention import QKAttention
+from tests.laws.reducers.attention import QKAttention
 from tokenry.tokens import Depth, ReductionError, TokenView, UnsupportedError
 
 

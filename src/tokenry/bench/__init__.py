@@ -1,20 +1,20 @@
 """Measuring what fewer tokens cost: comparing, storing, reporting, tuning."""
 
-from tokenry.bench.arms import BUDGETS
-from tokenry.bench.columns import COSTS
-from tokenry.bench.compare import Comparison, compare, require_free
-from tokenry.bench.data import Data, load_data
-from tokenry.bench.demo import run_demo
-from tokenry.bench.export import as_csv, as_json
-from tokenry.bench.metrics import METRICS, Metric, metric
-from tokenry.bench.prompts import Template
-from tokenry.bench.report import Report, write_report
-from tokenry.bench.results import Results, read_results
-from tokenry.bench.single import Single, ask, prepare
-from tokenry.bench.summary import Row, summarise
-from tokenry.bench.table import as_table
-from tokenry.bench.tune import Tuning, tune
-from tokenry.data.pictures import open_picture
+from tokenry.bench.reducers.arms import BUDGETS
+from tokenry.bench.reducers.columns import COSTS
+from tokenry.bench.reducers.compare import Comparison, compare, require_free
+from tokenry.bench.reducers.data import Data, load_data
+from tokenry.bench.reducers.demo import run_demo
+from tokenry.bench.reducers.export import as_csv, as_json
+from tokenry.bench.reducers.metrics import METRICS, Metric, metric
+from tokenry.bench.reducers.prompts import Template
+from tokenry.bench.reducers.report import Report, write_report
+from tokenry.bench.reducers.results import Results, read_results
+from tokenry.bench.reducers.single import Single, ask, prepare
+from tokenry.bench.reducers.summary import Row, summarise
+from tokenry.bench.reducers.table import as_table
+from tokenry.bench.reducers.tune import Tuning, tune
+from tokenry.data.images.pictures import open_picture
 
 __all__ = [
     "BUDGETS",

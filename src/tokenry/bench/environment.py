@@ -15,10 +15,10 @@ from typing import Any, Self
 
 import torch
 
+from tokenry.hosts.upstream import attention_kernel
+from tokenry.hosts.wrappers import device_of, fetched
 from tokenry.reduce import Reducer
 from tokenry.tokens import InputError
-from tokenry.upstream import attention_kernel
-from tokenry.wrappers import device_of, fetched
 
 _SAMPLE = 1024
 _PACKAGES = ("tokens", "reduce", "hosts", "data")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tokenry.data.files import whole_file
 from tokenry.tokens import InputError
+from tokenry.tokens.files import whole_file
 
 
 class Claim:

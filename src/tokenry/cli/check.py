@@ -9,10 +9,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 from tokenry.cli.terminal import screen
+from tokenry.hosts.checkpoints import require_model
 
 _MARKS = {
     True: Text("holds", style="green"),
@@ -42,7 +42,7 @@ def check_model(
     """Run the laws on MODEL: identity at 100 %, equality with masking, clean removal. Exit code 1 if one is broken."""
     require_model(model, adapter)
     from tokenry import bench
-    from tokenry.hosts import check
+    from tokenry.reduce.check import check
 
     picture = (
         bench.open_picture(image) if image is not None else bench.load_data("scenes", 1).examples[0].image

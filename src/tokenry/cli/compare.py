@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
+from tokenry.hosts.checkpoints import require_model
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def compare_methods(
     """
     require_model(model, adapter)
     from tokenry import bench
-    from tokenry.bench.arms import plan_arms
+    from tokenry.bench.reducers.arms import plan_arms
 
     form = options.Form.of(wide, as_json, as_csv)
     names, limits = options.split_methods(methods), options.split_budgets(budgets)

@@ -12,7 +12,7 @@ from tokenry.cli import options
 from tokenry.cli.terminal import say, screen
 
 if TYPE_CHECKING:
-    from tokenry.bench.decoding_report import DecodingReport
+    from tokenry.bench.decoders.report import DecodingReport
 
 
 def register(app: typer.Typer) -> None:
@@ -58,15 +58,15 @@ def decode_bench(
     generation run beside tokenry's decoders. Every decoding is appended to a file beside OUT (.jsonl) as it comes; the
     same command continues where it was interrupted.
     """
-    from tokenry.bench.decoding import DECODERS, check_request, compare_decoders
-    from tokenry.bench.decoding_log import read_decoding
-    from tokenry.bench.decoding_report import save_report
+    from tokenry.bench.decoders.compare import DECODERS, check_request, compare_decoders
+    from tokenry.bench.decoders.log import read_decoding
+    from tokenry.bench.decoders.report import save_report
     from tokenry.bench.environment import limit_threads
-    from tokenry.bench.transplant import load_language_model
-    from tokenry.data.prompts import load_prompts, read_prompts
-    from tokenry.hosts.calibrate import Calibration
-    from tokenry.hosts.calibrate import calibrate as measure
-    from tokenry.hosts.load import require_device
+    from tokenry.bench.vocabularies.transplant import load_language_model
+    from tokenry.data.text.prompts import load_prompts, read_prompts
+    from tokenry.models.load import require_device
+    from tokenry.predict.lm.calibrate import Calibration
+    from tokenry.predict.lm.calibrate import calibrate as measure
 
     known = load_prompts() if prompts is None else read_prompts(prompts)
     chosen = {kind: several[:limit] for kind, several in known.items()}
@@ -115,7 +115,7 @@ def decode_bench(
 
 def _print(report: DecodingReport) -> None:
     """The tables, as wide as the terminal is."""
-    from tokenry.bench.decoding_report import decoding_table
+    from tokenry.bench.decoders.report import decoding_table
 
     out = screen()
     out.print(decoding_table(report, width=out.width))

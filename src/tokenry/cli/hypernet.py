@@ -45,11 +45,11 @@ def train_hypernet(
     The defaults are the paper's and take days on an accelerator. The same command continues an interrupted training
     from its last checkpoint, in FOLDER/checkpoints.
     """
-    from tokenry.bench.transplant import load_language_model
-    from tokenry.data.sources import gather
-    from tokenry.learn.zett import train_hypernetwork
-    from tokenry.learn.zett_batches import ZettTraining
+    from tokenry.bench.vocabularies.transplant import load_language_model
+    from tokenry.data.text.sources import gather
     from tokenry.text.zett import SamplerSettings
+    from tokenry.text.zett.batches import ZettTraining
+    from tokenry.text.zett.training import train_hypernetwork
     from tokenry.text.zett.transfer import save_hypernetwork
 
     settings = ZettTraining(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from tokenry.cli.terminal import Screen, knowing, say, screen
-from tokenry.data.metrics import METRICS
+from tokenry.data.questions.metrics import METRICS
 from tokenry.tokens.positions import Positions
 
 if TYPE_CHECKING:
     from tokenry.bench import Comparison
-    from tokenry.bench.data import Data
-    from tokenry.bench.results import Results
+    from tokenry.bench.reducers.data import Data
+    from tokenry.bench.reducers.results import Results
 
 FAILED = 1
 """Exit code of a comparison in which nothing ran that was to be compared with the model as it is."""
@@ -236,7 +236,7 @@ def load(
     trust: bool = False,
 ) -> tuple[Any, Any]:
     """The model and its processor."""
-    from tokenry.hosts import load_model
+    from tokenry.models.load import load_model
 
     return load_model(
         model,

@@ -28,7 +28,7 @@ def report_file(
 ) -> None:
     """Print the table of a comparison and write its report: one HTML page, and its charts and overlays as PNG."""
     from tokenry.bench import read_results
-    from tokenry.bench.report import results_file
+    from tokenry.bench.reducers.report import results_file
 
     form = options.Form.of(wide, as_json, as_csv)
     path = results_file(file)

@@ -9,10 +9,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 from tokenry.cli.terminal import say, screen, visible
+from tokenry.hosts.checkpoints import require_model
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +49,7 @@ def run_once(
     """Ask MODEL a question about a picture on fewer visual tokens, and show what that saved."""
     require_model(model, adapter)
     from tokenry import bench
-    from tokenry.bench.arms import named
+    from tokenry.bench.reducers.arms import named
     from tokenry.reduce import read_methods
     from tokenry.reduce.registry import is_json
 

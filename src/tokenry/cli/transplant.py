@@ -56,7 +56,13 @@ def transplant_model(
     Texts are files, folders, or names of corpora (debian-docs, manpages/de ...). An interrupted --continue-on goes on
     with the same command.
     """
-    from tokenry.bench.transplant import bits, changes_text, load_donor, load_language_model, texts_of
+    from tokenry.bench.vocabularies.transplant import (
+        bits,
+        changes_text,
+        load_donor,
+        load_language_model,
+        texts_of,
+    )
     from tokenry.models.pretrained import model_folder
     from tokenry.text.transplant import Context, save_transplanted, transplant, transplant_method
     from tokenry.text.transplant.apply import check_free
@@ -85,7 +91,7 @@ def transplant_model(
                 "two models predict different texts and their bits per byte do not compare"
             )
     if trained_on:
-        from tokenry.learn.transplant import ContinueSettings, continue_training
+        from tokenry.text.transplant.training import ContinueSettings, continue_training
 
         checkpoints = out.with_name(f"{out.name}-training")
         schedule = ContinueSettings(steps=steps, lr=lr, body_lr=body_lr, seed=seed)

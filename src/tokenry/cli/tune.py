@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenry.checkpoints import require_model
 from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 from tokenry.cli.terminal import say
+from tokenry.hosts.checkpoints import require_model
 
 if TYPE_CHECKING:
     from tokenry.reduce import Reducer
@@ -59,8 +59,8 @@ def tune_methods(
     """Find the cheapest method and budget that keep TARGET of the score, with 97.5 % confidence."""
     require_model(model, adapter)
     from tokenry import bench
-    from tokenry.bench.arms import plan_arms
-    from tokenry.bench.choose import cost_column
+    from tokenry.bench.reducers.arms import plan_arms
+    from tokenry.bench.reducers.choose import cost_column
 
     form = options.Form.of(wide, as_json, as_csv)
     names, limits = options.split_methods(methods), options.split_budgets(budgets)

@@ -43,8 +43,8 @@ def train_vocabulary(
     limit: _Limit = None,
 ) -> None:
     """Train a vocabulary and save it as a folder that AutoTokenizer loads."""
-    from tokenry.bench.vocab import count_tokens
-    from tokenry.data.sources import gather
+    from tokenry.bench.vocabularies.compare import count_tokens
+    from tokenry.data.text.sources import gather
     from tokenry.text.kinds import train
     from tokenry.text.training import save_tokenizer
 
@@ -77,14 +77,14 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Compare vocabularies on the same text: bytes per token, tokens per word, speed, languages."""
-    from tokenry.bench.vocab import (
+    from tokenry.bench.vocabularies.compare import (
         check_plot,
         compare_vocabularies,
         read_vocabulary,
         save_plot,
         vocabulary_tables,
     )
-    from tokenry.data.sources import gather
+    from tokenry.data.text.sources import gather
 
     if plot is not None:
         check_plot(plot)

@@ -12,21 +12,23 @@ from tokenry.tokens.faces import lazy
 if TYPE_CHECKING:
     from tokenry.embed.chat import ChatModel as ChatModel
     from tokenry.embed.chat import TokenRuler as TokenRuler
-    from tokenry.embed.clustered_rag import ClusteredRAG as ClusteredRAG
-    from tokenry.embed.crag import CRAG as CRAG
-    from tokenry.embed.dupmae import DupmaeEncoder as DupmaeEncoder
+    from tokenry.embed.crag.method import CRAG as CRAG
+    from tokenry.embed.crag.pipeline import ClusteredRAG as ClusteredRAG
+    from tokenry.embed.crag.summarise import ExtractiveSummariser as ExtractiveSummariser
+    from tokenry.embed.crag.summarise import ModelSummariser as ModelSummariser
+    from tokenry.embed.dupmae.encoder import DupmaeEncoder as DupmaeEncoder
+    from tokenry.embed.dupmae.training import DupmaeObjective as DupmaeObjective
     from tokenry.embed.encoder import SentenceEncoder as SentenceEncoder
     from tokenry.embed.index import VectorIndex as VectorIndex
-    from tokenry.embed.summarise import ExtractiveSummariser as ExtractiveSummariser
-    from tokenry.embed.summarise import ModelSummariser as ModelSummariser
 
 _HOME = {
-    "CRAG": "embed.crag",
+    "CRAG": "embed.crag.method",
     "ChatModel": "embed.chat",
-    "ClusteredRAG": "embed.clustered_rag",
-    "DupmaeEncoder": "embed.dupmae",
-    "ExtractiveSummariser": "embed.summarise",
-    "ModelSummariser": "embed.summarise",
+    "ClusteredRAG": "embed.crag.pipeline",
+    "DupmaeEncoder": "embed.dupmae.encoder",
+    "DupmaeObjective": "embed.dupmae.training",
+    "ExtractiveSummariser": "embed.crag.summarise",
+    "ModelSummariser": "embed.crag.summarise",
     "SentenceEncoder": "embed.encoder",
     "TokenRuler": "embed.chat",
     "VectorIndex": "embed.index",

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from tokenry.text.plain import PlainText
+from tokenry.hosts.plain_text import PlainText
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 _GREEDY: Final[Mapping[str, Any]] = MappingProxyType({"do_sample": False})
@@ -144,7 +144,7 @@ class ChatModel(TokenRuler):
         context: most tokens of prompt and answer together; by default what model and tokenizer allow.
         batch: prompts in one call of `generate`, padded on the left.
         generation: options of `generate`, greedy by default: ``{"repetition_penalty": 1.1}``, ``{"do_sample": True,
-            "temperature": 0.7}``, ``{"custom_generate": tokenry.hosts.speculate.Speculation(...)}``.
+            "temperature": 0.7}``, ``{"custom_generate": tokenry.predict.lm.speculate.Speculation(...)}``.
 
     Raises:
         InputError: batch or context is below 1.

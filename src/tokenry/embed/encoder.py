@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenry.checkpoints import Checkpoint
+from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 Encoder = Callable[[list[str]], Any]

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from tokenry.data.files import whole_folder
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.extras import optional
+from tokenry.tokens.files import whole_folder
 
 _FILE: Final = "index.safetensors"
 

@@ -2,104 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-
-from torch import Tensor, nn
-
-from tokenry.hosts.calibrate import Calibration, calibrate
-from tokenry.hosts.check import CheckReport, check
 from tokenry.hosts.cost import Cost, decoder_flops, encoder_flops, kv_bytes
-from tokenry.hosts.generate import DECODERS, decoder, generate
 from tokenry.hosts.host import Host
-from tokenry.hosts.load import load_model
 from tokenry.hosts.prompt import question_inputs
-from tokenry.hosts.session import Session
+from tokenry.hosts.reducing.session import Session
 from tokenry.hosts.trace import ItemTrace
 from tokenry.hosts.vision import Encoded, encode_pictures, visual_kinds
-from tokenry.reduce import Reducer, read_methods
+from tokenry.tokens.faces import lazy
 
 __all__ = [
-    "DECODERS",
-    "Calibration",
-    "CheckReport",
     "Cost",
     "Encoded",
     "Host",
     "ItemTrace",
     "Session",
-    "calibrate",
-    "check",
-    "decoder",
     "decoder_flops",
-    "encode",
+    "encode_pictures",
     "encoder_flops",
-    "generate",
     "kv_bytes",
-    "load_model",
     "question_inputs",
-    "reduced",
     "visual_kinds",
 ]
 
+_MOVED = {
+    "DECODERS": "predict.lm.generate.DECODERS",
+    "Calibration": "predict.Calibration",
+    "CheckReport": "reduce.CheckReport",
+    "calibrate": "predict.calibrate",
+    "check": "check",
+    "decoder": "decoder",
+    "encode": "reduce.encode",
+    "generate": "generate",
+    "load_model": "models.load_model",
+    "reduced": "reduced",
+}
 
-def reduced(
-    model: nn.Module,
-    method: str | Reducer | Iterable[str | Reducer],
-    *,
-    encoded: Encoded | None = None,
-    tokens: slice | Tensor | Callable[[Tensor], Tensor] | None = None,
-    crops: Sequence[int] | None = None,
-    **settings: Any,
-) -> Session:
-    """Run a model on fewer visual tokens: ``with tk.reduced(model, "fastervlm", budget=64) as run: ...``.
-
-    Inside the block the model's own calls - ``model(**inputs)``, ``model.generate(**inputs)``, a training step - take
-    the same inputs and give outputs of the same shapes; dropped positions read zero; prompts without a picture run in
-    full. On the way out, also after an exception, the model is exactly what it was.
-
-    A block is for the thread that runs it. For a server, ``run = tk.reduced(...).attach()`` holds for all threads and
-    until ``run.detach()``.
-
-    Args:
-        model: a transformers model: a vision-language model, or any causal language model with `tokens`; also one
-            inside `peft.PeftModel` or `torch.compile(model)`.
-        method: a name, a `Reducer`, several of them in the order in which they act, or "first+second".
-        encoded: pictures encoded beforehand with `encode`.
-        tokens: for a text model, which columns of the prompt may be dropped: a slice, a mask (batch x tokens), or a
-            function from `input_ids` to a mask.
-        crops: for models that cut pictures into tiles: how many tiles each picture has, in order of appearance. Only
-            needed where the prompt does not tell (Gemma3's pan-and-scan, Idefics2's quarters).
-        **settings: settings of methods given by name, such as `budget`.
-
-    Returns:
-        A `Session`: `run.trace` (what was kept), `run.cost` (FLOPs, cache), `run.lengths`, `run.selection_s`.
-
-    Raises:
-        UnsupportedError: a method cannot run on this model; the message says what can.
-        TokenryError: an unknown method or setting, methods in an order in which they cannot act, a model that already
-            runs reduced.
-    """
-    return Session(model, read_methods(method, **settings), encoded=encoded, tokens=tokens, crops=crops)
-
-
-def encode(
-    model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[str | Reducer] = (), **settings: Any
-) -> Encoded:
-    """Run the vision side once, for use with many methods: ``tk.reduced(model, m, encoded=encoded)`` and
-    ``model.generate(**encoded.inputs)``.
-
-    Args:
-        model: a vision-language model.
-        inputs: what the processor made.
-        methods: methods that will use the pictures; what they read of the encoder is recorded along the way.
-        **settings: settings of methods given by name.
-    """
-    host = Host.of(model)
-    layers = {
-        layer
-        for m in read_methods(methods, **settings)
-        for cut in m.cuts(host.depth)
-        for layer in m.needs(cut, host.depth).cls_layers
-    }
-    return encode_pictures(host, inputs, layers)
+__getattr__, __dir__ = lazy(__name__, {}, moved=_MOVED)

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tokenry.hosts.host import Host
-from tokenry.upstream import attention_width, key_width, projector_of
+from tokenry.hosts.upstream import attention_width, key_width, projector_of
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tokenry.hosts.upstream import Tiling
 from tokenry.tokens import InputError
-from tokenry.upstream import Tiling
 
 
 @dataclass(frozen=True)

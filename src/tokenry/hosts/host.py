@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenry import upstream
+from tokenry.hosts import upstream
+from tokenry.hosts.wrappers import compiled_around, unwrap
 from tokenry.tokens import Depth, InputError, UnsupportedError
-from tokenry.wrappers import compiled_around, unwrap
 
 _MASKED = {"full_attention", "sliding_attention"}
 _POINTWISE = {"moe", "mlp"}

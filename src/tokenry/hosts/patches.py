@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from torch import nn
 
-from tokenry.upstream import forget_watches
+from tokenry.hosts.upstream import forget_watches
 
 _BEFORE: Final = "tokenry_before"
 _NOTHING: Final = object()

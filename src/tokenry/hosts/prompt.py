@@ -2,7 +2,7 @@
 
 The prompt is the processor's own: where it has a chat template, what `apply_chat_template` tokenizes. (The template's
 text put through the processor again may begin with a second BOS token.) The question is text, whatever it says: see
-`tokenry.text.plain`.
+`tokenry.hosts.plain_text`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 
-from tokenry.checkpoints import Checkpoint
+from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.host import Host
-from tokenry.text.plain import PlainText
+from tokenry.hosts.plain_text import PlainText
+from tokenry.hosts.wrappers import device_of
 from tokenry.tokens import InputError
-from tokenry.wrappers import device_of
 
 
 def question_inputs(

@@ -21,9 +21,8 @@ from torch import Tensor
 from tokenry.hosts.crops import tile_numbers
 from tokenry.hosts.host import Host
 from tokenry.hosts.patches import put
-from tokenry.hosts.probes import cls_rows
-from tokenry.tokens import InputError, UnsupportedError
-from tokenry.upstream import (
+from tokenry.hosts.reducing.attention import cls_rows
+from tokenry.hosts.upstream import (
     ENCODED,
     NEWLINE,
     PACKING,
@@ -45,7 +44,8 @@ from tokenry.upstream import (
     watch_attention,
     whole_comes_first,
 )
-from tokenry.wrappers import synchronise
+from tokenry.hosts.wrappers import synchronise
+from tokenry.tokens import InputError, UnsupportedError
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
-"""Objectives, and the one training loop they share.
+"""Objectives of training that are systems themselves.
 
-Names are loaded on first use.
+Names are loaded on first use. The loop is `tokenry.train`; an objective that belongs to one system lives with it.
 """
 
 from __future__ import annotations
@@ -10,36 +10,31 @@ from typing import TYPE_CHECKING
 from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
-    from tokenry.learn.acm import EndToEnd as EndToEnd
-    from tokenry.learn.acm import GatePretraining as GatePretraining
-    from tokenry.learn.acm import ModuleDistillation as ModuleDistillation
-    from tokenry.learn.duo import RandomRouting as RandomRouting
-    from tokenry.learn.duo import RouterTraining as RouterTraining
-    from tokenry.learn.dupmae import DupmaeObjective as DupmaeObjective
+    from tokenry.learn.electra import ElectraMasking as ElectraMasking
     from tokenry.learn.electra import ElectraObjective as ElectraObjective
-    from tokenry.learn.loop import LoopSettings as LoopSettings
-    from tokenry.learn.loop import Objective as Objective
-    from tokenry.learn.loop import train as train
-    from tokenry.learn.octopus import CallBatches as CallBatches
-    from tokenry.learn.octopus import CallObjective as CallObjective
-    from tokenry.learn.octopus import RoutingExample as RoutingExample
+    from tokenry.learn.electra import ElectraSettings as ElectraSettings
 
 _HOME = {
-    "CallBatches": "learn.octopus",
-    "CallObjective": "learn.octopus",
-    "DupmaeObjective": "learn.dupmae",
+    "ElectraMasking": "learn.electra",
     "ElectraObjective": "learn.electra",
-    "EndToEnd": "learn.acm",
-    "GatePretraining": "learn.acm",
-    "LoopSettings": "learn.loop",
-    "ModuleDistillation": "learn.acm",
-    "Objective": "learn.loop",
-    "RandomRouting": "learn.duo",
-    "RouterTraining": "learn.duo",
-    "RoutingExample": "learn.octopus",
-    "train": "learn.loop",
+    "ElectraSettings": "learn.electra",
+}
+
+_MOVED = {
+    "CallBatches": "predict.CallBatches",
+    "CallObjective": "predict.CallObjective",
+    "DupmaeObjective": "embed.DupmaeObjective",
+    "EndToEnd": "models.EndToEnd",
+    "GatePretraining": "models.GatePretraining",
+    "LoopSettings": "train.LoopSettings",
+    "ModuleDistillation": "models.ModuleDistillation",
+    "Objective": "train.Objective",
+    "RandomRouting": "models.RandomRouting",
+    "RouterTraining": "models.RouterTraining",
+    "RoutingExample": "predict.RoutingExample",
+    "train": "train.train",
 }
 
 __all__ = sorted(_HOME)
 
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME, moved=_MOVED)

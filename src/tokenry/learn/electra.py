@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
-from tokenry.learn import masking
-from tokenry.learn.encoder_data import Rows, SpecialIds
-from tokenry.learn.loop import Batch, Figures, Objective
-from tokenry.learn.masked_lm import as_batch, hidden_states, vocabulary_logits
 from tokenry.tokens.errors import InputError
+from tokenry.train import masking
+from tokenry.train.loop import Batch, Figures, Objective
+from tokenry.train.masked_lm import as_batch, hidden_states, vocabulary_logits
+from tokenry.train.rows import Rows, SpecialIds
 
 Generator = Literal["network", "tied", "uniform", "unigram"]
 Task = Literal["electra", "electra-15", "replace-mlm", "all-tokens-mlm"]

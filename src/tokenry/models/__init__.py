@@ -1,5 +1,37 @@
-"""Networks that are trained whole: backbones, language models, the embedded vision-language model."""
+"""Networks that are trained whole, what loads them, and trained models made adaptive.
 
-from tokenry.models.embedded import load_embedded
+Names are loaded on first use.
+"""
 
-__all__ = ["load_embedded"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenry.tokens.faces import lazy
+
+if TYPE_CHECKING:
+    from tokenry.models.adaptive.acm.layer import AcmConfig as AcmConfig
+    from tokenry.models.adaptive.acm.training import EndToEnd as EndToEnd
+    from tokenry.models.adaptive.acm.training import GatePretraining as GatePretraining
+    from tokenry.models.adaptive.acm.training import ModuleDistillation as ModuleDistillation
+    from tokenry.models.adaptive.duo_llm.training import RandomRouting as RandomRouting
+    from tokenry.models.adaptive.duo_llm.training import RouterTraining as RouterTraining
+    from tokenry.models.load import load_model as load_model
+    from tokenry.models.pretrained import load_smollm2 as load_smollm2
+    from tokenry.models.vlm.embedded.model import load_embedded as load_embedded
+
+_HOME = {
+    "AcmConfig": "models.adaptive.acm.layer",
+    "EndToEnd": "models.adaptive.acm.training",
+    "GatePretraining": "models.adaptive.acm.training",
+    "ModuleDistillation": "models.adaptive.acm.training",
+    "RandomRouting": "models.adaptive.duo_llm.training",
+    "RouterTraining": "models.adaptive.duo_llm.training",
+    "load_embedded": "models.vlm.embedded.model",
+    "load_model": "models.load",
+    "load_smollm2": "models.pretrained",
+}
+
+__all__ = sorted(_HOME)
+
+__getattr__, __dir__ = lazy(__name__, _HOME)

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import torch
 
-from tokenry.checkpoints import Checkpoint
 from tokenry.data.packages import Package, cache_folder, keep, kept, scratch_beside
 from tokenry.data.pypi import fetch
+from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.extras import optional
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenry.reduce.base import Reducer, layer_at
-from tokenry.reduce.matching import bipartite_match, merge_onto
+from tokenry.reduce.shared.matching import bipartite_match, merge_onto
 from tokenry.tokens import BudgetLike, Depth, Needs, Reduction, Stage, TokenryError, TokenView
 
 

@@ -111,9 +111,9 @@ class Reducer(ABC):
 
     def __call__(self, model: nn.Module, **options: Any) -> AbstractContextManager[Session]:
         """``with method(model) as run:`` - short for ``tokenry.reduced(model, method)``."""
-        from tokenry.hosts import reduced
+        from tokenry.hosts import Session
 
-        return reduced(model, self, **options)
+        return Session(model, [self], **options)
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values; `from_json` (or `tokenry.method`) reads it back."""

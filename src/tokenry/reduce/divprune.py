@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokenry.reduce.base import Reducer
-from tokenry.reduce.diverse import chosen, greedy_diverse
+from tokenry.reduce.shared.diverse import chosen, greedy_diverse
 from tokenry.tokens import BudgetLike, Positions, Reduction, TokenView
 
 

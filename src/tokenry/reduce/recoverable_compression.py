@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.reduce.base import Reducer, layer_at
-from tokenry.reduce.diverse import cosines, unit_rows
-from tokenry.reduce.matching import merge_onto
-from tokenry.reduce.outliers import stands_out
+from tokenry.reduce.shared.diverse import cosines, unit_rows
+from tokenry.reduce.shared.matching import merge_onto
+from tokenry.reduce.shared.outliers import stands_out
 from tokenry.tokens import (
     BudgetLike,
     Depth,

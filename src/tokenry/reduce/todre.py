@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.reduce.base import Reducer, layer_at
-from tokenry.reduce.diverse import Rule, chosen, greedy_diverse
 from tokenry.reduce.random import RandomTokens
+from tokenry.reduce.shared.diverse import Rule, chosen, greedy_diverse
 from tokenry.tokens import (
     HALF,
     BudgetLike,

@@ -1,7 +1,6 @@
 """Text and tokens: vocabularies, tries, new vocabularies for models that exist, byte-level views.
 
-Names are loaded on first use. `byte_model` lives in `tokenry.predict`, above this room: it is here because whoever
-looks for the bytes of a language model looks here.
+Names are loaded on first use.
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ from typing import TYPE_CHECKING
 from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
-    from tokenry.predict.lm.byte_model import byte_model as byte_model
     from tokenry.text.dynamic_tokenization import dynamic as dynamic
     from tokenry.text.trie import ByteTrie as ByteTrie
     from tokenry.text.vocabulary import ByteVocab as ByteVocab
 
 _HOME = {
-    "byte_model": "predict.lm.byte_model",
     "dynamic": "text.dynamic_tokenization",
     "ByteTrie": "text.trie",
     "ByteVocab": "text.vocabulary",
@@ -25,4 +22,4 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME, moved={"byte_model": "predict.byte_model"})

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.text.knn import KnnIndex
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
@@ -18,7 +19,6 @@ from tokenry.text.zett.network import HypernetOutput, Hypernetwork, MeanOfPieces
 from tokenry.text.zett.surface import Surfaces
 from tokenry.text.zett.swap import embed
 from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.upstream import cache_of, with_cache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,10 @@ from rich.progress import track
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tokenry.hosts.encoding import byte_alphabet
 from tokenry.text.lexicon import RankedLexicon
 from tokenry.text.training import END_OF_TEXT, as_fast, byte_level, check_size, documents, special
-from tokenry.text.vocabulary import byte_alphabet, to_surface
+from tokenry.text.vocabulary import to_surface
 from tokenry.tokens.errors import InputError
 
 Context = tuple[str, str]

@@ -7,7 +7,6 @@ Bytes are UTF-8 and words are what white space separates throughout.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenry.text.plain import PlainText
-from tokenry.text.vocabulary import missing_bytes
+from tokenry.hosts.encoding import encode_plain, start_id
 from tokenry.tokens.errors import InputError
 
 _LOGITS: Final = 1 << 26  # logits at once: 256 MB of float32
@@ -107,35 +105,6 @@ def score_texts(
     return tuple(
         TextScore(total, score.n_tokens, score.n_bytes) for total, score in zip(nats, scores, strict=True)
     )
-
-
-def start_id(tokenizer: Any) -> int | None:
-    """Return the token that a text's first token is predicted from: bos, or else eos, or None."""
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return None
-
-
-def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Encode texts as they are: no special token added, and none read out of the text.
-
-    Raises:
-        InputError: If the tokenizer has no token for something and would only say that it is unknown, or would leave it
-            out without a word. White space and accents that its normalisation takes off knowingly are no such thing.
-    """
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
-    _refuse_dropped(tokenizer, texts, encoded)
-    found: list[list[int]] = encoded["input_ids"]
-    # Vocabularies of WordPiece and Unigram models hold special tokens as ordinary pieces too.
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    for i, ids in enumerate(found):
-        if not special.isdisjoint(ids):
-            found[i] = PlainText(tokenizer).ids(texts[i], add_special_tokens=False)
-    _refuse_unknown(tokenizer, texts, found)
-    return found
 
 
 def bytes_per_token(tokenizer: Any, texts: Sequence[str]) -> float:
@@ -271,53 +240,6 @@ def _token_nats(
     return F.cross_entropy(
         logits[..., :n_ids].float().flatten(0, 1), targets.flatten(), reduction="none"
     ).view(targets.shape)
-
-
-def _refuse_unknown(tokenizer: Any, texts: Sequence[str], encoded: Sequence[Sequence[int]]) -> None:
-    unknown = tokenizer.unk_token_id
-    if unknown is None:
-        return
-    for text, ids in zip(texts, encoded, strict=True):
-        if unknown in ids:
-            raise InputError(
-                f"The tokenizer has no token for something in {text[:60]!r} and says only {tokenizer.unk_token!r}: "
-                "what it leaves out cannot be measured."
-            )
-
-
-def _refuse_dropped(tokenizer: Any, texts: Sequence[str], encoded: Any) -> None:
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    if core is None or encoded.encodings is None:
-        return  # tokenizers in Python say "unknown" instead
-    missing = missing_bytes(core)
-    for text, encoding in zip(texts, encoded.encodings, strict=True):
-        char = None
-        if missing is not None and (found := missing.search(text.encode("utf-8", "surrogatepass"))):
-            char = next(c for c in text if found[0] in c.encode("utf-8", "surrogatepass"))
-        else:
-            char = _left_out(core.normalizer, text, encoding.offsets)
-        if char is not None:
-            raise InputError(
-                f"The tokenizer leaves {char!r} (U+{ord(char):04X}) out of {text[:60]!r} without a word, and what it "
-                "leaves out cannot be measured: remove it first, or use a tokenizer that has a token for it."
-            )
-
-
-def _left_out(normalizer: Any, text: str, offsets: Sequence[tuple[int, int]]) -> str | None:
-    """A character in no token's span that normalisation leaves as it is, or takes out as if there were none."""
-    seen = bytearray(len(text))
-    for start, end in offsets:
-        seen[start:end] = b"\1" * (end - start)
-    left_out = {
-        char
-        for char, covered in zip(text, seen, strict=True)
-        if not covered and not char.isspace() and not unicodedata.category(char).startswith("M")
-    }
-    if normalizer is not None and left_out:
-        # A character that is not in it was composed with its neighbour.
-        normal = normalizer.normalize_str(text)
-        left_out = {char for char in left_out if char in normal or not normalizer.normalize_str(char)}
-    return min(left_out, default=None)
 
 
 def _count_tokens(tokenizer: Any, texts: Sequence[str]) -> int:

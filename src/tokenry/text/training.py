@@ -25,8 +25,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.data.files import whole_folder
 from tokenry.tokens.errors import InputError, UnknownNameError
+from tokenry.tokens.files import whole_folder
 
 END_OF_TEXT = "<|endoftext|>"
 

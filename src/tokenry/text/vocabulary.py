@@ -21,7 +21,13 @@ from typing import Any, Literal, Self
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.checkpoints import Checkpoint
+from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.hosts.encoding import (
+    byte_alphabet,
+    component_parts,
+    component_types,
+    missing_bytes,
+)
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 Kind = Literal["byte-level", "sentencepiece", "wordpiece"]
@@ -30,16 +36,6 @@ Front = Literal["never", "missing", "always"]
 _METASPACE = "▁"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ESCAPED = re.compile(r"[\udc80-\udcff]")  # how Python writes bytes that are not UTF-8 ("surrogateescape")
-
-
-def byte_alphabet() -> tuple[str, ...]:
-    """The character that stands for each byte in byte-level vocabularies (GPT-2's convention).
-
-    Printable Latin-1 characters stand for themselves; the other bytes take the code points from 256 on, in order.
-    """
-    spare = iter(range(256, 512))
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    return tuple(chr(byte if byte in printable else next(spare)) for byte in range(256))
 
 
 _ALPHABET = byte_alphabet()
@@ -402,19 +398,6 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
     return loaded
 
 
-def missing_bytes(backend: Tokenizer) -> re.Pattern[bytes] | None:
-    """Bytes that a byte-level vocabulary lacks, as a pattern; None if it lacks none or is of another kind.
-
-    `tokenizers` drops these from a text without a word.
-    """
-    if "ByteLevel" not in _types(
-        pre_tokenizer=_state(backend.pre_tokenizer), decoder=_state(backend.decoder)
-    ):
-        return None
-    lacking = bytes(byte for byte, char in enumerate(_ALPHABET) if backend.token_to_id(char) is None)
-    return re.compile(b"[" + re.escape(lacking) + b"]") if lacking else None
-
-
 def _unwritable(text: str) -> str:
     return (
         f"The tokenizer has no tokens for something in {text[:60]!r} and no bytes to fall back on; its own encoding "
@@ -449,35 +432,14 @@ def _another(data: bytes, written: bytes) -> str:
 # ------------------------------------------------------------------------------------- reading tokenizer.json
 
 
-def _state(component: Any) -> Mapping[str, Any] | None:
-    """The specification of one component, without that of the whole tokenizer and its vocabulary."""
-    return None if component is None else json.loads(component.__getstate__())
-
-
-def _types(**components: Mapping[str, Any] | None) -> set[str]:
-    return {part["type"] for component in components.values() for part in _parts(component)}
-
-
-def _parts(component: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """A normalizer, pre-tokenizer or decoder, with sequences unfolded."""
-    if component is None:
-        return
-    if component["type"] == "Sequence":
-        for key in ("normalizers", "pretokenizers", "decoders"):
-            for part in component.get(key, ()):
-                yield from _parts(part)
-    else:
-        yield dict(component)
-
-
 def _kind(spec: Mapping[str, Any]) -> Kind:
-    types = _types(pre_tokenizer=spec["pre_tokenizer"], decoder=spec["decoder"])
+    types = component_types(pre_tokenizer=spec["pre_tokenizer"], decoder=spec["decoder"])
     model = spec["model"]
     if "ByteLevel" in types:
         return "byte-level"
     if model.get("type") == "WordPiece" or "WordPiece" in types:
         return "wordpiece"
-    replaces = any(part.get("content") == _METASPACE for part in _parts(spec["normalizer"]))
+    replaces = any(part.get("content") == _METASPACE for part in component_parts(spec["normalizer"]))
     if "Metaspace" in types or replaces or model.get("byte_fallback"):
         return "sentencepiece"
     raise UnsupportedError(
@@ -506,7 +468,7 @@ def _strip(spec: dict[str, Any], kind: Kind) -> tuple[Front, str | None]:
         return "missing", None
     always = missing = False
     kept, left_off = [], []
-    for part in _parts(spec["normalizer"]):
+    for part in component_parts(spec["normalizer"]):
         if part["type"] == "Prepend":
             always = True
         elif part["type"] == "Replace" and part.get("content") == _METASPACE:
@@ -514,7 +476,7 @@ def _strip(spec: dict[str, Any], kind: Kind) -> tuple[Front, str | None]:
         else:
             left_off.append(part["type"])
     spec["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-    splitters = list(_parts(spec["pre_tokenizer"]))
+    splitters = list(component_parts(spec["pre_tokenizer"]))
     for part in splitters:
         if part["type"] == "ByteLevel":
             missing |= part["add_prefix_space"]

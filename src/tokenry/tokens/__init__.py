@@ -16,6 +16,7 @@ from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
     from tokenry.tokens.budget import HALF, Budget, BudgetLike
+    from tokenry.tokens.method import Method
     from tokenry.tokens.positions import Positions
     from tokenry.tokens.reduction import DenseReduction, Reduction, best, gather_rows, prefix_mask
     from tokenry.tokens.view import AttentionView, Depth, Needs, Stage, TokenView
@@ -29,6 +30,7 @@ __all__ = [
     "DenseReduction",
     "Depth",
     "InputError",
+    "Method",
     "Needs",
     "Positions",
     "Reduction",
@@ -54,6 +56,7 @@ _HOME = {
     "gather_rows": "tokens.reduction",
     "prefix_mask": "tokens.reduction",
     "AttentionView": "tokens.view",
+    "Method": "tokens.method",
     "Depth": "tokens.view",
     "Needs": "tokens.view",
     "Positions": "tokens.positions",

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tokenry.text.auxiliary import AuxEmbedder
+from tokenry.text.string_vectors import AuxEmbedder
 from tokenry.text.training import train_bpe
 from tokenry.text.transplant import Context, Donor
 from tokenry.text.vocabulary import ByteVocab

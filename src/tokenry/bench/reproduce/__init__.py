@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel
 
+from tokenry.bench.reducers.results import digest
 from tokenry.bench.reproduce import experiments, findings, study, verdict
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Lab
 from tokenry.bench.reproduce.recipe import Criterion, Questions, Recipe, recipe_folder
 from tokenry.bench.reproduce.study import Outcome, Study
 from tokenry.bench.reproduce.verdict import Reproduction
-from tokenry.bench.results import digest
 from tokenry.catalog import card, results
 from tokenry.tokens import InputError
 

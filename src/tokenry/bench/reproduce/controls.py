@@ -16,11 +16,11 @@ from torch import Tensor
 
 from tokenry.reduce import Reducer
 from tokenry.reduce.base import layer_at
-from tokenry.reduce.diverse import cosines, unit_rows
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.reduce.recoverable_compression import RecoverableCompression
+from tokenry.reduce.shared.diverse import cosines, unit_rows
 from tokenry.tokens import BudgetLike, Depth, Needs, Reduction, Stage, TokenView
 
 # --- controls ---------------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokenry.bench import environment
+from tokenry.bench.reducers.results import digest
 from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.reproduce.lab import Arms, Chain, Lab
 from tokenry.bench.reproduce.recipe import Questions, Recipe
 from tokenry.bench.reproduce.sheet import Sheet, mean_over
 from tokenry.bench.reproduce.verdict import judge
-from tokenry.bench.results import digest
 from tokenry.reduce.random import RandomTokens
 from tokenry.tokens import BudgetLike, InputError
 

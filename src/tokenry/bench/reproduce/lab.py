@@ -25,19 +25,19 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry import hosts
 from tokenry.bench import environment
+from tokenry.bench.reducers.results import digest
 from tokenry.bench.reproduce import controls, sheet
 from tokenry.bench.reproduce.controls import Gauge
 from tokenry.bench.reproduce.recipe import Questions
 from tokenry.bench.reproduce.sheet import Sheet
-from tokenry.bench.results import digest
-from tokenry.data import examples, scenes
-from tokenry.data.examples import Example, exact_match, load_scenes, region_mask
-from tokenry.data.scenes import Box
+from tokenry.data.questions import examples
+from tokenry.data.questions.examples import Example, exact_match, load_scenes, region_mask
+from tokenry.data.scenes import scenes
+from tokenry.data.scenes.scenes import Box
 from tokenry.hosts import Encoded, Host, Session, decoder_flops
-from tokenry.models.embedded import PROMPT
-from tokenry.reduce import Reducer
+from tokenry.models.vlm.embedded.model import PROMPT
+from tokenry.reduce import Reducer, encode, reduced
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.vtc_cls import VtcCls
 from tokenry.tokens import InputError
@@ -218,7 +218,7 @@ class Lab:
             )
         batches = [self._batch([group[j] for group in groups]) for j in range(questions.per_picture)]
         # Every block's [CLS] row, whatever method will want it.
-        encoded = hosts.encode(self.model, batches[0], [VtcCls(budget=1.0, start=0, layer=-1)])
+        encoded = encode(self.model, batches[0], [VtcCls(budget=1.0, start=0, layer=-1)])
         (pictures,) = encoded.pictures.values()
         grid = (int(pictures.grid[0, 1]), int(pictures.grid[0, 2]))
         rounds = []
@@ -255,9 +255,7 @@ class Lab:
         )  # and the end of the answer
         with ExitStack() as stack, torch.inference_mode():
             run = (
-                stack.enter_context(hosts.reduced(self.model, methods, encoded=asked.encoded))
-                if methods
-                else None
+                stack.enter_context(reduced(self.model, methods, encoded=asked.encoded)) if methods else None
             )
             ids = self.model.generate(**inputs, max_new_tokens=longest, do_sample=False)
         answers = self.processor.batch_decode(ids[:, width:], skip_special_tokens=True)

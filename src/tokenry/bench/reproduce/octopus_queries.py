@@ -17,8 +17,8 @@ from tokenry.bench.reproduce.octopus_workers import (
     manual_pages,
     python_docs,
 )
-from tokenry.data.pack import load_pack
-from tokenry.learn.octopus import RoutingExample
+from tokenry.data.scenes.pack import load_pack
+from tokenry.predict.octopus_v4.training import RoutingExample
 
 # worker -> (templates, paraphrases held out); {x} is what is asked for, {e} an emoji, {y} a unit
 TEMPLATES: Final[Mapping[str, tuple[Sequence[str], Sequence[str]]]] = MappingProxyType(

@@ -24,11 +24,11 @@ from typing import Any, Final
 import torch
 
 from tokenry.data import pypi
-from tokenry.data.corpora import load_corpus, read_text
-from tokenry.data.manpages import ManPage, each_manpage
-from tokenry.data.pack import PackObject, load_pack
+from tokenry.data.scenes.pack import PackObject, load_pack
+from tokenry.data.text.corpora import load_corpus, read_text
+from tokenry.data.text.manpages import ManPage, each_manpage
 from tokenry.embed.chat import ChatModel
-from tokenry.predict.octopus import Graph, Node, Worker
+from tokenry.predict.octopus_v4 import Graph, Node, Worker
 from tokenry.tokens.errors import InputError
 
 NODES: Final = (

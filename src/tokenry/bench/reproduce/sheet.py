@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.stats import DIFFERENCES, paired_interval
-from tokenry.data.files import whole_file
+from tokenry.tokens.files import whole_file
 
 
 @dataclass(frozen=True, eq=False)

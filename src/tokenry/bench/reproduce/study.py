@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from tokenry.bench import environment
+from tokenry.bench.reducers.results import digest
 from tokenry.bench.reproduce.figure import Figure, rounded
 from tokenry.bench.reproduce.recipe import Recipe
 from tokenry.bench.reproduce.verdict import judge
-from tokenry.bench.results import digest
 from tokenry.data.packages import Provenance
-from tokenry.learn.loop import Batch, LoopSettings, Objective, train
 from tokenry.tokens import InputError
+from tokenry.train.loop import Batch, LoopSettings, Objective, train
 
 __all__ = ["Arm", "Figure", "Outcome", "Study"]
 

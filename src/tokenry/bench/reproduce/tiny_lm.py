@@ -12,16 +12,16 @@ from typing import Any
 from rich.console import Console
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokenry.bench.results import digest
-from tokenry.checkpoints import Checkpoint
-from tokenry.data.corpora import Corpus, load_corpus
-from tokenry.data.files import whole_folder
-from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
-from tokenry.learn.loop import LoopSettings, train
-from tokenry.learn.zett import train_hypernetwork
-from tokenry.learn.zett_batches import ZettTraining
+from tokenry.bench.reducers.results import digest
+from tokenry.data.text.corpora import Corpus, load_corpus
+from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.text.training import train_bpe
 from tokenry.text.zett import Hypernetwork, SamplerSettings
+from tokenry.text.zett.batches import ZettTraining
+from tokenry.text.zett.training import train_hypernetwork
+from tokenry.tokens.files import whole_folder
+from tokenry.train.language import CausalLanguageModel, TokenBatches, pack, small_llama
+from tokenry.train.loop import LoopSettings, train
 
 CORPORA = ("debian-docs", "manpages/en")
 

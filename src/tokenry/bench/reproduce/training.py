@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenry import hosts
 from tokenry.bench.reproduce.lab import Lab
-from tokenry.data.examples import load_scenes
-from tokenry.models.embedded import PROMPT
-from tokenry.reduce import Reducer
+from tokenry.data.questions.examples import load_scenes
+from tokenry.models.vlm.embedded.model import PROMPT
+from tokenry.reduce import Reducer, reduced
 
 _IGNORED = -100
 
@@ -70,13 +69,13 @@ def step_times(lab: Lab, method: Reducer, seed: int, *, steps: int, warmup: int,
     inputs = _training_batch(lab, seed, batch)
     times: dict[bool, list[float]] = {True: [], False: []}
     for step in range(warmup + steps):
-        for reduced in (True, False) if step % 2 else (False, True):
+        for with_method in (True, False) if step % 2 else (False, True):
             model.zero_grad()
             started = time.perf_counter()
-            with hosts.reduced(model, method) if reduced else nullcontext():
+            with reduced(model, method) if with_method else nullcontext():
                 model(**inputs).loss.backward()
             if step >= warmup:
-                times[reduced].append(time.perf_counter() - started)
+                times[with_method].append(time.perf_counter() - started)
     return StepTimes(tuple(times[True]), tuple(times[False]))
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.reproduce.recipe import Criterion
-from tokenry.data.files import whole_file
 from tokenry.tokens import InputError
+from tokenry.tokens.files import whole_file
 
 
 @dataclass(frozen=True)

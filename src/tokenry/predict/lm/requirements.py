@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.upstream import (
+from tokenry.hosts.upstream import (
     DynamicCache,
     attention_kernel,
     is_encoder_decoder,
@@ -22,6 +21,7 @@ from tokenry.upstream import (
     takes_anything,
     without_windows,
 )
+from tokenry.tokens.errors import InputError, UnsupportedError
 
 __all__ = ["longest_text", "plain_cache", "require_drafts", "require_trees"]
 

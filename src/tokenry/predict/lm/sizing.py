@@ -55,7 +55,7 @@ class Expected:
 
     Attributes:
         latency: rows of a pass -> its time, in units of a pass over one row, as measured on this machine
-            (`tokenry.hosts.calibrate`). Between measured sizes it is interpolated, beyond them extrapolated.
+            (`tokenry.predict.lm.calibrate`). Between measured sizes it is interpolated, beyond them extrapolated.
         margin: how much faster drafting must promise to be than not drafting.
         expected: tokens that the passes so far should have written.
         spent: time that they should have taken.

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from tokenry.data.files import whole_folder
 from tokenry.predict.lm.guesses import Guesses, TrackRecord
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft, DraftTree
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.files import whole_folder
 
 _FILE: Final = "recycling.safetensors"
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.data.files import whole_folder
+from tokenry.hosts.wrappers import unwrap
 from tokenry.text.transplant.base import Context, Rows, Transplant, check_rows
 from tokenry.text.transplant.equip import control_ids, equip
 from tokenry.text.transplant.plan import ROLES, TransplantPlan, role_ids, special_names
 from tokenry.text.transplant.registry import transplant_method
 from tokenry.text.vocabulary import ByteVocab, as_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
-from tokenry.wrappers import unwrap
+from tokenry.tokens.files import whole_folder
 
 REPORT: Final = "transplant.json"
 """File beside a saved model that says what was done."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenry.text.auxiliary import AuxEmbedder
+from tokenry.text.string_vectors import AuxEmbedder
 from tokenry.text.transplant.plan import TransplantPlan
 from tokenry.tokens.errors import InputError
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.text.auxiliary import CorpusVectors
+from tokenry.text.string_vectors import CorpusVectors
 from tokenry.text.transplant.base import Context, Mixing, Mixture, normal_rows
 from tokenry.text.transplant.counting import token_lines, token_names
 from tokenry.text.transplant.plan import TransplantPlan
@@ -27,7 +27,7 @@ class Focus(Mixing):
     dimension of the old rows. Needs ``context.texts``.
 
     The authors train fastText on the tokenized text (100 wide, 3 epochs, minimal count 10); here the vectors are PPMI
-    and a truncated SVD (`tokenry.text.auxiliary.CorpusVectors`), with hashed character n-grams for rare tokens, as
+    and a truncated SVD (`tokenry.text.string_vectors.CorpusVectors`), with hashed character n-grams for rare tokens, as
     fastText has them.
 
     Attributes:

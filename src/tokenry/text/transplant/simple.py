@@ -101,7 +101,7 @@ class ReTok(Mixing):
     *ReTok: Replacing Tokenizer to Enhance Representation Efficiency in Large Language Model*, arXiv 2410.04335. A new
     token is cut into the old vocabulary's pieces, and its row is their plain mean, in the input and in the head. The
     paper then trains embeddings and head with the body frozen, and everything after that; that part is
-    `tokenry.learn.transplant.continue_training`, for rows of any method. No code is published.
+    `tokenry.text.transplant.training.continue_training`, for rows of any method. No code is published.
     """
 
     slug: ClassVar[str] = "retok"

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.text.auxiliary import AuxEmbedder, SentenceVectors
 from tokenry.text.knn import KnnIndex
+from tokenry.text.string_vectors import AuxEmbedder, SentenceVectors
 from tokenry.text.transplant.base import Context, Mixing, Mixture
 from tokenry.text.transplant.plan import TransplantPlan
 from tokenry.text.transplant.ragged import flatten, group_softmax

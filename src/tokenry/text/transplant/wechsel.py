@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenry.text.auxiliary import CorpusVectors
 from tokenry.text.knn import KnnIndex
+from tokenry.text.string_vectors import CorpusVectors
 from tokenry.text.transplant.base import Context, Mixing, Mixture
 from tokenry.text.transplant.counting import token_names
 from tokenry.text.transplant.plan import TransplantPlan

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, RobertaConfig, RobertaModel
 
+from tokenry.hosts.upstream import ModelOutput
 from tokenry.text.zett.surface import PAD
 from tokenry.tokens.errors import InputError
-from tokenry.upstream import ModelOutput
 
 _FITTED_ON = 2048  # source tokens whose first predictions the output scalers are fitted to
 _INPUT_STD = 0.02
@@ -140,8 +140,8 @@ class Hypernetwork(PreTrainedModel):
     A token comes as its *surface form*: the ids of its bytes under the language model's own tokenizer. Their source
     rows, rescaled and projected, run through a small bidirectional encoder; its output at position 0 is projected to
     the token's row of the input embedding and, for models whose head is not tied, to its row of the head. Trained over
-    thousands of sampled tokenizers (`tokenry.learn.zett`), one network serves any target vocabulary without further
-    data.
+    thousands of sampled tokenizers (`tokenry.text.zett.training`), one network serves any target vocabulary without
+    further data.
 
     The encoder is transformers' own `RobertaModel`. Rows of equal length run together, so no attention mask is needed
     and short tokens cost what their pieces cost. Two things differ from the published code: padding of surface forms

@@ -12,8 +12,9 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Split
 
+from tokenry.hosts.encoding import byte_alphabet
 from tokenry.text.training import byte_level
-from tokenry.text.vocabulary import byte_alphabet, from_surface, to_surface
+from tokenry.text.vocabulary import from_surface, to_surface
 from tokenry.tokens.errors import InputError
 
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's, with marks

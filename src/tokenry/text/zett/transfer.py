@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry.checkpoints import Checkpoint
-from tokenry.data.files import whole_folder
+from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.text.transplant.base import Context, Rows, Transplant
 from tokenry.text.transplant.plan import TransplantPlan
 from tokenry.text.zett.network import Hypernetwork
 from tokenry.text.zett.surface import Surfaces
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.files import whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.fashion_mnist import FashionMNIST, load_fashion_mnist
-from tokenry.learn.acm import EndToEnd, GatePretraining, ModuleDistillation
-from tokenry.learn.loop import Batch, Figures, LoopSettings, Objective
-from tokenry.models.acm import ACM, AcmConfig, RandomGate
-from tokenry.models.acm_convert import Converted, convert
-from tokenry.models.conditional import compute_map
+from tokenry.data.images.fashion_mnist import FashionMNIST, load_fashion_mnist
+from tokenry.models.adaptive.acm.conversion import Converted, convert
+from tokenry.models.adaptive.acm.layer import ACM, AcmConfig, RandomGate
+from tokenry.models.adaptive.acm.training import EndToEnd, GatePretraining, ModuleDistillation
+from tokenry.models.adaptive.conditional import compute_map
+from tokenry.train.loop import Batch, Figures, LoopSettings, Objective
 
 _SIDE, _PATCH = 32, 4
 _AT_ONCE = 250  # pictures

@@ -12,13 +12,14 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import load_corpus
-from tokenry.learn.encoder_data import SpecialIds, train_wordpiece
-from tokenry.learn.loop import LoopSettings
-from tokenry.learn.masked_lm import MaskedLanguageModelling
-from tokenry.learn.words import MaskedWords, WordLanguageModel
-from tokenry.models.byte2word import MASK, PAD, Byte2WordConfig, Byte2WordForMaskedLM, basic_words
+from tokenry.data.text.corpora import load_corpus
+from tokenry.models.language.byte2word import MASK, PAD, Byte2WordConfig, Byte2WordForMaskedLM, basic_words
+from tokenry.models.language.word_models import MaskedWords, WordLanguageModel
 from tokenry.text.noise import replace_letters
+from tokenry.text.wordpiece import train_wordpiece
+from tokenry.train.loop import LoopSettings
+from tokenry.train.masked_lm import MaskedLanguageModelling
+from tokenry.train.rows import SpecialIds
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.bench.reproduce.tiny_lm import tiny_lm, tiny_lm_texts
-from tokenry.data.corpora import Corpus, load_corpus
 from tokenry.data.packages import cache_folder
+from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.models.pretrained import load_smollm2
-from tokenry.predict.lm.byte_model import byte_model
-from tokenry.predict.lm.drawing import Draw
-from tokenry.predict.lm.ensemble import ensemble
-from tokenry.predict.lm.healing import TokenContinuation
+from tokenry.predict.lm.byte_probabilities.byte_model import byte_model
+from tokenry.predict.lm.byte_probabilities.drawing import Draw
+from tokenry.predict.lm.byte_probabilities.ensemble import ensemble
+from tokenry.predict.lm.byte_probabilities.healing import TokenContinuation
 
 _WAYS = {
     "naive": "going on from the prompt's tokens",

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import Corpus, load_corpus
-from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
-from tokenry.learn.loop import LoopSettings, train
-from tokenry.text.cabrita import extend_tokenizer
+from tokenry.data.text.corpora import Corpus, load_corpus
+from tokenry.text.cabrita.vocabulary import extend_tokenizer
 from tokenry.text.measure import bits_per_byte, bytes_per_token
 from tokenry.text.training import train_bpe
 from tokenry.text.transplant import Context, transplant
+from tokenry.train.language import CausalLanguageModel, TokenBatches, pack, small_llama
+from tokenry.train.loop import LoopSettings, train
 
 _OLD: Final = "old vocabulary"
 _NEW: Final = "extended, rows: mean of pieces"

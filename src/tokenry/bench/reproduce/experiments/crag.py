@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenry.bench.reducers.results import digest
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.bench.results import digest
-from tokenry.data.files import whole_file
-from tokenry.data.manpages import load_manpages, manpages_provenance
-from tokenry.data.reviews import aspects_in, product_reviews
+from tokenry.data.text.manpages import load_manpages, manpages_provenance
+from tokenry.data.text.reviews import aspects_in, product_reviews
 from tokenry.embed.chat import ChatModel, Completion, LanguageModel
-from tokenry.embed.clustered_rag import ClusteredRAG, Report
-from tokenry.embed.crag import CRAG
+from tokenry.embed.crag.method import CRAG
+from tokenry.embed.crag.pipeline import ClusteredRAG, Report
+from tokenry.embed.crag.summarise import ExtractiveSummariser, ModelSummariser, Summariser
 from tokenry.embed.encoder import SentenceEncoder, unit_vectors
-from tokenry.embed.summarise import ExtractiveSummariser, ModelSummariser, Summariser
-from tokenry.learn.language import small_llama
 from tokenry.models.pretrained import load_smollm2
+from tokenry.tokens.files import whole_file
+from tokenry.train.language import small_llama
 
 _WRITTEN, _QUOTED = "summaries written", "summaries quoted"
 

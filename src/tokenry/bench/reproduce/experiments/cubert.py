@@ -13,10 +13,10 @@ import torch
 from transformers import BertConfig, BertForPreTraining
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.code_tasks import Function, Misuse, functions, variable_misuse
-from tokenry.data.corpora import load_corpus
-from tokenry.learn.classification import TextClassification
-from tokenry.learn.cubert import (
+from tokenry.data.text.code_tasks import Function, Misuse, functions, variable_misuse
+from tokenry.data.text.corpora import load_corpus
+from tokenry.text.cubert.tokenizer import CodeTokenizer
+from tokenry.text.cubert.training import (
     LineMasking,
     LinePretraining,
     MisusePointer,
@@ -26,10 +26,10 @@ from tokenry.learn.cubert import (
     misuse_rows,
     pack_lines,
 )
-from tokenry.learn.encoder_data import RowBatches, Rows, SpecialIds
-from tokenry.learn.loop import Batch, LoopSettings
-from tokenry.learn.masked_lm import BertMasking
-from tokenry.text.cubert import CodeTokenizer
+from tokenry.train.classification import TextClassification
+from tokenry.train.loop import Batch, LoopSettings
+from tokenry.train.masked_lm import BertMasking
+from tokenry.train.rows import RowBatches, Rows, SpecialIds
 
 
 @dataclass(frozen=True)

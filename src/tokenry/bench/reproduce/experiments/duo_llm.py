@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import load_corpus
-from tokenry.learn.duo import RandomRouting, RouterTraining, annealed, fit_budget
-from tokenry.learn.language import TokenBatches, pack
-from tokenry.learn.loop import LoopSettings
-from tokenry.models.duo import Choice, DuoForCausalLM, Routing, convert
-from tokenry.models.duo_oracle import OracleResult, oracle
-from tokenry.models.duo_routing import pattern, random_patterns
+from tokenry.data.text.corpora import load_corpus
+from tokenry.models.adaptive.duo_llm.model import Choice, DuoForCausalLM, Routing, convert
+from tokenry.models.adaptive.duo_llm.oracle import OracleResult, oracle
+from tokenry.models.adaptive.duo_llm.routing import pattern, random_patterns
+from tokenry.models.adaptive.duo_llm.training import RandomRouting, RouterTraining, annealed, fit_budget
 from tokenry.text.training import train_bpe
+from tokenry.train.language import TokenBatches, pack
+from tokenry.train.loop import LoopSettings
 
 _FIXED = ("first", "last", "alternating")
 

@@ -13,11 +13,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.manpages import each_manpage, manpages_provenance
-from tokenry.embed.dupmae import DupmaeEncoder, Representation
-from tokenry.learn.dupmae import ContrastiveRetrieval, DupmaeMasking, DupmaeObjective, DupmaeSettings
-from tokenry.learn.encoder_data import RowBatches, Rows, SpecialIds, encode, pack, rows_of, train_wordpiece
-from tokenry.learn.loop import Batch, LoopSettings
+from tokenry.data.text.manpages import each_manpage, manpages_provenance
+from tokenry.embed.dupmae.encoder import DupmaeEncoder, Representation
+from tokenry.embed.dupmae.training import ContrastiveRetrieval, DupmaeMasking, DupmaeObjective, DupmaeSettings
+from tokenry.text.wordpiece import train_wordpiece
+from tokenry.train.loop import Batch, LoopSettings
+from tokenry.train.rows import RowBatches, Rows, SpecialIds, encode, pack, rows_of
 
 ARMS: Mapping[str, DupmaeSettings] = {
     "MLM": DupmaeSettings(encoder_rate=0.15, bow_weight=0, decoder_weight=0),

@@ -14,12 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.manpages import ManPage, each_manpage, manpages_provenance
-from tokenry.learn.classification import TextClassification, linear_probe
+from tokenry.data.text.manpages import ManPage, each_manpage, manpages_provenance
 from tokenry.learn.electra import ElectraMasking, ElectraObjective, ElectraSettings, Task, electra_config
-from tokenry.learn.encoder_data import RowBatches, Rows, SpecialIds, encode, pack, rows_of, train_wordpiece
-from tokenry.learn.loop import Batch, LoopSettings, Objective
-from tokenry.learn.masked_lm import BertMasking, MaskedLanguageModelling, as_batch
+from tokenry.text.wordpiece import train_wordpiece
+from tokenry.train.classification import TextClassification, linear_probe
+from tokenry.train.loop import Batch, LoopSettings, Objective
+from tokenry.train.masked_lm import BertMasking, MaskedLanguageModelling, as_batch
+from tokenry.train.rows import RowBatches, Rows, SpecialIds, encode, pack, rows_of
 
 SECTIONS = ("2", "3", "7", "other")
 

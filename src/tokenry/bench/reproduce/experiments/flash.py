@@ -13,19 +13,19 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.pack import load_pack
-from tokenry.data.scenes import PLACES, Scene, make_scene
-from tokenry.hosts.speculate import Speculation
-from tokenry.learn.flash import FlashObjective, LessonBatches, Lessons, record
-from tokenry.learn.loop import Batch, Figures, LoopSettings, Objective
-from tokenry.learn.vlm.batches import IGNORE, token_ids
-from tokenry.learn.vlm.objectives import PixelNorm
-from tokenry.models.embedded import PROMPT, load_embedded
-from tokenry.models.flash import ChainDrafter, Drafter, FlashConfig, FlashDrafter
-from tokenry.predict.lm.flash import ChainDrafts, Flash, static_tree
+from tokenry.data.scenes.pack import load_pack
+from tokenry.data.scenes.scenes import PLACES, Scene, make_scene
+from tokenry.models.vlm.embedded.batches import IGNORE, token_ids
+from tokenry.models.vlm.embedded.model import PROMPT, load_embedded
+from tokenry.models.vlm.embedded.objectives import PixelNorm
+from tokenry.predict.lm.flash.drafter import ChainDrafter, Drafter, FlashConfig, FlashDrafter
+from tokenry.predict.lm.flash.proposer import ChainDrafts, Flash, static_tree
+from tokenry.predict.lm.flash.training import FlashObjective, LessonBatches, Lessons, record
 from tokenry.predict.lm.proposer import Proposer, Verified
 from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.speculate import Speculation
 from tokenry.predict.lm.tree import Draft
+from tokenry.train.loop import Batch, Figures, LoopSettings, Objective
 
 _QUESTION = "what can you see?"
 _AR, _AR_SHORT = "one token a pass, 5 levels", "one token a pass, as many levels"

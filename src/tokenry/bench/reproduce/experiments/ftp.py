@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.manpages import ManPage, each_manpage, manpages_provenance
-from tokenry.learn.ftp import FutureTokenPrediction, adjacent_cosine, with_positions
-from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack
-from tokenry.learn.loop import LoopSettings
-from tokenry.models.ftp import FTPConfig, FTPForCausalLM
+from tokenry.data.text.manpages import ManPage, each_manpage, manpages_provenance
+from tokenry.models.language.ftp.model import FTPConfig, FTPForCausalLM
+from tokenry.models.language.ftp.training import FutureTokenPrediction, adjacent_cosine, with_positions
 from tokenry.text.measure import bits_per_byte
 from tokenry.text.training import train_bpe
+from tokenry.train.language import CausalLanguageModel, TokenBatches, pack
+from tokenry.train.loop import LoopSettings
 
 
 def experiment(study: Study) -> Outcome:

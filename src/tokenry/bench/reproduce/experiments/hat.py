@@ -12,14 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import Corpus, load_corpus
-from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
-from tokenry.learn.loop import Batch, LoopSettings, Objective
-from tokenry.learn.words import WordBatches, WordLanguageModel, word_bits_per_byte
-from tokenry.models.hat import STOP, HatConfig, HatForCausalLM
+from tokenry.data.text.corpora import Corpus, load_corpus
+from tokenry.models.language.hat import STOP, HatConfig, HatForCausalLM
+from tokenry.models.language.word_models import WordBatches, WordLanguageModel, word_bits_per_byte
 from tokenry.text.measure import bits_per_byte
 from tokenry.text.noise import swap_letters
 from tokenry.text.training import train_bpe
+from tokenry.train.language import CausalLanguageModel, TokenBatches, pack, small_llama
+from tokenry.train.loop import Batch, LoopSettings, Objective
 
 ENGLISH, GERMAN = "English", "German"
 

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import Corpus, load_corpus
+from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.text.kl3m import boundary_consistency, corrupt, train_characters, train_domain
 
 _NOISY_BYTES = 100_000  # held-out text that boundaries are compared on

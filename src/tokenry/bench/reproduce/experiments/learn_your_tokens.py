@@ -14,14 +14,14 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import load_corpus
-from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack, small_llama
-from tokenry.learn.loop import LoopSettings, Objective
-from tokenry.learn.words import WordBatches, WordLanguageModel
-from tokenry.models.learn_your_tokens import PAD, LearnYourTokensConfig, LearnYourTokensForCausalLM
-from tokenry.models.ragged import pad_words
+from tokenry.data.text.corpora import load_corpus
+from tokenry.models.language.learn_your_tokens import PAD, LearnYourTokensConfig, LearnYourTokensForCausalLM
+from tokenry.models.language.ragged import pad_words
+from tokenry.models.language.word_models import WordBatches, WordLanguageModel
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
+from tokenry.train.language import CausalLanguageModel, TokenBatches, pack, small_llama
+from tokenry.train.loop import LoopSettings, Objective
 
 _WORD = re.compile(rb" [A-Za-z]+")
 _INSIDE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789") | set(range(128, 256))

@@ -12,12 +12,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import load_corpus
-from tokenry.data.symbols import lookup_riddles
-from tokenry.learn.language import TokenBatches
-from tokenry.learn.lexinvariant import DecipherProbe, LexinvariantLanguageModel, majority_key, with_draws
-from tokenry.learn.loop import LoopSettings
-from tokenry.models.lexinvariant import LexinvariantConfig, LexinvariantForCausalLM
+from tokenry.data.text.corpora import load_corpus
+from tokenry.data.text.symbols import lookup_riddles
+from tokenry.models.language.lexinvariant.model import LexinvariantConfig, LexinvariantForCausalLM
+from tokenry.models.language.lexinvariant.training import (
+    DecipherProbe,
+    LexinvariantLanguageModel,
+    majority_key,
+    with_draws,
+)
+from tokenry.train.language import TokenBatches
+from tokenry.train.loop import LoopSettings
 
 
 def experiment(study: Study) -> Outcome:

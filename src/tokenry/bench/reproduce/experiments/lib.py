@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import load_corpus
+from tokenry.data.text.corpora import load_corpus
 from tokenry.text.lib import Lexicon, Lib, fit
 from tokenry.text.training import train_bpe
 

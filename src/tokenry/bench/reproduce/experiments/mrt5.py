@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.learn.loop import Batch, LoopSettings
-from tokenry.learn.mrt5 import MrT5Objective
-from tokenry.models.controller import PIController
-from tokenry.models.mrt5 import MrT5Config, MrT5ForConditionalGeneration
+from tokenry.models.mrt5.model import MrT5Config, MrT5ForConditionalGeneration
+from tokenry.models.mrt5.training import MrT5Objective
+from tokenry.train.loop import Batch, LoopSettings
+from tokenry.train.rate_control import PIController
 
 _VOWELS = tuple(byte + 3 for byte in b"aeiou")
 _END = 1

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from tokenry.bench.reproduce.octopus_queries import Queries, make_queries
 from tokenry.bench.reproduce.octopus_workers import GENERAL, octopus_graph, octopus_loaders
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import load_corpus
-from tokenry.data.manpages import manpages_provenance
-from tokenry.learn.loop import LoopSettings
-from tokenry.learn.octopus import CallBatches, CallObjective, RoutingExample
-from tokenry.models.functional_adapter import LoraSettings, with_lora
-from tokenry.models.functional_tokens import CallPrompt, add_functional_tokens
+from tokenry.data.text.corpora import load_corpus
+from tokenry.data.text.manpages import manpages_provenance
+from tokenry.hosts.encoding import encode_plain
 from tokenry.models.pretrained import load_smollm2
-from tokenry.predict.octopus import Call, FunctionalRouter, Octopus
-from tokenry.text.auxiliary import SentenceVectors
-from tokenry.text.measure import encode_plain
+from tokenry.predict.octopus_v4 import Call, FunctionalRouter, Octopus
+from tokenry.predict.octopus_v4.adapter import LoraSettings, with_lora
+from tokenry.predict.octopus_v4.tokens import CallPrompt, add_functional_tokens
+from tokenry.predict.octopus_v4.training import CallBatches, CallObjective, RoutingExample
+from tokenry.text.string_vectors import SentenceVectors
 from tokenry.tokens.errors import InputError
+from tokenry.train.loop import LoopSettings
 
 _TESTS = ("new things", "held-out paraphrases")
 

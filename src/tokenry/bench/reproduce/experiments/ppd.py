@@ -11,22 +11,22 @@ import numpy as np
 import torch
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import load_corpus
-from tokenry.hosts.speculate import Speculation
-from tokenry.learn.language import TokenBatches, pack
-from tokenry.learn.ppd import (
+from tokenry.data.text.corpora import load_corpus
+from tokenry.models.pretrained import load_smollm2
+from tokenry.predict.lm.ppd.prompts import PromptTokens
+from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding
+from tokenry.predict.lm.ppd.training import (
     PromptTokenDistillation,
     TruncatedTexts,
     acceptance_table,
     prompt_settings,
 )
-from tokenry.models.ppd import PromptTokens
-from tokenry.models.pretrained import load_smollm2
-from tokenry.predict.lm.ppd import ParallelPromptDecoding
-from tokenry.predict.lm.ppd_tree import best_trees, static_trees
+from tokenry.predict.lm.ppd.tree import best_trees, static_trees
 from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.speculate import Speculation
 from tokenry.predict.lm.token_recycling import TokenRecycling
+from tokenry.train.language import TokenBatches, pack
 
 _TABLE: Final = "share of tokens that are the first guess, the second, ..."
 

@@ -9,7 +9,7 @@ from tokenry.bench.reproduce.controls import Recovery, WithoutRecovery
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Arms
 from tokenry.bench.reproduce.sheet import mean_over, points
-from tokenry.data.examples import Example, region_mask
+from tokenry.data.questions.examples import Example, region_mask
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.recoverable_compression import RecoverableCompression
 

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-from tokenry.bench.decoding import TRANSFORMERS_LOOKUP, compare_decoders
-from tokenry.bench.decoding_report import GREEDY, DecodingReport
+from tokenry.bench.decoders.compare import TRANSFORMERS_LOOKUP, compare_decoders
+from tokenry.bench.decoders.report import GREEDY, DecodingReport
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import Corpus, load_corpus
-from tokenry.data.prompts import Prompt
-from tokenry.hosts import calibrate, decoder
-from tokenry.hosts.speculate import Speculation
+from tokenry.data.text.corpora import Corpus, load_corpus
+from tokenry.data.text.prompts import Prompt
 from tokenry.models.pretrained import load_smollm2
+from tokenry.predict.lm.calibrate import calibrate
+from tokenry.predict.lm.generate import decoder
 from tokenry.predict.lm.sizing import Fixed
+from tokenry.predict.lm.speculate import Speculation
 from tokenry.predict.lm.token_recycling import TokenRecycling
 
 

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.bench.transplant import load_donor
-from tokenry.data.corpora import load_corpus
+from tokenry.bench.vocabularies.transplant import load_donor
+from tokenry.data.text.corpora import load_corpus
 from tokenry.models.pretrained import load_smollm2, minilm_folder
 from tokenry.text.kinds import train
 from tokenry.text.measure import bits_per_byte, bytes_per_token, bytes_per_word, perplexity_ratio

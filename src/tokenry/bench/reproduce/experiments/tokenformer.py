@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.data.corpora import load_corpus
-from tokenry.learn.language import CausalLanguageModel, TokenBatches, pack
-from tokenry.learn.loop import LoopSettings
-from tokenry.models.tokenformer import TokenFormerConfig, TokenFormerForCausalLM
+from tokenry.data.text.corpora import load_corpus
+from tokenry.models.language.tokenformer import TokenFormerConfig, TokenFormerForCausalLM
 from tokenry.text.measure import bits_per_byte
 from tokenry.text.training import train_bpe
+from tokenry.train.language import CausalLanguageModel, TokenBatches, pack
+from tokenry.train.loop import LoopSettings
 
 
 def experiment(study: Study) -> Outcome:

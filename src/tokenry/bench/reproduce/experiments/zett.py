@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.bench.reproduce.tiny_lm import TinySettings, tiny_hypernet, tiny_lm_texts
-from tokenry.data.corpora import load_corpus
 from tokenry.data.packages import cache_folder
+from tokenry.data.text.corpora import load_corpus
 from tokenry.text.measure import bits_per_byte, bytes_per_token
 from tokenry.text.training import train_bpe
 from tokenry.text.transplant import Transplant, transplant, transplant_method

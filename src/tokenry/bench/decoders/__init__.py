@@ -1,0 +1,1 @@
+"""Decoding methods compared: speed and acceptance on prompts, interleaved."""

@@ -1,0 +1,475 @@
+"""Comparing ways of decoding on the same prompts: speed, what is accepted, memory, and whether the text is the same.
+
+Every prompt is decoded in every way in turn, in an order drawn anew each time, so that a machine that slows down slows
+all of them alike; what counts is the ratio to plain greedy decoding on the same prompt in the same round. Times are of
+the whole call of `generate`, the pass over the prompt included: what a user waits for. On one CPU thread they are
+process time, so that other programs do not count; otherwise they are wall-clock time.
+
+With a file to keep it in, every call is written down as soon as it is over (`bench.decoding_log`), and the same
+comparison goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import FunctionType, MappingProxyType, ModuleType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from jinja2 import TemplateError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tokenry.bench import environment
+from tokenry.bench.decoders.log import Call, DecodingLog, LeftOut, Session
+from tokenry.bench.decoders.report import GREEDY, DecodingReport
+from tokenry.bench.reducers.results import digest
+from tokenry.data.text.prompts import Prompt, Prompts
+from tokenry.hosts.host import evaluating
+from tokenry.hosts.plain_text import PlainText
+from tokenry.hosts.wrappers import device_of, synchronise, unwrap
+from tokenry.predict.lm.calibrate import Calibration
+from tokenry.predict.lm.generate import DECODERS as NAMED
+from tokenry.predict.lm.generate import decoder
+from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.sizing import Expected, Fixed
+from tokenry.predict.lm.speculate import Speculation
+from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
+
+TRANSFORMERS_LOOKUP: Final = "prompt-lookup-transformers"
+ASSISTED: Final = "assisted"
+COLD: Final = "-cold"
+"""Ending of a decoder's name: it forgets all it has learned before every prompt."""
+
+DECODERS: Final = (
+    GREEDY,
+    TRANSFORMERS_LOOKUP,
+    ASSISTED,
+    "prompt-lookup",
+    "token-recycling",
+    "token-recycling-cold",
+    "recycling+lookup",
+    "recycling+lookup-cold",
+)
+"""What is compared unless something else is asked for."""
+
+_OTHERS: Final = (GREEDY, TRANSFORMERS_LOOKUP, ASSISTED)
+_NO_ASSISTANT: Final = "no smaller model of the same vocabulary was named to draft"
+_LOOKUP_TOKENS: Final = 10
+_UNCALIBRATED: Final = Fixed(16)
+
+
+def compare_decoders(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Prompts,
+    decoders: Sequence[str] | Mapping[str, str | Proposer | Speculation] = DECODERS,
+    *,
+    new_tokens: int = 128,
+    rounds: int = 3,
+    seed: int = 0,
+    calibration: Calibration | Callable[[], Calibration] | None = None,
+    assistant: PreTrainedModel | int | None = None,
+    name: str | None = None,
+    out: str | Path | None = None,
+    progress: bool = False,
+) -> DecodingReport:
+    """Decode the same prompts greedily in several ways.
+
+    Decoders that learn from what they see keep it from prompt to prompt within a round, as they do for a user; those
+    whose name ends in "-cold" start anew before every prompt. Every round starts anew.
+
+    Args:
+        model: a causal language model, on the device it is to be measured on.
+        tokenizer: its tokenizer; prompts go through its chat template if it has one.
+        prompts: by class (see `tokenry.data.text.prompts`).
+        decoders: names: "greedy" (always included), "prompt-lookup-transformers" and "assisted" (transformers' own),
+            and those of `tokenry.decoder`, also with "-cold" behind them; or a mapping from names of your own to such
+            names, proposers and `Speculation`s.
+        new_tokens: most tokens to write for a prompt; an end token stops earlier.
+        rounds: how often each prompt is decoded in each way.
+        seed: of the order in which the ways take turns.
+        calibration: forward times on this machine (`hosts.calibrate.calibrate`), which size the draft trees, or what
+            measures them if `out` holds none for this comparison; without it every pass judges 16 guesses.
+        assistant: for "assisted": a smaller model of the same vocabulary, or the number of the model's own layers
+            after which it exits early to draft. Without it "assisted" is left out.
+        name: how the model is called in the report.
+        out: file of JSON lines to keep what is measured in; what it holds of the same comparison (model, prompts,
+            decoders, code, machine ...) is not measured again. Proposers of your own are told apart by name and source.
+        progress: whether to show a progress bar on stderr.
+
+    Raises:
+        InputError: no prompts, one that leaves no room for new tokens or that the chat template refuses, a model that
+            is no causal language model, fewer than one round or token, an early exit at a layer that there is not, a
+            file that cannot be written.
+        UnknownNameError: no decoder has that name.
+        KeyboardInterrupt: interrupted by the user; what was measured until then is in the file.
+    """
+    named = dict(decoders) if isinstance(decoders, Mapping) else {name: name for name in decoders}
+    check_request(prompts, [what for what in named.values() if isinstance(what, str)], new_tokens, rounds)
+    _check_model(model, assistant)
+    items = [
+        _Item(kind, prompt.name, _encode(model, tokenizer, prompt, new_tokens))
+        for kind, several in prompts.items()
+        for prompt in several
+    ]
+    facts = environment.facts(model, name or Path(model.name_or_path).name or None)
+    plan = {
+        "new_tokens": new_tokens,
+        "seed": seed,
+        "prompts": [item.digest for item in items],
+        "decoders": {name: _identity(what) for name, what in named.items()},
+        "assistant": environment.fingerprint(assistant) if isinstance(assistant, nn.Module) else assistant,
+        "calibration": calibration.to_json()
+        if isinstance(calibration, Calibration)
+        else calibration is not None,
+        "code": environment.code_version(("predict",)),
+    }
+    with DecodingLog.open(None if out is None else Path(out), digest(facts, plan)) as log, evaluating(model):
+        found = _calibrated(calibration, log)
+        session = Session(
+            setting=log.setting,
+            facts=facts,
+            items=[[item.kind, item.name, item.digest] for item in items],
+            decoders=list(dict.fromkeys((GREEDY, *named))),
+            rounds=rounds,
+            new_tokens=new_tokens,
+            clock="process" if _process_time(model) else "wall",
+            calibration=None if found is None else found.to_json(),
+            started=datetime.now(UTC).isoformat(timespec="microseconds"),
+            load=environment.load_average(),
+        )
+        log.append(session)
+        if assistant is None:
+            for name in (name for name, what in named.items() if what == ASSISTED):
+                log.append(LeftOut(log.setting, name, _NO_ASSISTANT))
+        ways = [
+            _way(model, name, named.get(name, GREEDY), found, assistant)
+            for name in session.decoders
+            if name not in log.left_out
+        ]
+        _Task(model, items, ways, log, new_tokens, seed).run(rounds, progress)
+        return log.report()
+
+
+def check_request(prompts: Prompts, decoders: Sequence[str], new_tokens: int, rounds: int) -> None:
+    """Refuse a comparison that cannot be made with any model, before one is loaded for it.
+
+    Raises:
+        InputError: no prompts, fewer than one round or token.
+        UnknownNameError: no decoder has that name.
+    """
+    if not any(prompts.values()):
+        raise InputError("There are no prompts to compare on.")
+    if new_tokens < 1 or rounds < 1:
+        raise InputError(f"At least one new token and one round are needed, got {new_tokens} and {rounds}.")
+    for name in decoders:
+        if name not in _OTHERS and name.removesuffix(COLD) not in NAMED:
+            known = ", ".join((*_OTHERS, *NAMED))
+            raise UnknownNameError(
+                f"No decoder is called {name!r}; there are {known}; {COLD!r} may stand behind those of tokenry."
+            )
+
+
+# --------------------------------------------------------------------------------------------------------- what runs
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way of decoding: `fresh` gives options of `generate` that remember nothing."""
+
+    name: str
+    fresh: Callable[[], dict[str, Any]]
+
+    @property
+    def cold(self) -> bool:
+        return self.name.endswith(COLD)
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    kind: str
+    name: str
+    inputs: dict[str, Tensor]
+
+    @property
+    def digest(self) -> str:
+        return digest(self.kind, self.name, self.inputs["input_ids"].tolist())
+
+
+def _check_model(model: PreTrainedModel, assistant: PreTrainedModel | int | None) -> None:
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise InputError(
+            f"{type(model).__name__} is no causal language model, so there is nothing to compare."
+        )
+    layers = model.config.get_text_config().num_hidden_layers
+    if isinstance(assistant, int) and not 0 < assistant < layers:
+        raise InputError(
+            f"To draft, a model of {layers} layers exits after 1 to {layers - 1} of them, not {assistant}."
+        )
+
+
+def _identity(what: str | Proposer | Speculation) -> str | list[str]:
+    """What tells one way of decoding from another, in any process."""
+    if isinstance(what, str):
+        return what
+    parts = (what, what.proposer, what.sizing) if isinstance(what, Speculation) else (what,)
+    kinds: list[type] = [type(part) for part in parts]
+    return [f"{kind.__qualname__} {environment.source_digest(kind)}" for kind in kinds]
+
+
+def _calibrated(
+    calibration: Calibration | Callable[[], Calibration] | None, log: DecodingLog
+) -> Calibration | None:
+    """The forward times; those that a comparison has begun with, if it goes on, for they decide the sizes of trees."""
+    if calibration is None or isinstance(calibration, Calibration):
+        return calibration
+    known = [session.calibration for session in log.sessions if session.calibration is not None]
+    return Calibration.from_json(known[0]) if known else calibration()
+
+
+def _process_time(model: PreTrainedModel) -> bool:
+    return device_of(model).type == "cpu" and torch.get_num_threads() == 1
+
+
+def _way(
+    model: PreTrainedModel,
+    name: str,
+    what: str | Proposer | Speculation,
+    calibration: Calibration | None,
+    assistant: PreTrainedModel | int | None,
+) -> _Way:
+    if what == GREEDY:
+        return _Way(name, dict)
+    if what == TRANSFORMERS_LOOKUP:
+        return _Way(name, lambda: {"prompt_lookup_num_tokens": _LOOKUP_TOKENS})
+    if what == ASSISTED:
+        early = isinstance(assistant, int)
+        return _Way(name, {"assistant_early_exit" if early else "assistant_model": assistant}.copy)
+    return _Way(name, _fresh(model, what, calibration))
+
+
+def _fresh(
+    model: PreTrainedModel, what: str | Proposer | Speculation, calibration: Calibration | None
+) -> Callable[[], dict[str, Any]]:
+    """Copies of a decoder as it is now: measuring it teaches the user's own one nothing."""
+    sizing = _UNCALIBRATED if calibration is None else None
+    original = (
+        what
+        if isinstance(what, Speculation)
+        else decoder(
+            model,
+            what.removesuffix(COLD) if isinstance(what, str) else what,
+            calibration=calibration,
+            sizing=sizing,
+        )
+    )
+    return lambda: {"custom_generate": copy.deepcopy(original, {id(model): model})}
+
+
+def _encode(model: PreTrainedModel, tokenizer: Any, prompt: Prompt, new_tokens: int) -> dict[str, Tensor]:
+    roles, contents = zip(*prompt.messages, strict=True)
+
+    def encode(tokenizer: Any, contents: Sequence[str]) -> Mapping[str, Any]:
+        if not getattr(tokenizer, "chat_template", None):
+            return dict(tokenizer("\n\n".join(contents), return_tensors="pt"))
+        chat = replace(prompt, messages=tuple(zip(roles, contents, strict=True))).chat
+        try:
+            return dict(
+                tokenizer.apply_chat_template(
+                    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+                )
+            )
+        except TemplateError as error:
+            raise InputError(f"The model's chat template refuses prompt {prompt.name!r}: {error}") from error
+
+    found = PlainText(tokenizer).encode(contents, encode)
+    ids: Int[Tensor, "1 s"] = found["input_ids"].to(device_of(model))
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and ids.shape[1] + new_tokens > most:
+        raise InputError(
+            f"Prompt {prompt.name!r} has {ids.shape[1]} tokens; with {new_tokens} new ones that is more than the "
+            f"model's {most}. Shorten it, or write fewer."
+        )
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+# --------------------------------------------------------------------------------------------------------- measuring
+
+
+class _Passes:
+    """Rows of every forward pass of a model between ``with`` and its end.
+
+    Passes that stop at an inner layer (drafting by early exit) are not counted: they are no passes of the whole model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.rows: list[int] = []
+        self._model = unwrap(model, bare=False)
+        self._depth = model.config.get_text_config().num_hidden_layers
+
+    def __enter__(self) -> _Passes:
+        self._hook = self._model.register_forward_pre_hook(self._note, with_kwargs=True)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._hook.remove()
+
+    def _note(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if model.config.get_text_config().num_hidden_layers < self._depth:
+            return
+        given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        self.rows.append(next(int(tensor.shape[1]) for tensor in given if tensor is not None))
+
+
+class _Task:
+    """One comparison."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        items: list[_Item],
+        ways: list[_Way],
+        log: DecodingLog,
+        new_tokens: int,
+        seed: int,
+    ) -> None:
+        self.model, self.items, self.ways, self.log = model, items, ways, log
+        self.new_tokens, self.seed = new_tokens, seed
+        self.process_time = _process_time(model)
+
+    def run(self, rounds: int, progress: bool) -> None:
+        """Measure what is not yet known."""
+        with _bar(not progress) as bar:
+            shown = bar.add_task("decoding", total=rounds * len(self.items) * len(self.ways))
+            warm = False
+            for number in range(rounds):
+                pending = [item for item in self.items if self.log.whole(number, item.digest) is None]
+                bar.advance(shown, (len(self.items) - len(pending)) * len(self.ways))
+                if not pending:
+                    continue
+                if not warm:
+                    self._warm_up()
+                    bar.update(shown, total=rounds * len(self.items) * len(self.ways))
+                    warm = True
+                options = {way.name: way.fresh() for way in self.ways}
+                last = self.items.index(pending[-1])
+                for item in self.items[: last + 1]:
+                    if item in pending:
+                        self._measure(number, item, options, partial(bar.advance, shown))
+                    else:
+                        self._catch_up(item, options)
+
+    def _measure(
+        self, number: int, item: _Item, options: Mapping[str, dict[str, Any]], advance: Callable[[], object]
+    ) -> None:
+        """Decode a prompt in every way, in an order of its own."""
+        order = random.Random(f"{self.seed} {number} {item.digest}")
+        for way in order.sample(self.ways, len(self.ways)):
+            given = way.fresh() if way.cold else options[way.name]
+            self.log.append(self._call(number, item, way.name, given, self.new_tokens))
+            advance()
+
+    def _catch_up(self, item: _Item, options: Mapping[str, dict[str, Any]]) -> None:
+        """Let the decoders that learn see a prompt that was measured in a session before, as they did then."""
+        for way in self.ways:
+            if not way.cold and "custom_generate" in options[way.name]:
+                self._call(0, item, way.name, options[way.name], self.new_tokens)
+
+    def _warm_up(self) -> None:
+        """What happens only once does not count; and a way that this model does not support is left out."""
+        for way in list(self.ways):
+            try:
+                self._call(0, self.items[0], way.name, way.fresh(), min(8, self.new_tokens))
+            except (TokenryError, ValueError, NotImplementedError) as error:
+                if way.name == GREEDY:
+                    raise
+                self.log.append(LeftOut(self.log.setting, way.name, str(error)))
+                self.ways.remove(way)
+
+    def _call(self, number: int, item: _Item, name: str, options: dict[str, Any], new_tokens: int) -> Call:
+        pad = self.model.generation_config.pad_token_id
+        options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
+        speculation = options.get("custom_generate")
+        before = _expectation(speculation)
+        with environment.PeakMemory(device_of(self.model)) as peak, _Passes(self.model) as passes:
+            started = self._now()
+            ids = self.model.generate(**item.inputs, max_new_tokens=new_tokens, do_sample=False, **options)
+            seconds = self._now() - started
+        if isinstance(speculation, Speculation):
+            speculation.stats.raise_if_interrupted()
+        tokens, spent = (now - then for now, then in zip(_expectation(speculation), before, strict=True))
+        return Call(
+            setting=self.log.setting,
+            session=self.log.sessions[-1].started,
+            round=number,
+            item=item.digest,
+            decoder=name,
+            ids=ids[0, item.inputs["input_ids"].shape[1] :].tolist(),
+            rows=passes.rows,
+            seconds=seconds,
+            expected=tokens / spent if spent else None,
+            held=held_bytes(
+                options.get("assistant_model") or getattr(speculation, "proposer", None), beside=self.model
+            ),
+            peak=peak.bytes,
+        )
+
+    def _now(self) -> float:
+        synchronise(self.model)
+        return time.process_time() if self.process_time else time.perf_counter()
+
+
+def _expectation(speculation: Any) -> tuple[float, float]:
+    """Tokens that a decoder has expected so far, and the time it has expected them to take."""
+    sizing = getattr(speculation, "sizing", None)
+    return (sizing.expected, sizing.spent) if isinstance(sizing, Expected) else (0.0, 0.0)
+
+
+def _bar(hidden: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True)
+
+
+def held_bytes(thing: object, *, beside: PreTrainedModel) -> int:
+    """Bytes of the arrays, tensors and containers that an object keeps.
+
+    Args:
+        thing: a proposer, an assistant model, or several of them.
+        beside: the model that is there anyway: what belongs to it does not count.
+    """
+    seen = {id(part) for part in (*beside.modules(), *beside.parameters(), *beside.buffers())}
+    found, open_ = 0, [thing]
+    while open_:
+        one = open_.pop()
+        if id(one) in seen or isinstance(one, (type, ModuleType, FunctionType, torch.device, torch.dtype)):
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.nn.Module):
+            open_ += [*one.parameters(), *one.buffers()]
+        elif isinstance(one, (Tensor, np.ndarray)):
+            found += one.nbytes
+        elif isinstance(one, (dict, MappingProxyType)):
+            found += sys.getsizeof(one)
+            open_ += [*one.keys(), *one.values()]
+        elif isinstance(one, (list, tuple, set, frozenset, deque)):
+            found += sys.getsizeof(one)
+            open_ += one
+        elif hasattr(one, "__dict__"):
+            open_ += vars(one).values()
+        elif one is not None:
+            found += sys.getsizeof(one)
+    return found

@@ -1,0 +1,1 @@
+"""Reducers of visual tokens compared: arms, runs, rows, tables, pages."""

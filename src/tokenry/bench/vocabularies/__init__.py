@@ -1,0 +1,1 @@
+"""Vocabularies compared, and models moved from one to another."""

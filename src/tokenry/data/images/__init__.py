@@ -1,0 +1,1 @@
+"""Pictures: photographs, stamps, Fashion-MNIST, and opening what a user has."""

@@ -1,0 +1,280 @@
+"""Picture questions in one shape: built-in scenes or a user's own folder, and how an answer is judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from tokenry.data.images.pictures import Picture, PictureFolder, shown
+from tokenry.data.questions.files import find_question_file
+from tokenry.data.questions.layouts import read_records
+from tokenry.data.questions.reading import asked
+from tokenry.data.scenes.scenes import Box, make_scene
+from tokenry.tokens.errors import InputError, TokenryError
+
+_NAMED = 3  # places that a report names for each reason
+
+
+@dataclass(frozen=True, init=False)
+class Example:
+    """One question about a picture, or several.
+
+    ``Example("1", "cat.png", image, "what is it?", "a cat")`` is a question about one picture, given as it is or as the
+    path of its file; several are `Picture`s: ``Example("1", pictures=(before, after), question=...)``.
+
+    Attributes:
+        id: stable name.
+        pictures: what is asked about, in the order in which the model sees them.
+        question: text put to the model, without image placeholder.
+        answer: the reference answer, of several the one given most often; None if the data set has none.
+        kind: question kind ("place", "count", ...); "" if unknown.
+        regions: pixel boxes (x0, y0, x1, y1) of the only picture on which the answer depends; empty if unknown.
+        objects: pixel boxes of everything that is not background; empty if unknown.
+        answers: all references where there are several, as often as they were given (ten people's answers, say).
+        choices: the options of a multiple-choice question, in order; none where the answer is free.
+    """
+
+    id: str
+    pictures: tuple[Picture, ...]
+    question: str
+    answer: str | None
+    kind: str
+    regions: tuple[Box, ...]
+    objects: tuple[Box, ...]
+    answers: tuple[str, ...]
+    choices: tuple[str, ...]
+
+    def __init__(
+        self,
+        id: str,
+        picture: str | None = None,
+        image: Image.Image | str | Path | None = None,
+        question: str = "",
+        answer: str | None = None,
+        kind: str = "",
+        regions: tuple[Box, ...] = (),
+        objects: tuple[Box, ...] = (),
+        answers: tuple[str, ...] = (),
+        choices: tuple[str, ...] = (),
+        *,
+        pictures: Sequence[Picture] = (),
+    ) -> None:
+        """Put a question.
+
+        Args:
+            picture, image: name and content of the only picture, in place of `pictures`; the name is by default that of
+                the picture in whose place it is put, or the question's.
+            id, question, answer, kind, regions, objects, answers, choices, pictures: the attributes.
+        """
+        if image is not None:
+            name = picture or (pictures[0].name if pictures else id)
+            pictures = (Picture(name, image if isinstance(image, Image.Image) else Path(image)),)
+        values = {
+            "id": id,
+            "pictures": tuple(pictures),
+            "question": question,
+            "answer": answer,
+            "kind": kind,
+            "regions": regions,
+            "objects": objects,
+            "answers": answers,
+            "choices": choices,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def picture(self) -> str:
+        """Name of what is asked about: examples that share it succeed and fail together."""
+        return " + ".join(picture.name for picture in self.pictures)
+
+    @property
+    def image(self) -> Image.Image:
+        """The first picture, opened.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return self.pictures[0].open()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What a prediction may equal to be right, each once."""
+        one = () if self.answer is None else (self.answer,)
+        return tuple(dict.fromkeys(self.answers or one))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Things of a folder that were left out for the same reason.
+
+    Attributes:
+        reason: why.
+        count: how many they are.
+        places: the first few of them: a file and line, or the name of a file.
+    """
+
+    reason: str
+    count: int
+    places: tuple[str, ...]
+
+    @classmethod
+    def of(cls, reason: str, places: Sequence[str]) -> Skipped:
+        """What is told of all things that were left out for a reason."""
+        return cls(reason, len(places), tuple(map(shown, places[:_NAMED])))
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        more = f" and {self.count - len(self.places):,} more" if self.count > len(self.places) else ""
+        return f"{', '.join(self.places)}{more}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What :func:`load_folder` read and what it left out.
+
+    Attributes:
+        examples: the usable questions, in file order.
+        skipped: what was left out, one entry for each reason.
+    """
+
+    examples: tuple[Example, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def normalise_answer(text: str) -> str:
+    """Lower case, single spaces, no punctuation at the ends and no leading article."""
+    text = re.sub(r"\s+", " ", text).strip().lower().strip(" .,;:!?\"'")
+    return re.sub(r"^(?:a|an|the) (?=.)", "", text)
+
+
+def exact_match(prediction: str, answer: str) -> bool:
+    """Whether two answers are the same after :func:`normalise_answer`."""
+    return normalise_answer(prediction) == normalise_answer(answer)
+
+
+def region_mask(
+    boxes: tuple[Box, ...], size: tuple[int, int], grid: tuple[int, int], share: float = 0.25
+) -> Bool[np.ndarray, "h w"]:
+    """Grid cells of which at least ``share`` is covered by one of the boxes.
+
+    Args:
+        boxes: pixel boxes (x0, y0, x1, y1).
+        size: (height, width) of the picture in pixels.
+        grid: (rows, columns) of visual tokens laid over the picture.
+        share: least covered share of a cell's area.
+
+    Returns:
+        Boolean mask; all False without boxes.
+    """
+    mask = np.zeros(grid, dtype=bool)
+    edges_y = np.linspace(0, size[0], grid[0] + 1)
+    edges_x = np.linspace(0, size[1], grid[1] + 1)
+    for x0, y0, x1, y1 in boxes:
+        rows = np.clip(np.minimum(edges_y[1:], y1) - np.maximum(edges_y[:-1], y0), 0, None)
+        columns = np.clip(np.minimum(edges_x[1:], x1) - np.maximum(edges_x[:-1], x0), 0, None)
+        area = (size[0] / grid[0]) * (size[1] / grid[1])
+        mask |= np.outer(rows, columns) >= share * area
+    return mask
+
+
+def load_scenes(split: str = "test", n: int = 1000, seed: int = 0, per_scene: int = 4) -> list[Example]:
+    """Questions about built-in scenes.
+
+    Args:
+        split: "train", "val" or "test"; see :mod:`tokenry.data.scenes.scenes` for how they are kept apart.
+        n: number of questions.
+        seed: another seed gives other scenes of the same split.
+        per_scene: questions asked about each scene, all of different kinds; the examples share the picture.
+
+    Returns:
+        ``n`` examples, in a fixed order.
+
+    Raises:
+        TokenryError: if ``n`` or ``per_scene`` is not positive, or the split is unknown.
+    """
+    if n < 1 or per_scene < 1:
+        raise TokenryError(f"`n` and `per_scene` must be at least 1, got n={n}, per_scene={per_scene}")
+    examples: list[Example] = []
+    index = 0
+    while len(examples) < n:
+        scene = make_scene(split, index, seed)
+        picture = Picture(f"{split}-{seed}-{index}", scene.image)
+        for question in scene.ask(min(per_scene, n - len(examples))):
+            examples.append(
+                Example(
+                    id=f"{picture.name}-{question.kind}",
+                    pictures=(picture,),
+                    question=question.text,
+                    answer=question.answer,
+                    kind=question.kind,
+                    regions=question.regions,
+                    objects=scene.boxes,
+                )
+            )
+        index += 1
+    return examples
+
+
+def load_folder(path: str | Path, limit: int | None = None) -> FolderReport:
+    """Read a folder with pictures and a file of questions, such as ``questions.jsonl`` or ``questions.csv``.
+
+    Formats, layouts and names of columns that are understood: `question_files.FORMATS`, `question_layouts.LAYOUTS`,
+    `question_columns.COLUMNS`. Pictures are looked for in the folder and opened only when a question about them is put,
+    so a damaged one is told then. Whatever cannot be used - a line without a question, a row with more cells than
+    columns, a picture that does not exist or lies outside the folder - is left out and named in the report.
+
+    Args:
+        path: the folder, or the question file in it.
+        limit: at most so many questions; the rest of the file is not read.
+
+    Returns:
+        The examples and what was skipped.
+
+    Raises:
+        InputError: if the folder or its question file is missing or unreadable, or nothing in it can be used.
+    """
+    source = find_question_file(Path(path))
+    folder = PictureFolder(source.parent)
+    examples: list[Example] = []
+    ids: set[str] = set()
+    skipped: dict[str, list[str]] = {}
+    for record in read_records(source):
+        try:
+            found = asked(record)
+            pictures = tuple(folder.picture(name) for name in found.images)
+        except InputError as error:
+            skipped.setdefault(shown(str(error)), []).append(record.place)
+            continue
+        name = found.id or record.place
+        if name in ids:  # in some data sets several questions share an id (MME's are pictures)
+            name += f" ({record.place})"
+        ids.add(name)
+        examples.append(
+            Example(
+                id=shown(name),
+                pictures=pictures,
+                question=found.question,
+                answer=found.answer,
+                kind=found.kind,
+                answers=found.answers if len(found.answers) > 1 else (),
+                choices=found.choices,
+            )
+        )
+        if len(examples) == limit:
+            break
+    else:
+        if examples and (strays := folder.strays()):
+            skipped["no question asks about it"] = strays
+    report = FolderReport(tuple(examples), tuple(Skipped.of(*one) for one in skipped.items()))
+    if not examples:
+        count = sum(one.count for one in report.skipped)
+        reason = f"{count:,} skipped; first reason: {report.skipped[0]}" if count else "it has no rows"
+        raise InputError(f"{str(source)!r} has no usable question ({reason}).")
+    return report

@@ -1,0 +1,1 @@
+"""Composed pictures with questions about them, drawn from a pack of small objects."""

@@ -1,0 +1,7 @@
+"""Clustered Retrieved Augmented Generation (CRAG): summaries of clusters stand in the prompt instead of the texts."""
+
+from tokenry.embed.crag.method import CRAG
+from tokenry.embed.crag.pipeline import ClusteredRAG
+from tokenry.embed.crag.summarise import ExtractiveSummariser, ModelSummariser
+
+__all__ = ["CRAG", "ClusteredRAG", "ExtractiveSummariser", "ModelSummariser"]

@@ -1,0 +1,6 @@
+"""DupMAE: an encoder whose [CLS], and whose other tokens, are worth searching with."""
+
+from tokenry.embed.dupmae.encoder import DupmaeEncoder
+from tokenry.embed.dupmae.training import DupmaeObjective, DupmaeSettings
+
+__all__ = ["DupmaeEncoder", "DupmaeObjective", "DupmaeSettings"]

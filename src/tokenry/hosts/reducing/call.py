@@ -1,0 +1,363 @@
+"""One call of the decoder: the stages its tokens pass through, and what the cache remembers of them afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, Real
+from torch import Tensor
+
+from tokenry.hosts.host import Host
+from tokenry.hosts.reducing import layout
+from tokenry.hosts.reducing.items import Items
+from tokenry.hosts.reducing.ledger import Memory
+from tokenry.hosts.upstream import (
+    Cache,
+    StaticCache,
+    attention_kernel,
+    is_flash,
+    key_columns,
+    keys_seen,
+    unknown_release,
+)
+from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """The tokens of one call between two cuts.
+
+    Attributes:
+        first: the decoder layer it begins with.
+        columns: the call's columns that are left, padded on the left with -1.
+        real: which of them are tokens, not padding of this table or of the batch.
+        ids: their position ids, per RoPE axis; some models (Qwen3-Omni) count in floating point.
+        own: whether those are the ids of the stage before, gathered, so that its rotary embeddings can be too.
+    """
+
+    first: int
+    columns: Int[Tensor, "b m"]
+    real: Bool[Tensor, "b m"]
+    ids: Real[Tensor, "a b m"]
+    own: bool
+
+
+class Chunk:
+    """One call of the decoder: a prompt, or the next few tokens of one.
+
+    It is created as the call begins and dealt with by the layers' hooks. What was decided at a cut stays decided, so
+    that gradient checkpointing, which runs layers again, meets the same tokens.
+
+    A call that goes on may bring a 4-D mask of its own (`drawn`), as draft trees do: like a 2-D one it covers the full,
+    unshortened sequence, and each layer is given the columns that it holds. The cache may be cut to fewer tokens
+    between two calls, by the same number in every layer; what is left counts as that many columns.
+
+    Attributes:
+        host, cache, shape: the model, the cache it was given, sequences and tokens of the call.
+        memory: what the cache holds.
+        begins: whether nothing came before this call.
+        offset: columns that came before it.
+        drawn: whether the call goes on with a 4-D mask of its own.
+        padding_mask: which columns seen so far, this call's included, are no padding; None = all, or `drawn`.
+        tokens: ids of the call; None where it came as embeddings alone.
+        kinds: visual columns by modality.
+        items: the pictures, as they are now; None where the call has none.
+        met: the pictures as the encoder delivered them.
+        tail: columns at the end of the call that are no part of the prompt: drafts of an answer, or an answer so far.
+        again: whether the same prompt was run before in the same generation, and only its decisions are wanted.
+        prompt: ids of the call without its tail, where `generate` makes the call.
+        stages: what is left of the call, cut by cut.
+        full_ids: position ids of the call as the model counts them, per RoPE axis.
+        outer: 4-D masks of the call that the decoder was given, by type of layer; "" = for all types.
+        deepstack: by layer, what is added to the sequences before it.
+        entries: tokens of each picture when a method first saw it, by the method's number.
+        steps, decisions: what the methods decided, in order, and by (layer, number of the method).
+        moves: what was done to hidden states at a layer's cut.
+        heard: query, key and scale of decoder layers that are listened to.
+        selection_s: seconds spent choosing tokens.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        cache: Cache | None,
+        mask: Any,
+        shape: tuple[int, int],
+        *,
+        cuts: Iterable[int] = (),
+        prefix: torch.device | None = None,
+    ) -> None:
+        """Begin a call.
+
+        Args:
+            host: the model.
+            cache: the cache it was given, if any.
+            mask: the attention mask it was given, if any.
+            shape: sequences and tokens of the call.
+            cuts: decoder layers before which methods act.
+            prefix: see `Memory.of`.
+
+        Raises:
+            InputError, UnsupportedError: a cache or an attention mask that cannot be accounted for.
+        """
+        self.host, self.cache, self.shape = host, cache, shape
+        self.memory = Memory.of(cache, shape[0], prefix=prefix)
+        for cut in cuts:  # a cache may come from a session with other methods
+            self.memory.split(cut)
+        self._held = dict(self.memory.columns)
+        self.begins = self.memory.seen == 0
+        self.offset = self.memory.seen
+        own = isinstance(mask, Tensor) and mask.ndim == 4 and not isinstance(cache, StaticCache)
+        self.drawn = own and not self.begins
+        self.padding_mask = self._padding(mask)
+        self.kinds: dict[str, Bool[Tensor, "b t"]] = {}
+        self.tokens: Int[Tensor, "b t"] | None = None
+        self.items: Items | None = None
+        self.stages: list[Stage] = []
+        self.outer: dict[str, Tensor] = {}
+        self.deepstack: dict[int, Float[Tensor, "b t d"]] = {}
+        self.full_ids: Real[Tensor, "a b t"] = torch.zeros(1, 1, 0, dtype=torch.long)
+        self.steps: list[tuple[int, Reduction | DenseReduction]] = []
+        self.met: Items | None = None
+        self.prompt: Int[Tensor, "b t"] | None = None
+        self.tail, self.again = 0, False
+        self.entries: dict[int, Int[Tensor, " items"]] = {}
+        self.decisions: dict[tuple[int, int], Reduction | DenseReduction] = {}
+        self.moves: dict[int, list[Callable[[Tensor], Tensor]]] = {}
+        self.heard: dict[int, Any] = {}
+        self.selection_s = 0.0
+        self._masks: dict[tuple[int, str], Tensor | None] = {}
+        self._keys: dict[tuple[int, str], Int[Tensor, "b k"]] = {}
+
+    def _padding(self, mask: Any) -> Bool[Tensor, "b t"] | None:
+        """The 2-D padding mask over everything seen so far, or None for all ones or where the caller drew a 4-D one."""
+        if mask is None:
+            return None
+        if not isinstance(mask, Tensor) or (mask.ndim != 2 and not self.drawn):
+            raise UnsupportedError(
+                "Only 2-D padding masks (ones and zeros, batch x tokens) can be shortened; this call has masks "
+                "prepared per layer, as `generate` makes for static caches. Use the default cache."
+            )
+        if mask.shape[-1] != self.memory.seen + self.shape[1]:
+            raise InputError(
+                f"The attention mask covers {mask.shape[-1]} tokens; {self.memory.seen} were seen before and this call "
+                f"has {self.shape[1]}. Pass a mask of the full, unshortened length; and where `generate` goes on from "
+                "a cache, the new tokens only, since it would cut the whole text by the length of the shortened cache."
+            )
+        if self.drawn:
+            return None
+        mask = mask.bool()
+        return None if bool(mask.all()) else mask
+
+    def expect(self, ids: Real[Tensor, "... t"] | None) -> None:
+        """Notice a caller that sends again what the cache stands for, where no mask tells how much there is.
+
+        Raises:
+            InputError: position ids that begin before the end of what was seen.
+        """
+        after, many = self.memory.next, self.shape[1] > 1  # single steps are not worth looking at
+        if ids is None or after is None or self.padding_mask is not None or self.drawn or not many:
+            return
+        if bool((ids[..., 0] < after).any()):
+            raise InputError(
+                f"This call's tokens begin at position {int(ids[..., 0].min())}, but positions up to "
+                f"{int(after.max()) - 1} were seen before. Where `generate` goes on from a cache, pass the new tokens "
+                "only, and an attention mask over all of the text: it would cut the whole text by the length of the "
+                "shortened cache."
+            )
+
+    def meet(self, items: Items) -> None:
+        """Take note of the call's pictures."""
+        self.items = self.met = items
+
+    def require_own(self, cache: Cache | None) -> None:
+        """Notice that a call had a cache which was not found among its arguments: it was no new prompt then.
+
+        Args:
+            cache: the one that came out of the call.
+
+        Raises:
+            UnsupportedError: it holds more than this call put there.
+        """
+        if self.cache is None and cache is not None and keys_seen(cache, 0) > self.stages[0].columns.shape[1]:
+            raise UnsupportedError(
+                unknown_release(
+                    f"handed {self.host.name} a cache of {keys_seen(cache, 0)} tokens in a way that is not recognised"
+                )
+            )
+
+    # --- stages --------------------------------------------------------------------------------------------------
+
+    def begin(self, ids: Real[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
+        """The first stage: what goes into the decoder.
+
+        Args:
+            ids: position ids of the call, as the model counts them.
+            keep: columns that stay.
+            rule: what happens to their ids.
+        """
+        self.full_ids = ids
+        self.memory.seen = self.offset + self.shape[1]
+        if self.drawn and self.memory.next is not None:
+            # Branches of a tree share their ids; the next one is counted by the columns that will be left of it.
+            self.memory.next = self.memory.next + self.shape[1]
+        else:
+            self.memory.next = ids.amax((0, 2)) + 1
+        if self.padding_mask is not None:  # padding costs as much as tokens do
+            keep = keep & self.padding_mask[:, self.offset :]
+        columns = layout.pack(keep)
+        first = Stage(0, columns, self._real(columns), layout.take(ids, columns, 2), own=True)
+        return self._enter(first, rule, None)
+
+    def cut(self, layer: int, keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
+        """The next stage: the columns that stay from `layer` on."""
+        before = self.stages[-1]
+        columns = layout.pack(keep)
+        index = self.places(before, columns)
+        stage = Stage(layer, columns, self._real(columns), layout.take(before.ids, index, 2), own=True)
+        return self._enter(stage, rule, self.memory.shift.get(before.first))
+
+    def carry(self, layer: int) -> Stage:
+        """The next stage of a call that drops nothing: the same columns, with the ids that this stage counts."""
+        before = self.stages[-1]
+        ids = self.full_ids - self._shift(layer)[None, :, None]
+        same = bool((self._shift(layer) == self._shift(before.first)).all())
+        stage = Stage(layer, before.columns, before.real, layout.take(ids, before.columns, 2), own=same)
+        return self._remember(stage)
+
+    def _enter(self, stage: Stage, rule: Positions, shift: Tensor | None) -> Stage:
+        if not self.begins:  # later turns of a conversation go on counting as the first did
+            ids = layout.take(self.full_ids - self._shift(stage.first)[None, :, None], stage.columns, 2)
+            return self._remember(Stage(stage.first, stage.columns, stage.real, ids, own=stage.first == 0))
+        if rule is Positions.COMPACT:
+            visual = layout.take(self.visual, stage.columns)
+            ids = layout.compact(self.full_ids, stage.columns, stage.real, visual)
+            last = ids.masked_fill(~stage.real, -1).amax((0, 2))
+            stage = Stage(stage.first, stage.columns, stage.real, ids, own=stage.first == 0)
+            shift = self.full_ids.amax((0, 2)) - last
+        self.memory.shift[stage.first] = torch.zeros_like(stage.columns[:, 0]) if shift is None else shift
+        return self._remember(stage)
+
+    def _shift(self, layer: int) -> Real[Tensor, " b"]:
+        zero = torch.zeros(self.shape[0], dtype=torch.long, device=self.full_ids.device)
+        return self.memory.shift.get(layer, zero)
+
+    def _remember(self, stage: Stage) -> Stage:
+        if self.stages and self.stages[-1].first == stage.first:  # one method after another at the same layer
+            self.stages.pop()
+            self._masks = {name: mask for name, mask in self._masks.items() if name[0] != stage.first}
+            self._keys = {name: keys for name, keys in self._keys.items() if name[0] != stage.first}
+        columns = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
+        before = self._held.get(stage.first)
+        self.memory.columns[stage.first] = columns if before is None else torch.cat([before, columns], 1)
+        self.stages.append(stage)
+        return stage
+
+    @property
+    def cuts(self) -> set[int]:
+        """Decoder layers at which a stage of what came before begins."""
+        return set(self._held)
+
+    def stage_at(self, layer: int) -> Stage:
+        """The stage that a decoder layer runs in."""
+        return next(s for s in reversed(self.stages) if s.first <= layer)
+
+    def places(self, stage: Stage, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
+        """Where the given columns stand in a stage (columns that are not there: anywhere)."""
+        return layout.take(layout.places(stage.columns, self.shape[1]), columns)
+
+    def _real(self, columns: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
+        if self.padding_mask is None:
+            return columns >= 0
+        return (columns >= 0) & layout.take(self.padding_mask[:, self.offset :], columns)
+
+    @property
+    def ends(self) -> Int[Tensor, " items"]:
+        """The last column of each picture, as the encoder delivered it."""
+        assert self.met is not None
+        return self.met.columns.amax(1)
+
+    @property
+    def delivered(self) -> Int[Tensor, " items"]:
+        """Tokens each picture had before anything was done to it."""
+        assert self.met is not None
+        return self.met.length
+
+    def kinds_of(self, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
+        """What columns are: 0 text before the row's first visual token, 1 visual, 2 text after it, -1 padding."""
+        visual = self.visual
+        kind = torch.where(visual, 1, 2 * (visual.cumsum(1) > 0).long())
+        return layout.take(kind, columns).masked_fill(~self._real(columns), -1)
+
+    @property
+    def visual(self) -> Bool[Tensor, "b t"]:
+        """Visual columns of the call, of any modality."""
+        masks = list(self.kinds.values())
+        total = masks[0] if masks else torch.zeros(self.shape, dtype=torch.bool, device=self.full_ids.device)
+        for mask in masks[1:]:
+            total = total | mask
+        return total
+
+    # --- what a layer needs --------------------------------------------------------------------------------------
+
+    def mask(self, layer: int) -> Bool[Tensor, "b 1 q k"] | Tensor | None:
+        """The attention mask of a layer over its own cached columns, in the form its kernel takes."""
+        stage = self.stage_at(layer)
+        name = (stage.first, self.host.layer_type(layer))
+        if name not in self._masks:
+            self._masks[name] = self._build_mask(stage, layer)
+        return self._masks[name]
+
+    def _build_mask(self, stage: Stage, layer: int) -> Tensor | None:
+        # Linear attention skips the padding of a prompt, and remembers the rest.
+        if not self.host.takes_mask(layer):
+            return stage.real.long() if self.begins and not bool(stage.real.all()) else None
+        queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
+        keys = self.columns_of_keys(stage, layer)
+        real = keys >= 0
+        if self.host.keys_of(layer) < stage.first:  # an earlier stage's keys: what has left since is hidden
+            real &= layout.among(keys, self.memory.columns[stage.first])
+        if self.padding_mask is not None and not self.begins:  # rows of an earlier turn may have ended early
+            real = real & layout.take(self.padding_mask, keys)
+        config = self.host.text_config
+        if is_flash(config):
+            return None if bool(real.all()) else real.long()
+        outer = self.outer.get(self.host.layer_type(layer), self.outer.get(""))
+        if outer is not None and (self.begins or self.drawn):
+            rows = stage.columns.masked_fill(~stage.real, -1)
+            return layout.crop_mask(outer, rows, keys, real)
+        mask = layout.attention_mask(queries, keys, real, self.host.window(layer))
+        if "sdpa" in attention_kernel(config):
+            return mask
+        if mask is None:
+            mask = keys[:, None, None, :] <= queries[:, None, :, None]
+        return layout.additive(mask, self.host.model.dtype) if "eager" in attention_kernel(config) else mask
+
+    def of_stage(self, stage: Stage, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What the decoder hands to a layer besides hidden states, for the tokens of the layer's own stage."""
+        if stage.first == 0:
+            return arguments
+        first = self.stages[0]
+        return layout.take_each(arguments, tuple(first.columns.shape), self.places(first, stage.columns))
+
+    def columns_of_keys(self, stage: Stage, layer: int) -> Int[Tensor, "b k"]:
+        """The column of every key that a layer attends to."""
+        kind, source = self.host.layer_type(layer), self.host.keys_of(layer)
+        owner = self.stage_at(source).first
+        if (owner, kind) not in self._keys:
+            columns = self.memory.columns[owner]
+            width = self.stage_at(source).columns.shape[1]
+            self._keys[owner, kind] = key_columns(self.cache, source, width, columns)
+        return self._keys[owner, kind]
+
+    def rotary(self, stage: Stage, layer: int, given: Any, like: Tensor) -> Any:
+        """Rotary embeddings of a stage's tokens: those of the first stage gathered, or computed from its own ids."""
+        if given is None or stage.first == 0:
+            return given
+        if all(s.own for s in self.stages if 0 < s.first <= stage.first):
+            index = self.places(self.stages[0], stage.columns)
+            return tuple(layout.take(part, index) for part in given)
+        return self.host.rotate(layer, like, stage.ids)

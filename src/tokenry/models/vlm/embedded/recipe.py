@@ -1,0 +1,76 @@
+"""The settings of a training run of the embedded model, read from YAML."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from tokenry.tokens.errors import TokenryError
+from tokenry.train.loop import LoopSettings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Batch size, loss weights and loop settings of one stage.
+
+    Attributes:
+        batch: pictures a step.
+        loop: schedule and optimiser.
+        patch_weight: of the per-patch loss.
+        contrast_weight: of the picture-caption contrast (tower only).
+        naming_weight: of the loss that aligns visual tokens with names (answers only).
+        pointing_weight: of the loss that lets one attention head look where a named object is (answers only).
+        place_weight: of the loss by which a patch token must say where it is (answers only).
+        questions: of different kinds asked about each picture (answers only).
+        drill: rounds of further questions that mention objects by name, the hardest to learn (answers only).
+    """
+
+    batch: int
+    loop: LoopSettings
+    patch_weight: float = 1.0
+    contrast_weight: float = 1.0
+    naming_weight: float = 0.0
+    pointing_weight: float = 0.0
+    place_weight: float = 0.0
+    questions: int = 7
+    drill: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines the trained model.
+
+    Attributes:
+        output: folder for checkpoints and the exported model.
+        seed: initialisation and data.
+        model: keyword arguments of :func:`tokenry.models.vlm.embedded.model.build_config`.
+        tower: the first stage.
+        answers: the stages of the second kind, one after the other, each with a schedule of its own.
+        validate: validation pictures asked about at each checkpoint.
+    """
+
+    output: Path
+    tower: Stage
+    answers: tuple[Stage, ...]
+    seed: int = 0
+    model: Mapping[str, int] = field(default_factory=dict)
+    validate: int = 64
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a recipe from YAML.
+
+        Raises:
+            TokenryError: if the file is missing, is not YAML, or has missing or unknown keys.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            tower = Stage(**(content["tower"] | {"loop": LoopSettings(**content["tower"]["loop"])}))
+            answers = tuple(
+                Stage(**(one | {"loop": LoopSettings(**one["loop"])})) for one in content["answers"]
+            )
+            return cls(**(content | {"tower": tower, "answers": answers, "output": Path(content["output"])}))
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise TokenryError(f"{path} is not a recipe for the embedded model: {error!r}") from error

@@ -1,0 +1,1 @@
+"""What several reducers share: diversity, matching, outliers."""

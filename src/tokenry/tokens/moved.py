@@ -1,0 +1,207 @@
+"""Modules under their names of version 0.1, for one release: importing one gives today's module, with a warning."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Final
+
+_MOVED: Final[dict[str, str]] = dict(
+    line.split()
+    for line in """
+    bench.arms bench.reducers.arms
+    bench.choose bench.reducers.choose
+    bench.columns bench.reducers.columns
+    bench.compare bench.reducers.compare
+    bench.data bench.reducers.data
+    bench.decoding bench.decoders.compare
+    bench.decoding_log bench.decoders.log
+    bench.decoding_report bench.decoders.report
+    bench.demo bench.reducers.demo
+    bench.export bench.reducers.export
+    bench.headline bench.reducers.headline
+    bench.measure bench.reducers.measure
+    bench.metrics bench.reducers.metrics
+    bench.overlay bench.reducers.overlay
+    bench.page bench.reducers.page
+    bench.plots bench.reducers.plots
+    bench.prompts bench.reducers.prompts
+    bench.report bench.reducers.report
+    bench.results bench.reducers.results
+    bench.running bench.reducers.running
+    bench.single bench.reducers.single
+    bench.summary bench.reducers.summary
+    bench.table bench.reducers.table
+    bench.transplant bench.vocabularies.transplant
+    bench.tune bench.reducers.tune
+    bench.vocab bench.vocabularies.compare
+    checkpoints hosts.checkpoints
+    data.choices data.questions.choices
+    data.code_tasks data.text.code_tasks
+    data.corpora data.text.corpora
+    data.examples data.questions.examples
+    data.fashion_mnist data.images.fashion_mnist
+    data.files tokens.files
+    data.manpages data.text.manpages
+    data.markup data.text.markup
+    data.metrics data.questions.metrics
+    data.pack data.scenes.pack
+    data.pictures data.images.pictures
+    data.prompts data.text.prompts
+    data.question_columns data.questions.columns
+    data.question_files data.questions.files
+    data.question_layouts data.questions.layouts
+    data.reviews data.text.reviews
+    data.roff data.text.roff
+    data.sources data.text.sources
+    data.stamps data.images.stamps
+    data.symbols data.text.symbols
+    data.textures data.scenes.textures
+    data.vqa_answers data.questions.vqa_answers
+    embed.clustered_rag embed.crag.pipeline
+    embed.clusters embed.crag.clusters
+    embed.summarise embed.crag.summarise
+    hosts.attachment hosts.reducing.hooks
+    hosts.calibrate predict.lm.calibrate
+    hosts.check reduce.check
+    hosts.choosing hosts.reducing.apply
+    hosts.chunk hosts.reducing.call
+    hosts.generate predict.lm.generate
+    hosts.items hosts.reducing.items
+    hosts.layout hosts.reducing.layout
+    hosts.load models.load
+    hosts.memory hosts.reducing.ledger
+    hosts.moving hosts.reducing.item_io
+    hosts.oracle hosts.reducing.oracle
+    hosts.outputs hosts.reducing.outputs
+    hosts.plan hosts.reducing.plan
+    hosts.probes hosts.reducing.attention
+    hosts.session hosts.reducing.session
+    hosts.speculate predict.lm.speculate
+    hosts.trial predict.lm.trial
+    hosts.turn hosts.reducing.turns
+    hosts.warm_up predict.lm.warm_up
+    learn.acm models.adaptive.acm.training
+    learn.cabrita text.cabrita.training
+    learn.classification train.classification
+    learn.contrast models.vlm.embedded.contrast
+    learn.cubert text.cubert.training
+    learn.duo models.adaptive.duo_llm.training
+    learn.dupmae embed.dupmae.training
+    learn.encoder_data train.rows
+    learn.flash predict.lm.flash.training
+    learn.ftp models.language.ftp.training
+    learn.language train.language
+    learn.lexinvariant models.language.lexinvariant.training
+    learn.loop train.loop
+    learn.masked_lm train.masked_lm
+    learn.masking train.masking
+    learn.mrt5 models.mrt5.training
+    learn.octopus predict.octopus_v4.training
+    learn.patch_labels models.vlm.embedded.patch_labels
+    learn.ppd predict.lm.ppd.training
+    learn.pretrain train.pretrain
+    learn.recipe train.recipe
+    learn.resuming train.resuming
+    learn.signals train.signals
+    learn.transplant text.transplant.training
+    learn.vlm models.vlm.embedded
+    learn.vlm.__main__ models.vlm.embedded.__main__
+    learn.vlm.batches models.vlm.embedded.batches
+    learn.vlm.objectives models.vlm.embedded.objectives
+    learn.vlm.recipe models.vlm.embedded.recipe
+    learn.vlm.training models.vlm.embedded.training
+    learn.words models.language.word_models
+    learn.zett text.zett.training
+    learn.zett_batches text.zett.batches
+    models.acm models.adaptive.acm.layer
+    models.acm_convert models.adaptive.acm.conversion
+    models.acm_layers models.adaptive.acm.sites
+    models.byte2word models.language.byte2word
+    models.caption_head models.vlm.embedded.caption_head
+    models.conditional models.adaptive.conditional
+    models.controller train.rate_control
+    models.deletion models.mrt5.gates
+    models.duo models.adaptive.duo_llm.model
+    models.duo_oracle models.adaptive.duo_llm.oracle
+    models.duo_routing models.adaptive.duo_llm.routing
+    models.embedded models.vlm.embedded.model
+    models.flash predict.lm.flash.drafter
+    models.ftp models.language.ftp.model
+    models.functional_adapter predict.octopus_v4.adapter
+    models.functional_tokens predict.octopus_v4.tokens
+    models.hat models.language.hat
+    models.learn_your_tokens models.language.learn_your_tokens
+    models.lexinvariant models.language.lexinvariant.model
+    models.mrt5_blocks models.mrt5.blocks
+    models.ppd predict.lm.ppd.prompts
+    models.ragged models.language.ragged
+    models.tokenformer models.language.tokenformer
+    models.writing models.language.word_generation
+    predict.lm.byte_model predict.lm.byte_probabilities.byte_model
+    predict.lm.cache predict.lm.byte_probabilities.cache
+    predict.lm.covers predict.lm.byte_probabilities.covers
+    predict.lm.drawing predict.lm.byte_probabilities.drawing
+    predict.lm.ensemble predict.lm.byte_probabilities.ensemble
+    predict.lm.fim predict.lm.byte_probabilities.fim
+    predict.lm.healing predict.lm.byte_probabilities.healing
+    predict.lm.pairs predict.lm.byte_probabilities.pairs
+    predict.lm.ppd_tree predict.lm.ppd.tree
+    predict.lm.shapes predict.lm.byte_probabilities.shapes
+    predict.lm.validity predict.lm.byte_probabilities.validity
+    predict.octopus predict.octopus_v4
+    predict.octopus.dispatch predict.octopus_v4.dispatch
+    predict.octopus.graph predict.octopus_v4.graph
+    predict.octopus.router predict.octopus_v4.router
+    reduce.diverse reduce.shared.diverse
+    reduce.matching reduce.shared.matching
+    reduce.outliers reduce.shared.outliers
+    text.auxiliary text.string_vectors
+    text.plain hosts.plain_text
+    upstream hosts.upstream
+    wrappers hosts.wrappers
+    """.strip().splitlines()
+)
+
+
+class _Alias(Loader):
+    """Hands out a module that exists under another name."""
+
+    def __init__(self, name: str) -> None:
+        self._module = import_module(name)
+        self._spec = self._module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module of today."""
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It has run already; it keeps saying where it comes from."""
+        module.__spec__ = self._spec
+
+
+class _Moved(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The module of today for a name of version 0.1."""
+        room, _, old = fullname.partition(".")
+        if room != "tokenry" or old not in _MOVED:
+            return None
+        name = f"{room}.{_MOVED[old]}"
+        warnings.warn(
+            f"{fullname} has moved to {name}; the old name goes with the next release. Names "
+            "that are meant to stay are those of the rooms, such as `tokenry.predict`.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return ModuleSpec(fullname, _Alias(name))
+
+
+def install() -> None:
+    """Let old names be imported, once."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        # First: an old package's path would lead to a second copy of a module that is there under its new name.
+        sys.meta_path.insert(0, _Moved())
