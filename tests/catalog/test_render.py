@@ -193,12 +193,14 @@ def test_a_missing_marker_is_an_error(checkout: Path) -> None:
         render.generate(checkout, cards())
 
 
-def test_reproductions_are_one_table(checkout: Path, done: Card) -> None:
+def test_reproductions_are_one_table_a_room(checkout: Path, done: Card) -> None:
     result = {"claim": "c", "ours": {"what": "o", "value": 0.5}, "baseline": {"what": "b", "accuracy": 0.25},
               "ratio": 2.0, "metric": "bits", "seeds": [0], "verdict": "shown"} | WHERE  # fmt: skip
     (checkout / "docs/results/fastervlm.json").write_text(json.dumps(result))
-    text = render.generate(checkout, [done])[Path("docs/results.md")]
-    assert "| [`fastervlm`](methods/fastervlm.md) | bits | 0.5 | 0.25 | 2 | shown |" in text
+    text = render.generate(checkout, [done, card("zett")])[Path("docs/results.md")]
+    assert "### Text and tokens" not in text, "nothing was measured"
+    assert "### Fewer tokens" in text
+    assert "| [fastervlm](methods/fastervlm.md) | bits | 0.5 | 0.25 | 2 | shown |" in text
 
 
 def test_the_index_has_a_row_for_each_system_below_its_room(checkout: Path, done: Card) -> None:

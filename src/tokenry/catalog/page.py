@@ -26,6 +26,8 @@ _REFERENCE = """\
 _HEADLINES = ("ours", "baseline", "full")
 _ROWS = 8
 """A table of more rows is shown in part."""
+Shown = tuple[str, list[dict[str, Any]], int]
+"""A table's name, the rows of it that are shown, and how many it has."""
 _METRIC = "accuracy on questions about pictures"
 _ASIDE = "†"
 
@@ -70,7 +72,8 @@ def figure(arm: Any) -> str:
 def _facts(card: Card) -> str:
     stage = [f"acts at stage {card.stage}"] if card.stage else []
     kind = [card.kind, "trained" if card.trained else "training-free", *stage]
-    state = f"**{card.state}**: {STATE_MEANINGS[card.state]}" if card.state != "done" else "**done**"
+    state = f"**{card.state}**"
+    state += f" (tests: `{card.tests}`)" if card.state == "done" else f": {STATE_MEANINGS[card.state]}"
     return f"{paper(card)}. {', '.join(kind).capitalize()}; {state}."
 
 
@@ -89,7 +92,7 @@ def _measured(card: Card, result: results.Result) -> Iterator[str]:
         yield records_table(records)
     notes = result.values.get("notes", [])
     yield "\n".join(f"- {escape(note)}" for note in ([notes] if isinstance(notes, str) else notes))
-    yield _rest(card, result, shown[0] if shown else None)
+    yield _rest(card, result, shown)
 
 
 def _verdict(card: Card, result: results.Result) -> str:
@@ -123,16 +126,16 @@ def _criteria(criteria: Sequence[results.Criterion]) -> Iterator[str]:
         yield f"{_ASIDE} does not decide the verdict."
 
 
-def _rest(card: Card, result: results.Result, shown: str | None) -> str:
-    others = [label for label, _ in result.tables() if label not in ("criteria", shown)]
-    told = ["settings, seeds, machine and versions", *map(escape, others)]
-    if shown:
-        told.insert(0, "all rows")
+def _rest(card: Card, result: results.Result, shown: Shown | None) -> str:
+    """Where everything is that the page does not show."""
+    others = [label for label, _ in result.tables() if label not in ("criteria", shown and shown[0])]
+    cut = ["all rows"] if shown and len(shown[1]) < shown[2] else []
+    told = [*cut, *map(escape, others), "settings, seeds, machine and versions"]
     file = PurePosixPath(card.reproduction)
     return f"Everything else - {'; '.join(told)} - is in [{file.name}](../{file.parent.name}/{file.name})."
 
 
-def deciding(result: results.Result) -> tuple[str, list[dict[str, Any]], int] | None:
+def deciding(result: results.Result) -> Shown | None:
     """The one table of a result that says most about its verdict, and the rows of it that do.
 
     That is the table with the figures of `ours` and of `baseline` in it, or the first one; of a long table only the

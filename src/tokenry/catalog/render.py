@@ -172,7 +172,7 @@ def _reproduction(card: Card, found: results.Result) -> Sequence[str]:
     values = found.values
     caution = f", with [caution](methods/{card.slug}.md#{MEASURED})" if card.caution else ""
     return (
-        f"[`{card.slug}`](methods/{card.slug}.md)" if card.state != "open" else f"`{card.slug}`",
+        f"[{card.slug}](methods/{card.slug}.md)" if card.state != "open" else card.slug,
         escape(metric(found)),
         *(escape(figure(values[arm])) for arm in ("ours", "baseline")),
         "" if values["ratio"] is None else results.text(values["ratio"]),
