@@ -49,32 +49,42 @@ def docstring(entry_point: str) -> str:
     """Return an entry point's docstring, dedented.
 
     Args:
-        entry_point: "package.module:name"; a package may import the name from a module in it, as its face.
+        entry_point: "package.module:name".
 
     Raises:
         TokenryError: If the module, the name in it or its docstring does not exist.
     """
+    node, _ = _definition(entry_point)
+    if (text := ast.get_docstring(node)) is None:
+        raise TokenryError(f"Entry point {entry_point!r} has no docstring.")
+    return text
+
+
+def defined_at(entry_point: str) -> str:
+    """Return where an entry point is defined, as "package.module:name": a package hands out names of its modules.
+
+    Raises:
+        TokenryError: If the module or the name in it does not exist.
+    """
+    return _definition(entry_point)[1]
+
+
+def _definition(entry_point: str) -> tuple[ast.ClassDef | ast.FunctionDef, str]:
+    """The definition in the source, and where it stands."""
     module, _, name = entry_point.partition(":")
-    for node in ast.parse(_source(entry_point, module)).body:
-        match node:
-            case ast.ClassDef(name=found) | ast.FunctionDef(name=found) if found == name:
-                if (text := ast.get_docstring(node)) is None:
-                    raise TokenryError(f"Entry point {entry_point!r} has no docstring.")
-                return text
-            case ast.ImportFrom(module=str(home), level=0, names=names):
-                for alias in names:
-                    if (alias.asname or alias.name) == name and home.startswith(f"{module}."):
-                        return docstring(f"{home}:{alias.name}")
+    package, *folders, last = module.split(".")
+    base = resources.files(package).joinpath(*folders)
+    file = next((f for f in (base / f"{last}.py", base / last / "__init__.py") if f.is_file()), None)
+    if file is None:
+        raise TokenryError(f"Entry point {entry_point!r}: there is no module {module}")
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return node, entry_point
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            for found in node.names:
+                if (found.asname or found.name) == name:
+                    return _definition(f"{node.module}:{found.name}")
     raise TokenryError(f"Entry point {entry_point!r}: {module} defines no class or function {name!r}")
-
-
-def _source(entry_point: str, module: str) -> str:
-    package, *path = module.split(".")
-    base = resources.files(package).joinpath(*path[:-1])
-    for file in (base / f"{path[-1]}.py", base / path[-1] / "__init__.py"):
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-    raise TokenryError(f"Entry point {entry_point!r}: there is no module {module}")
 
 
 def _entries(body: str) -> tuple[tuple[str, str], ...]:
