@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
+    from tokenry.models.adaptive.acm.layer import AcmConfig as AcmConfig
     from tokenry.models.adaptive.acm.training import EndToEnd as EndToEnd
     from tokenry.models.adaptive.acm.training import GatePretraining as GatePretraining
     from tokenry.models.adaptive.acm.training import ModuleDistillation as ModuleDistillation
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tokenry.models.vlm.embedded.model import load_embedded as load_embedded
 
 _HOME = {
+    "AcmConfig": "models.adaptive.acm.layer",
     "Connector": "models.vlm.connector",
     "EndToEnd": "models.adaptive.acm.training",
     "GatePretraining": "models.adaptive.acm.training",

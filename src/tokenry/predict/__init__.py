@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tokenry.predict.lm.byte_probabilities.ensemble import ensemble as ensemble
     from tokenry.predict.lm.calibrate import Calibration as Calibration
     from tokenry.predict.lm.calibrate import calibrate as calibrate
+    from tokenry.predict.lm.flash.drafter import FlashConfig as FlashConfig
+    from tokenry.predict.lm.flash.drafter import FlashDrafter as FlashDrafter
     from tokenry.predict.lm.flash.proposer import Flash as Flash
     from tokenry.predict.lm.generate import decoder as decoder
     from tokenry.predict.lm.generate import decoder_names as decoder_names
@@ -37,6 +39,8 @@ _HOME = {
     "CallBatches": "predict.octopus_v4.training",
     "CallObjective": "predict.octopus_v4.training",
     "Flash": "predict.lm.flash.proposer",
+    "FlashConfig": "predict.lm.flash.drafter",
+    "FlashDrafter": "predict.lm.flash.drafter",
     "ParallelPromptDecoding": "predict.lm.ppd.proposer",
     "PromptLookup": "predict.lm.prompt_lookup",
     "Proposer": "predict.lm.proposer",

@@ -11,10 +11,12 @@ from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
     from tokenry.text.dynamic_tokenization import dynamic as dynamic
+    from tokenry.text.lib import Lib as Lib
     from tokenry.text.trie import ByteTrie as ByteTrie
     from tokenry.text.vocabulary import ByteVocab as ByteVocab
 
 _HOME = {
+    "Lib": "text.lib",
     "dynamic": "text.dynamic_tokenization",
     "ByteTrie": "text.trie",
     "ByteVocab": "text.vocabulary",

@@ -3,11 +3,13 @@
 from tokenry.predict.octopus_v4.dispatch import Answer, Hop, Octopus, Worker, WorkerCall, WorkerError
 from tokenry.predict.octopus_v4.graph import Edge, Graph, Node
 from tokenry.predict.octopus_v4.router import FunctionalRouter, Router, Written
+from tokenry.predict.octopus_v4.tokens import FunctionalTokens, add_functional_tokens
 
 __all__ = [
     "Answer",
     "Edge",
     "FunctionalRouter",
+    "FunctionalTokens",
     "Graph",
     "Hop",
     "Node",
@@ -17,4 +19,5 @@ __all__ = [
     "WorkerCall",
     "WorkerError",
     "Written",
+    "add_functional_tokens",
 ]
