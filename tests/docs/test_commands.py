@@ -36,7 +36,13 @@ def test_commands_of_cards_exist_with_these_options() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["tokenry comparee", "tokenry compare --methodz x", "make nothing", "python -m tokenry.nothing", "lss"],
+    [
+        "tokenry comparee",
+        "tokenry reduce compare --methodz x",
+        "make nothing",
+        "python -m tokenry.nothing",
+        "lss",
+    ],
 )
 def test_what_does_not_exist_is_noticed(line: str) -> None:
     with pytest.raises(Exception):  # noqa: B017, PT011 - of the parser, or an assertion

@@ -212,7 +212,7 @@ class Card:
     def shell(self) -> str | None:
         """A command line that uses it, if there is one."""
         if self.command is None and self.entry_point is not None and self.kind == "reducer":
-            return f'tokenry run MODEL picture.jpg "what is this?" --method {self.slug}'
+            return f'tokenry reduce run MODEL picture.jpg "what is this?" --method {self.slug}'
         return self.command
 
     @property

@@ -1,4 +1,4 @@
-"""`tokenry transplant`: give a model another vocabulary."""
+"""`tokenry vocab transplant`: give a model another vocabulary."""
 
 from __future__ import annotations
 
@@ -64,10 +64,9 @@ def transplant_model(
         bits,
         changes_text,
         load_donor,
-        load_language_model,
         texts_of,
     )
-    from tokenry.models.pretrained import model_folder
+    from tokenry.models.load import load
     from tokenry.text.transplant import Context, save_transplanted, transplant, transplant_method
     from tokenry.text.transplant.apply import check_free
     from tokenry.text.vocabulary import load_tokenizer
@@ -79,8 +78,8 @@ def transplant_model(
     check_free(out)
     measured, counted = texts_of(text, limit), texts_of(corpus or continue_on, limit)
     trained_on = texts_of(continue_on, limit)
-    new = load_tokenizer(model_folder(to))
-    loaded, tokenizer = load_language_model(model, dtype=dtype.value)
+    new = load_tokenizer(to)
+    loaded, tokenizer = load(model, reads="text", dtype=dtype.value)
     context = Context(texts=counted, donor=None if donor is None else load_donor(donor), seed=seed)
     before = bits(loaded, tokenizer, measured)
     moved = transplant(

@@ -1,4 +1,4 @@
-"""`tokenry vocab`: train vocabularies and compare them."""
+"""`tokenry vocab train` and `tokenry vocab compare`: vocabularies from text, and what they are worth on text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from tokenry.cli.terminal import say, screen
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    vocab = typer.Typer(no_args_is_help=True, help="Train vocabularies, and compare them on text.")
-    vocab.command("train")(train_vocabulary)
-    vocab.command("compare")(compare)
-    app.add_typer(vocab, name="vocab")
+    app.command("train")(train_vocabulary)
+    app.command("compare")(compare)
 
 
 _Limit = Annotated[

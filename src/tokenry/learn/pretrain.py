@@ -1,23 +1,20 @@
-"""Pre-training from a recipe: ``python -m tokenry.learn.pretrain RECIPE.yaml``.
+"""Pre-training from a recipe: `tokenry train RECIPE`.
 
 A recipe names a corpus, a tokenizer (trained on the corpus, or a folder), an objective, a model and the loop's
 settings; what comes out is an ordinary transformers folder. Run again after an interruption and it goes on;
-``accelerate launch -m tokenry.learn.pretrain RECIPE.yaml`` trains the same recipe on several devices.
+``accelerate launch -m tokenry train RECIPE`` trains the same recipe on several devices.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
-import yaml
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
@@ -27,13 +24,13 @@ from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens.errors import InputError
 from tokenry.train.loop import LoopSettings, once, train
 from tokenry.train.objectives import OBJECTIVES, Ingredients, Pretraining
-from tokenry.train.recipe import exit_code, reason
+from tokenry.train.recipe import TrainingRecipe
 from tokenry.train.resuming import claim
 from tokenry.train.rows import save_folder
 
 
 @dataclass(frozen=True)
-class PretrainRecipe:
+class PretrainRecipe(TrainingRecipe):
     """Everything that determines the trained model.
 
     Attributes:
@@ -49,6 +46,8 @@ class PretrainRecipe:
         seed: of weights, data order and masks.
         workers: processes that prepare batches, beside each that trains.
     """
+
+    trains: ClassVar[str] = "pre-training"
 
     output: Path
     corpus: Mapping[str, Any]
@@ -66,16 +65,23 @@ class PretrainRecipe:
         """Read a recipe from YAML.
 
         Raises:
-            InputError: if the file is missing, is no YAML, or has missing or unknown keys.
+            InputError: if the file is missing, is no YAML, or has missing, unknown or mistyped settings.
+            UnknownNameError: if there is no objective of its name.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            training = LoopSettings(**{"seed": content.get("seed", 0)} | content["training"])
-            recipe = cls(**content | {"training": training, "output": Path(content["output"])})
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a recipe for pre-training: {reason(error)}") from error
+        recipe = super().load(path)
         recipe.kind()
         return recipe
+
+    @classmethod
+    def completed(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """The loop draws with the recipe's seed unless it has its own."""
+        if not isinstance(training := content.get("training"), dict):
+            return content
+        return content | {"training": {"seed": content.get("seed", 0)} | training}
+
+    def train(self, *, stop_after: int | None = None, console: Console | None = None) -> Path | None:
+        """Train the model, or go on: `run`."""
+        return run(self, console, stop_after=stop_after)
 
     def kind(self) -> type[Pretraining]:
         """The objective.
@@ -102,8 +108,8 @@ class PretrainRecipe:
 
     def identity(self) -> dict[str, Any]:
         """What a run cannot change while it lasts, as JSON values."""
-        content = dataclasses.asdict(self)
-        del content["output"], content["workers"], content["training"]["checkpoint_every"]
+        content = dataclasses.asdict(self) | {"training": self.training.identity()}
+        del content["output"], content["workers"]
         return json.loads(json.dumps(content))
 
 
@@ -112,8 +118,10 @@ def kinds() -> tuple[str, ...]:
     return tuple(name for name, found in OBJECTIVES.all().items() if issubclass(found, Pretraining))
 
 
-def run(recipe: PretrainRecipe, console: Console | None = None) -> Path:
-    """Train, or go on training, and write the finished model; returns its folder.
+def run(
+    recipe: PretrainRecipe, console: Console | None = None, *, stop_after: int | None = None
+) -> Path | None:
+    """Train, or go on training, and write the finished model; returns its folder, None where it stopped before.
 
     Raises:
         TokenryError: what is wrong with the corpus, the tokenizer, the settings, or a run that was started otherwise.
@@ -142,8 +150,11 @@ def run(recipe: PretrainRecipe, console: Console | None = None) -> Path:
         recipe.output / "checkpoints",
         title=recipe.objective["kind"],
         workers=recipe.workers,
+        stop_after=stop_after,
         console=console,
     )
+    if stop_after is not None and stop_after < recipe.training.steps:
+        return None
     once(lambda: save_folder(job.result.eval(), tokenizer, target), precision)
     return target
 
@@ -165,24 +176,3 @@ def _train_tokenizer(recipe: PretrainRecipe, texts: Sequence[str]) -> PreTrained
         return recipe.kind().train_tokenizer(texts, **options)
     except TypeError as error:
         raise InputError(f"The recipe's tokenizer has an option that does not exist: {error}") from error
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: pre-train from a recipe."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tokenry.learn.pretrain",
-        description="Pre-train a model from a recipe; run again to continue. "
-        "On several devices: accelerate launch -m tokenry.learn.pretrain RECIPE",
-    )
-    parser.add_argument("recipe", type=Path, help="a YAML file, as in recipes/pretrain")
-    given = parser.parse_args(arguments)
-
-    def work() -> None:
-        target = run(PretrainRecipe.load(given.recipe))
-        once(lambda: print(f"The trained model is in {target}."))
-
-    return exit_code(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

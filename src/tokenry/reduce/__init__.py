@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.reduce.base import Reducer as Reducer
@@ -19,17 +19,9 @@ if TYPE_CHECKING:
     from tokenry.reduce.session import encode as encode
     from tokenry.reduce.session import reduced as reduced
 
-_HOME = {
-    "CheckReport": "reduce.check",
-    "Reducer": "reduce.base",
-    "Scorer": "reduce.base",
-    "encode": "reduce.session",
-    "read_methods": "reduce.registry",
-    "reduced": "reduce.session",
-    "reducer": "reduce.registry",
-    "reducers": "reduce.registry",
+_MOVED = {
+    "method": "reduce.reducer",
+    "methods": "reduce.reducers",
 }
 
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME, moved={"method": "reduce.reducer", "methods": "reduce.reducers"})
+__getattr__, __dir__, __all__ = face(__name__, moved=_MOVED)
