@@ -230,7 +230,7 @@ def test_newer_releases_warn_once_and_older_ones_are_refused(monkeypatch: pytest
     major, minor = upstream.PROVEN[1].split(".")[:2]
     newer = f"{major}.{int(minor) + 1}.0"
     releases._require.cache_clear()
-    with pytest.warns(UserWarning, match=r"newer than .* `tokenry check MODEL`"):
+    with pytest.warns(UserWarning, match=r"newer than .* `tokenry reduce check MODEL`"):
         releases._require(newer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

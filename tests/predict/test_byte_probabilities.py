@@ -683,9 +683,9 @@ def test_tokenizers_that_exactness_does_not_cover_are_refused() -> None:
 @pytest.mark.packages
 @pytest.mark.slow
 def test_agrees_with_the_token_likelihood_of_smollm2() -> None:
-    from tokenry.models.pretrained import load_smollm2
+    from tokenry.models.load import load
 
-    lm, tokenizer = load_smollm2()
+    lm, tokenizer = load("smollm2")
     model = byte_model(lm, tokenizer)
     for text in (
         "It is 2024.\n\nThe quick  brown fox — isn't it?\n    return x+1\n",

@@ -42,7 +42,8 @@ from transformers import (
 import tokenry as tk
 from tests.predict.drafts import Noise
 from tokenry.hosts.upstream import cache_argument
-from tokenry.models.pretrained import load_smollm2, smollm2_folder
+from tokenry.models.load import load
+from tokenry.models.pretrained import smollm2_folder
 from tokenry.predict.lm.calibrate import Calibration, calibrate
 from tokenry.predict.lm.generate import _CALIBRATED, _IN_USE, decoder_names, require_decoder
 from tokenry.predict.lm.prompt_lookup import PromptLookup
@@ -218,7 +219,7 @@ def test_a_warm_start_is_made_once(model: Any, tmp_path: Path) -> None:
 
 @pytest.mark.packages  # fetches SmolLM2
 def test_the_prompt_tokens_that_are_shipped_fit_smollm2() -> None:
-    smollm2, tokenizer = load_smollm2()
+    smollm2, tokenizer = load("smollm2")
     ids = tokenizer("The three primary colours are", return_tensors="pt").input_ids
     plain = smollm2.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
     how = tk.decoder(smollm2, "ppd", sizing=Fixed(8))

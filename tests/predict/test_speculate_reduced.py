@@ -162,7 +162,7 @@ def test_stops_processors_and_passes_of_the_session() -> None:
 
 
 def test_the_embedded_model() -> None:
-    model, processor = tk.load_embedded()
+    model, processor = tk.load("embedded")
     scenes = load_scenes("test", 2)
     asked = ["<image>\nwhat is in the picture?", "<image>\nwhat color is the thing at the top left?"]
     inputs = dict(

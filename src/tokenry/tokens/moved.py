@@ -104,7 +104,6 @@ _MOVED: Final[dict[str, str]] = dict(
     learn.octopus predict.octopus_v4.training
     learn.patch_labels models.vlm.embedded.patch_labels
     learn.ppd predict.lm.ppd.training
-    learn.pretrain train.pretrain
     learn.recipe train.recipe
     learn.resuming train.resuming
     learn.signals train.signals
@@ -161,6 +160,13 @@ _MOVED: Final[dict[str, str]] = dict(
     reduce.matching reduce.shared.matching
     reduce.outliers reduce.shared.outliers
     text.auxiliary text.string_vectors
+    text.boundaries text.dynamic_tokenization.boundaries
+    text.embedding_cache text.dynamic_tokenization.embedding_cache
+    text.filters text.cabrita.filters
+    text.large_vocabulary text.dynamic_tokenization.large_vocabulary
+    text.lexicon text.lib.ranked
+    text.merge_queue text.dynamic_tokenization.merge_queue
+    text.supertokens text.transplant.tokenadapt.supertokens
     text.plain hosts.plain_text
     upstream hosts.upstream
     wrappers hosts.wrappers

@@ -36,6 +36,7 @@ from tokenry.bench import environment
 from tokenry.bench.decoders.log import DecodingLog, DecodingSession, LeftOut, TimedDecoding
 from tokenry.bench.decoders.report import GREEDY, DecodingReport
 from tokenry.bench.reducers.results import digest
+from tokenry.catalog.registry import catalogued
 from tokenry.data.text.prompts import Prompt, Prompts
 from tokenry.hosts.chat import ChatPrompt, Message
 from tokenry.hosts.host import evaluating
@@ -44,6 +45,7 @@ from tokenry.hosts.wrappers import device_of, synchronise, unwrap
 from tokenry.predict.lm.calibrate import Calibration
 from tokenry.predict.lm.generate import decoder, decoder_names, require_decoder
 from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.registry import DECODERS as NAMED
 from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.predict.lm.speculate import Speculation
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
@@ -53,16 +55,18 @@ ASSISTED: Final = "assisted"
 COLD: Final = "-cold"
 """Ending of a decoder's name: it forgets all it has learned before every prompt."""
 
-DECODERS: Final = (
-    GREEDY,
-    TRANSFORMERS_LOOKUP,
-    ASSISTED,
-    "prompt-lookup",
-    "token-recycling",
-    "token-recycling-cold",
-    "recycling+lookup",
-    "recycling+lookup-cold",
-)
+
+def _usual() -> tuple[str, ...]:
+    """Transformers' own, and every decoder that needs no training; those that learn from texts also without that."""
+    untrained = [
+        name for name, entry in catalogued(NAMED.kind).items() if entry.card and not entry.card.trained
+    ]
+    learn = [name for name in untrained if hasattr(NAMED.get(name), "warm_up")]
+    ours = [name + end for name in untrained for end in ("", *([COLD] if name in learn else []))]
+    return (GREEDY, TRANSFORMERS_LOOKUP, ASSISTED, *ours)
+
+
+DECODERS: Final = _usual()
 """What is compared unless something else is asked for."""
 
 _OTHERS: Final = (GREEDY, TRANSFORMERS_LOOKUP, ASSISTED)

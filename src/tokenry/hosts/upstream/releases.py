@@ -44,6 +44,6 @@ def _require(version: str) -> None:
     if Version(version).release[:2] > Version(PROVEN[1]).release[:2]:
         warnings.warn(
             f"transformers {version} is newer than {PROVEN[1]}, the newest release that tokenry was proven with. "
-            "`tokenry check MODEL` tells whether your model still runs exactly.",
+            "`tokenry reduce check MODEL` tells whether your model still runs exactly.",
             stacklevel=4,
         )

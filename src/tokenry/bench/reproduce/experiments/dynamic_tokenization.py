@@ -18,9 +18,9 @@ from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.bench.reproduce.tiny_lm import tiny_hypernet, tiny_lm_texts
 from tokenry.data.packages import Provenance, cache_folder
 from tokenry.data.text.corpora import load_corpus
-from tokenry.text.dynamic_tokenization import DynamicModel, dynamic
+from tokenry.text.dynamic_tokenization.large_vocabulary import LargeVocabulary
+from tokenry.text.dynamic_tokenization.model import DynamicModel, dynamic
 from tokenry.text.knn import KnnIndex
-from tokenry.text.large_vocabulary import LargeVocabulary
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import Hypernetwork
