@@ -259,7 +259,8 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a module in two processes, as `accelerate launch` does on two devices, here on the CPU through gloo."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     options = ["--main_process_port", "0", "--mixed_precision", "no", "--num_machines", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     return subprocess.run(
         [sys.executable, *launcher, *options, "-m", *arguments],
         cwd=ROOT,

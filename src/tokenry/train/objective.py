@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class Objective(nn.Module):
         average: the running average of the weights, if the loop keeps one.
     """
 
-    players: Mapping[str, Sequence[str]] = {}
+    players: ClassVar[Mapping[str, Sequence[str]]] = {}
     simultaneous: bool = False
     player: str = SOLE
     step: int = 0
