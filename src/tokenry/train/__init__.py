@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING
 from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
-    from tokenry.train.loop import LoopSettings as LoopSettings
-    from tokenry.train.loop import Objective as Objective
     from tokenry.train.loop import train as train
+    from tokenry.train.objective import Objective as Objective
+    from tokenry.train.phases import Phase as Phase
+    from tokenry.train.phases import train_phases as train_phases
+    from tokenry.train.players import adaptive_weight as adaptive_weight
+    from tokenry.train.processes import gathered as gathered
+    from tokenry.train.settings import LoopSettings as LoopSettings
 
 _HOME = {
-    "LoopSettings": "train.loop",
-    "Objective": "train.loop",
+    "LoopSettings": "train.settings",
+    "Objective": "train.objective",
+    "Phase": "train.phases",
+    "adaptive_weight": "train.players",
+    "gathered": "train.processes",
     "train": "train.loop",
+    "train_phases": "train.phases",
 }
 
 __all__ = sorted(_HOME)

@@ -85,7 +85,7 @@ def train_phases(
             phase.loop,
             folder / phase.name,
             learn=phase.learn,
-            title=f"{title} {phase.name}",
+            title=f"{title} {phase.name}".strip(),
             workers=workers,
             on_checkpoint=None if on_checkpoint is None else partial(on_checkpoint, phase),
             stop_after=stop,

@@ -110,8 +110,8 @@ class PretrainRecipe:
 
     def identity(self) -> dict[str, Any]:
         """What a run cannot change while it lasts, as JSON values."""
-        content = dataclasses.asdict(self)
-        del content["output"], content["workers"], content["training"]["checkpoint_every"]
+        content = dataclasses.asdict(self) | {"training": self.training.identity()}
+        del content["output"], content["workers"]
         return json.loads(json.dumps(content))
 
 

@@ -117,8 +117,8 @@ class Recipe:
         Raises:
             InputError: If it is that of another recipe.
         """
-        identity = asdict(self)
-        del identity["output"], identity["loop"]["checkpoint_every"]
+        identity = asdict(self) | {"loop": self.loop.identity()}
+        del identity["output"]
         claim(self.output / "recipe.json", identity)
 
 

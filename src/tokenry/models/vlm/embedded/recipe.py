@@ -8,12 +8,13 @@ from typing import Self
 import yaml
 
 from tokenry.tokens.errors import TokenryError
-from tokenry.train.loop import LoopSettings
+from tokenry.train.phases import Phase
+from tokenry.train.settings import LoopSettings
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Batch size, loss weights and loop settings of one stage.
+class PhaseSettings:
+    """Batch size, loss weights and loop settings of one phase.
 
     Attributes:
         batch: pictures a step.
@@ -37,6 +38,10 @@ class Stage:
     questions: int = 7
     drill: int = 0
 
+    def phase(self, name: str) -> Phase:
+        """The phase of the training loop, whose objective takes these settings as its option."""
+        return Phase(name=name, loop=self.loop, options={"settings": self})
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -46,14 +51,14 @@ class Recipe:
         output: folder for checkpoints and the exported model.
         seed: initialisation and data.
         model: keyword arguments of :func:`tokenry.models.vlm.embedded.model.build_config`.
-        tower: the first stage.
-        answers: the stages of the second kind, one after the other, each with a schedule of its own.
+        tower: the first phase.
+        answers: the phases of the second kind, one after the other, each with a schedule of its own.
         validate: validation pictures asked about at each checkpoint.
     """
 
     output: Path
-    tower: Stage
-    answers: tuple[Stage, ...]
+    tower: PhaseSettings
+    answers: tuple[PhaseSettings, ...]
     seed: int = 0
     model: Mapping[str, int] = field(default_factory=dict)
     validate: int = 64
@@ -67,9 +72,9 @@ class Recipe:
         """
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            tower = Stage(**(content["tower"] | {"loop": LoopSettings(**content["tower"]["loop"])}))
+            tower = PhaseSettings(**(content["tower"] | {"loop": LoopSettings(**content["tower"]["loop"])}))
             answers = tuple(
-                Stage(**(one | {"loop": LoopSettings(**one["loop"])})) for one in content["answers"]
+                PhaseSettings(**(one | {"loop": LoopSettings(**one["loop"])})) for one in content["answers"]
             )
             return cls(**(content | {"tower": tower, "answers": answers, "output": Path(content["output"])}))
         except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
