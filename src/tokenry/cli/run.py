@@ -13,6 +13,7 @@ from tokenry.cli import options
 from tokenry.cli.options import Attention, Dtype
 from tokenry.cli.terminal import say, screen, visible
 from tokenry.hosts.checkpoints import require_model
+from tokenry.tokens.files import whole_file
 
 
 def register(app: typer.Typer) -> None:
@@ -85,7 +86,8 @@ def run_once(
     shown.print()
     shown.print(costs)
     if target is not None:
-        found.overlay().save(target, "PNG")
+        with whole_file(target) as scratch:
+            found.overlay().save(scratch, "PNG")
         say(f"\nOverlay: {target}")
 
 

@@ -36,7 +36,7 @@ class VectorIndex:
     """Vectors by id, searched exactly by cosine (`tokenry.text.knn.KnnIndex` over vectors of length 1).
 
     Vectors are brought to length 1 on the way in, queries too. Nothing is approximate: a million vectors of 384 numbers
-    take 1.5 GB and about a tenth of a second a query on one core.
+    take 1.5 GB and about half a second a query on one core.
 
     Args:
         width: length of the vectors.
