@@ -18,7 +18,7 @@ from tokenry.hosts.vision import watch_vision
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
-from tokenry.tokens import TokenView
+from tokenry.tokens import Needs, TokenView
 
 TOLERANCE = 1e-5
 
@@ -40,7 +40,18 @@ def test_cls_rows_of_llava() -> None:
     model: Any = built("llava")
     inputs = FAMILIES["llava"].batch(model, "ragged")
     truth = encoder_attention("llava", "vision_tower", inputs["pixel_values"])
-    with torch.no_grad(), watch_vision(Host.of(model), {0, 1}) as recorder:
+    with (
+        torch.no_grad(),
+        watch_vision(
+            Host.of(model),
+            Needs(
+                cls_layers=(
+                    0,
+                    1,
+                )
+            ),
+        ) as recorder,
+    ):
         model(**inputs)
     for item in range(2):
         for layer in (0, 1):
@@ -55,7 +66,7 @@ def test_cls_rows_of_tiles_follow_the_packing() -> None:
     values = inputs["pixel_values"]
     flat = torch.cat([values[0, :3], values[1, :5]])
     truth = encoder_attention("llava-next", "vision_tower", flat)[1]
-    with torch.no_grad(), watch_vision(Host.of(model), {1}) as recorder:
+    with torch.no_grad(), watch_vision(Host.of(model), Needs(cls_layers=(1,))) as recorder:
         model(**inputs)
     record = recorder.pictures["image"]
     for item, (first, down, across, size) in enumerate([(0, 1, 2, (40, 90)), (3, 2, 2, (70, 60))]):
@@ -95,7 +106,7 @@ def test_cls_rows_of_frames() -> None:
     model: Any = built("video-llava")
     inputs = FAMILIES["video-llava"].batch(model, "video")
     truth = encoder_attention("video-llava", "video_tower", inputs["pixel_values_videos"].flatten(0, 1))[1]
-    with torch.no_grad(), watch_vision(Host.of(model), {1}) as recorder:
+    with torch.no_grad(), watch_vision(Host.of(model), Needs(cls_layers=(1,))) as recorder:
         model(**inputs)
     record = recorder.pictures["video"]
     assert record.lengths == [111, 111]

@@ -9,7 +9,7 @@ from tokenry.reduce.shared.matching import bipartite_match, merge_onto
 
 def test_six_tokens() -> None:
     x = torch.tensor([[[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 1], [-1, 0]]])
-    reduction = bipartite_match(x, torch.tensor([6]), torch.tensor([2]))
+    reduction = bipartite_match(x, torch.tensor([6]), torch.tensor([2])).reduction
     merged = torch.tensor([[[1, 1], [1, 0.05], [0.05, 1], [-1, 0]]])
     assert torch.allclose(reduction.apply(x), merged)
     assert reduction.sizes.tolist() == [[1, 2, 2, 1]]
@@ -18,7 +18,7 @@ def test_six_tokens() -> None:
 
 def test_one_partner_may_take_in_several() -> None:
     x = torch.tensor([[[1, 0], [1, 0.0], [1, 0.1], [-1, 0]]])
-    reduction = bipartite_match(x, torch.tensor([4]), torch.tensor([2]))
+    reduction = bipartite_match(x, torch.tensor([4]), torch.tensor([2])).reduction
     assert reduction.sizes.tolist() == [[3, 1]]
     assert torch.allclose(reduction.apply(x), torch.tensor([[[1, 0.1 / 3], [-1, 0]]]))
 
@@ -27,7 +27,7 @@ def test_equals_plain_loops_on_ragged_items() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4, 11, 5, generator=g)
     length, r = torch.tensor([11, 8, 1, 0]), torch.tensor([3, 4, 0, 0])
-    reduction = bipartite_match(x, length, r)
+    reduction = bipartite_match(x, length, r).reduction
     assert reduction.count.tolist() == [8, 4, 1, 0]
     for i in range(4):
         n = int(length[i])

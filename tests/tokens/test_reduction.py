@@ -13,9 +13,9 @@ from tokenry.tokens import (
     Reduction,
     ReductionError,
     TokenryError,
-    best,
     gather_rows,
     prefix_mask,
+    top_mask,
 )
 
 
@@ -306,12 +306,12 @@ def test_prefix_mask() -> None:
 def test_best_takes_members_only_and_no_more_than_there_are() -> None:
     scores = t([9.0, -torch.inf, 3.0, 3.0], [1.0, 2.0, 3.0, 4.0])
     member = t([False, True, True, True], [True, True, False, False])
-    assert best(scores, member, t(1, 1)).tolist() == [
+    assert top_mask(scores, member, t(1, 1)).tolist() == [
         [False, False, True, False],
         [False, True, False, False],
     ]
-    assert best(scores, member, t(3, 9)).tolist() == member.tolist()
-    assert not best(scores, member, t(0, 0)).any()
+    assert top_mask(scores, member, t(3, 9)).tolist() == member.tolist()
+    assert not top_mask(scores, member, t(0, 0)).any()
 
 
 def test_gather_rows_fills_what_is_missing() -> None:

@@ -17,9 +17,10 @@ from tokenry.tokens.faces import lazy
 if TYPE_CHECKING:
     from tokenry.tokens.budget import HALF, Budget, BudgetLike
     from tokenry.tokens.method import Method
+    from tokenry.tokens.needs import ColumnKind, Cut, CutLike, Depth, Needs, ReadAttention, Stage, Tower
     from tokenry.tokens.positions import Positions
-    from tokenry.tokens.reduction import DenseReduction, Reduction, best, gather_rows, prefix_mask
-    from tokenry.tokens.view import AttentionView, Depth, Needs, Stage, TokenView
+    from tokenry.tokens.reduction import DenseReduction, Reduction, gather_rows, prefix_mask, top_mask
+    from tokenry.tokens.view import AttentionView, EncoderView, TokenView
 
 __all__ = [
     "HALF",
@@ -27,22 +28,28 @@ __all__ = [
     "Budget",
     "BudgetError",
     "BudgetLike",
+    "ColumnKind",
+    "Cut",
+    "CutLike",
     "DenseReduction",
     "Depth",
+    "EncoderView",
     "InputError",
     "Method",
     "Needs",
     "Positions",
+    "ReadAttention",
     "Reduction",
     "ReductionError",
     "Stage",
     "TokenView",
     "TokenryError",
+    "Tower",
     "UnknownNameError",
     "UnsupportedError",
-    "best",
     "gather_rows",
     "prefix_mask",
+    "top_mask",
 ]
 
 # What needs torch is loaded on first use: whoever only wants the errors (the catalogue, `tokenry list`) does without.
@@ -52,16 +59,22 @@ _HOME = {
     "BudgetLike": "tokens.budget",
     "DenseReduction": "tokens.reduction",
     "Reduction": "tokens.reduction",
-    "best": "tokens.reduction",
+    "top_mask": "tokens.reduction",
     "gather_rows": "tokens.reduction",
     "prefix_mask": "tokens.reduction",
     "AttentionView": "tokens.view",
+    "EncoderView": "tokens.view",
     "Method": "tokens.method",
-    "Depth": "tokens.view",
-    "Needs": "tokens.view",
+    "ColumnKind": "tokens.needs",
+    "Cut": "tokens.needs",
+    "CutLike": "tokens.needs",
+    "Depth": "tokens.needs",
+    "ReadAttention": "tokens.needs",
+    "Tower": "tokens.needs",
+    "Needs": "tokens.needs",
     "Positions": "tokens.positions",
-    "Stage": "tokens.view",
+    "Stage": "tokens.needs",
     "TokenView": "tokens.view",
 }
 
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME, moved={"best": "tokens.top_mask"})

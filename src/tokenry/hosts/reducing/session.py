@@ -42,7 +42,7 @@ from tokenry.hosts.vision import (
     watch_vision,
 )
 from tokenry.hosts.wrappers import unwrap
-from tokenry.tokens import InputError, Method, Positions, UnsupportedError
+from tokenry.tokens import InputError, Method, Needs, Positions, UnsupportedError
 
 _KWARG = "tokenry_chunk"
 
@@ -189,12 +189,11 @@ class Session:
         with ExitStack() as stack:
             depth = self.host.depth
             needs = [m.needs(layer, depth) for layer, methods in self._plan.items() for _, m in methods]
-            cls_layers = {layer for n in needs for layer in n.cls_layers}
             call = Call()
             attachment = Attachment(self.host, call, owner)
             stack.callback(attachment.disclaim)
             if self.host.token_ids:
-                self._vision = stack.enter_context(watch_vision(self.host, cls_layers))
+                self._vision = stack.enter_context(watch_vision(self.host, Needs.of_encoder(needs)))
             modules = self.host.attention_modules(self.host.layers, self._choosing.listened())
             listeners = {m: self._choosing.listener(i, self._under_way) for m, i in modules.items()}
             self._follow = stack.enter_context(watch_attention([self.host.text_config], listeners))
