@@ -16,10 +16,12 @@ from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
     from tokenry.tokens.budget import HALF, Budget, BudgetLike
+    from tokenry.tokens.codes import Codes, Latents
     from tokenry.tokens.method import Method
     from tokenry.tokens.needs import ColumnKind, Cut, CutLike, Depth, Needs, ReadAttention, Stage, Tower
     from tokenry.tokens.positions import Positions
     from tokenry.tokens.reduction import DenseReduction, Reduction, gather_rows, prefix_mask, top_mask
+    from tokenry.tokens.signals import Signal, SignalSpec
     from tokenry.tokens.view import AttentionView, EncoderView, TokenView
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "BudgetLike",
+    "Codes",
     "ColumnKind",
     "Cut",
     "CutLike",
@@ -35,12 +38,15 @@ __all__ = [
     "Depth",
     "EncoderView",
     "InputError",
+    "Latents",
     "Method",
     "Needs",
     "Positions",
     "ReadAttention",
     "Reduction",
     "ReductionError",
+    "Signal",
+    "SignalSpec",
     "Stage",
     "TokenView",
     "TokenryError",
@@ -57,6 +63,7 @@ _HOME = {
     "HALF": "tokens.budget",
     "Budget": "tokens.budget",
     "BudgetLike": "tokens.budget",
+    "Codes": "tokens.codes",
     "DenseReduction": "tokens.reduction",
     "Reduction": "tokens.reduction",
     "top_mask": "tokens.reduction",
@@ -64,6 +71,7 @@ _HOME = {
     "prefix_mask": "tokens.reduction",
     "AttentionView": "tokens.view",
     "EncoderView": "tokens.view",
+    "Latents": "tokens.codes",
     "Method": "tokens.method",
     "ColumnKind": "tokens.needs",
     "Cut": "tokens.needs",
@@ -73,6 +81,8 @@ _HOME = {
     "Tower": "tokens.needs",
     "Needs": "tokens.needs",
     "Positions": "tokens.positions",
+    "Signal": "tokens.signals",
+    "SignalSpec": "tokens.signals",
     "Stage": "tokens.needs",
     "TokenView": "tokens.view",
 }

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from tokenry.tokens.needs import CutLike, Depth, Needs, Stage
 from tokenry.tokens.positions import Positions
-from tokenry.tokens.reduction import Reduction
+from tokenry.tokens.reduction import DenseReduction, Reduction
 from tokenry.tokens.view import TokenView
 
 
@@ -41,5 +41,5 @@ class Method(Protocol):
     def needs(self, layer: int, depth: Depth) -> Needs:
         """What must be collected for the cut before decoder layer `layer`."""
 
-    def apply(self, view: TokenView) -> Reduction:
+    def apply(self, view: TokenView) -> Reduction | DenseReduction:
         """Which tokens go, and into which others they flow."""
