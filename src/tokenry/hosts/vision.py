@@ -76,7 +76,7 @@ class Pictures:
     tile: list[Tensor] | None
     cell: list[Tensor] | None
     first: list[int]
-    cls: dict[int, Float[Tensor, "tiles heads n+1"]] = field(default_factory=dict)
+    cls: dict[int, Float[Tensor, "tiles heads k"]] = field(default_factory=dict)
     keys: dict[int, Float[Tensor, "tiles heads n d"]] = field(default_factory=dict)
     side: int | None = None
     tiles: list[tuple[int, int]] = field(default_factory=list)
@@ -156,7 +156,7 @@ class Pictures:
             )
         return recorded[layer]
 
-    def _dealt(self, item: int, values: Float[Tensor, "tiles f n"]) -> Float[Tensor, "n f"]:
+    def _dealt(self, item: int, values: Float[Tensor, "tiles f patches"]) -> Float[Tensor, "n f"]:
         """Values per patch for the tokens of one item."""
         assert self.tile is not None
         assert self.cell is not None

@@ -114,8 +114,16 @@ class Needs:
     cls_layers: tuple[int, ...] = ()
     cls_logit_layers: tuple[int, ...] = ()
     key_layers: tuple[int, ...] = ()
-    attention: ReadAttention | None = None
+    attention: ReadAttention | str | None = None
     text: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attention is None or self.attention in tuple(ReadAttention):
+            return
+        names = ", ".join(repr(each.value) for each in ReadAttention)
+        raise InputError(
+            f"A method reads the attention of the layer {names} to a cut, got {self.attention!r}."
+        )
 
     @property
     def cls(self) -> bool:

@@ -26,13 +26,18 @@ class AttentionView(ABC):
     def row(self, query: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows heads t"]:
         """Attention probabilities of one query per row (by default the last token), over all columns."""
 
-    @abstractmethod
     def rows(self, queries: Int[Tensor, "rows k"]) -> Float[Tensor, "rows heads k t"]:
         """Attention probabilities of several queries per row, over all columns; those of a query -1 are zero."""
+        found = torch.stack([self.row(query.clamp(min=0)) for query in queries.T], 2)
+        return found.masked_fill((queries < 0)[:, None, :, None], 0)
 
-    @abstractmethod
     def keys(self) -> Float[Tensor, "rows kv t d"]:
-        """Keys as they meet the queries, rotated, one per key-value head; padding is zero."""
+        """Keys as they meet the queries, rotated, one per key-value head; padding is zero.
+
+        Raises:
+            UnsupportedError: a view that has no keys.
+        """
+        raise UnsupportedError(f"{type(self).__name__} knows attention, but no keys.")
 
     @abstractmethod
     def mass(self, group: Bool[Tensor, "rows t"]) -> Float[Tensor, "rows heads t"]:

@@ -46,12 +46,6 @@ class QKAttention(AttentionView):
         query = torch.full((len(self.columns),), t - 1) if query is None else query
         return self.probabilities()[torch.arange(len(query)), :, query]
 
-    def rows(self, queries: Tensor) -> Tensor:
-        """Several queries per row; those of -1 are zero."""
-        rows = torch.arange(len(queries))[:, None]
-        picked = self.probabilities().transpose(1, 2)[rows, queries.clamp(min=0)].transpose(1, 2)
-        return picked.masked_fill((queries < 0)[:, None, :, None], 0)
-
     def keys(self) -> Tensor:
         """The keys; padding is zero."""
         return self.k.masked_fill((self.columns < 0)[:, None, :, None], 0)

@@ -154,7 +154,7 @@ class AttentionOfSome(AttentionView):
         ]
 
 
-def cls_logits(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "tiles heads n+1"]:
+def cls_logits(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "tiles heads k"]:
     """What [CLS], the first token of an encoder block, makes of all keys, itself included, in float32."""
     with without_autocast(query):
         first = query[:, :, :1].float() @ key.float().transpose(2, 3)
