@@ -21,7 +21,7 @@ from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.reduce.recoverable_compression import RecoverableCompression
 from tokenry.reduce.shared.diverse import cosines, unit_rows
-from tokenry.tokens import BudgetLike, Depth, Needs, Reduction, Stage, TokenView
+from tokenry.tokens import BudgetLike, Depth, Needs, ReadAttention, Reduction, Stage, TokenView
 from tokenry.tokens.pooling import mean_pool
 
 # --- controls ---------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class AttentionToPicture(Gauge):
 
     def needs(self, layer: int, depth: Depth) -> Needs:
         """The attention of the layer just run, or of the one about to run."""
-        return Needs(attention=self.which)
+        return Needs(attention=ReadAttention(self.which))
 
     def read(self, view: TokenView) -> dict[str, Float[Tensor, "items ..."]]:
         """Head mean, then the mean over the text tokens behind the picture."""
