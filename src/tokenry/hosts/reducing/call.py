@@ -275,12 +275,6 @@ class DecoderCall:
         assert self.met is not None
         return self.met.columns.amax(1)
 
-    @property
-    def delivered(self) -> Int[Tensor, " items"]:
-        """Tokens each picture had before anything was done to it."""
-        assert self.met is not None
-        return self.met.length
-
     def kinds_of(self, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
         """What columns are: 0 text before the row's first visual token, 1 visual, 2 text after it, -1 padding."""
         visual = self.visual
