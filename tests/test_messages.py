@@ -162,7 +162,7 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "decode a text": lambda g: g.bytes.decode("text"),
     "decode what is no id": lambda g: g.bytes.decode([10**9]),
     "bytes of a number": lambda g: tk.text.ByteVocab.from_tokenizer(3),
-    "a byte model of names": lambda g: tk.text.byte_model("a", "b"),
+    "a byte model of names": lambda g: tk.predict.byte_model("a", "b"),
 }
 
 

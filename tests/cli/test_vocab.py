@@ -24,7 +24,7 @@ SOURCES = [module.__file__ for module in (argparse, textwrap)]
 def tokenry(*words: str | Path) -> Result:
     app = typer.Typer()
     vocab.register(app)
-    return CliRunner().invoke(app, ["vocab", *map(str, words)])
+    return CliRunner().invoke(app, [*map(str, words)])
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from tokenry.hosts.vision import visual_kinds as visual_kinds
 
 _MOVED = {
-    "DECODERS": "predict.lm.registry.DECODERS",
     "Calibration": "predict.Calibration",
     "CheckReport": "reduce.CheckReport",
+    "DECODERS": "predict.lm.registry.DECODERS",
     "calibrate": "predict.calibrate",
     "check": "check",
     "decoder": "decoder",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.reducing import layout
+from tokenry.hosts.masks import additive
 from tokenry.hosts.reducing.hooks import paused
 from tokenry.hosts.upstream import (
     Cache,
@@ -45,7 +45,6 @@ from tokenry.tokens.errors import InputError, UnsupportedError
 __all__ = [
     "copied_columns",
     "keep_rows",
-    "longest_text",
     "plain_cache",
     "plain_layers",
     "prepare",
@@ -119,12 +118,6 @@ def try_tree(model: PreTrainedModel) -> None:
                 f"{type(model).__name__} cannot read tokens side by side, under a mask [b 1 q t] that says what each "
                 f"of them sees ({type(error).__name__}: {error}). Decode it without drafts."
             ) from error
-
-
-def longest_text(config: Any) -> int | None:
-    """How many positions a language model knows, or None where nothing says."""
-    longest = getattr(config, "max_position_embeddings", None)
-    return None if longest is None else int(longest)
 
 
 def require_full_attention(model: PreTrainedModel, tokens: int) -> None:
@@ -227,8 +220,7 @@ def tree_pass(
     Returns:
         What the model returns.
     """
-    # As numbers, which every kernel takes for what they are.
-    mask = None if sees is None else layout.additive(sees[:, None], model.dtype)
+    mask = None if sees is None else additive(sees[:, None], model.dtype)
     return model(
         **rows,
         attention_mask=mask,

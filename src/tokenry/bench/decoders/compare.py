@@ -27,7 +27,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from jaxtyping import Int
-from jinja2 import TemplateError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -39,8 +38,9 @@ from tokenry.bench.decoders.report import GREEDY, DecodingReport
 from tokenry.bench.reducers.results import digest
 from tokenry.catalog.registry import catalogued
 from tokenry.data.text.prompts import Prompt, Prompts
+from tokenry.hosts.chat import ChatPrompt, Message
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.plain_text import PlainText
+from tokenry.hosts.upstream import longest_text
 from tokenry.hosts.wrappers import device_of, synchronise, unwrap
 from tokenry.predict.lm.calibrate import Calibration
 from tokenry.predict.lm.generate import decoder, decoder_names, require_decoder
@@ -290,22 +290,12 @@ def _fresh(
 def _encode(model: PreTrainedModel, tokenizer: Any, prompt: Prompt, new_tokens: int) -> dict[str, Tensor]:
     roles, contents = zip(*prompt.messages, strict=True)
 
-    def encode(tokenizer: Any, contents: Sequence[str]) -> Mapping[str, Any]:
-        if not getattr(tokenizer, "chat_template", None):
-            return dict(tokenizer("\n\n".join(contents), return_tensors="pt"))
-        chat = replace(prompt, messages=tuple(zip(roles, contents, strict=True))).chat
-        try:
-            return dict(
-                tokenizer.apply_chat_template(
-                    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-                )
-            )
-        except TemplateError as error:
-            raise InputError(f"The model's chat template refuses prompt {prompt.name!r}: {error}") from error
+    def chat(contents: Sequence[str]) -> Sequence[Message]:
+        return replace(prompt, messages=tuple(zip(roles, contents, strict=True))).chat
 
-    found = PlainText(tokenizer).encode(contents, encode)
-    ids: Int[Tensor, "1 s"] = found["input_ids"].to(device_of(model))
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    found = ChatPrompt(tokenizer).ids(contents, chat, what=f"prompt {prompt.name!r}")
+    ids: Int[Tensor, "1 s"] = torch.tensor([found], device=device_of(model))
+    most = longest_text(model.config)
     if most is not None and ids.shape[1] + new_tokens > most:
         raise InputError(
             f"Prompt {prompt.name!r} has {ids.shape[1]} tokens; with {new_tokens} new ones that is more than the "

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from tokenry.hosts.host import evaluating
 from tokenry.hosts.reducing.hooks import paused
-from tokenry.hosts.treepass import longest_text, read_text, tree_pass
+from tokenry.hosts.treepass import read_text, tree_pass
+from tokenry.hosts.upstream import longest_text
 from tokenry.hosts.wrappers import device_of, unwrap
 from tokenry.predict.lm.requirements import try_drafts
 from tokenry.tokens.errors import InputError
@@ -102,8 +103,7 @@ def calibrate(
         )
     plain: PreTrainedModel = unwrap(model)
     try_drafts(plain)
-    config = plain.config.get_text_config()
-    longest = longest_text(config)
+    longest = longest_text(plain.config)
     if longest is not None:
         # Half of the positions for the text, where they are few: a tree is as good beside a short one.
         context = max(1, min(context, max(longest - sizes[-1], longest // 2)))

@@ -21,13 +21,20 @@ from transformers import GenerationConfig, PreTrainedModel
 from tokenry.hosts.reducing.ledger import columns_seen
 from tokenry.hosts.treepass import (
     keep_rows,
-    longest_text,
     plain_layers,
     prepare,
     require_full_attention,
     tree_pass,
 )
-from tokenry.hosts.upstream import Cache, cache_given, cache_of, mask_width, read_prompt, release
+from tokenry.hosts.upstream import (
+    Cache,
+    cache_given,
+    cache_of,
+    longest_text,
+    mask_width,
+    read_prompt,
+    release,
+)
 from tokenry.hosts.wrappers import virtual_tokens
 from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.tree import Draft
@@ -204,7 +211,7 @@ class Verifier:
 
         Texts that go on beyond their model's positions are the model's business, as without drafts.
         """
-        longest = longest_text(self.model.config.get_text_config())
+        longest = longest_text(self.model.config)
         free = -1 if longest is None else longest - self.alive.shape[1] - 1
         return min(limit, free) if free >= 0 else limit
 

@@ -24,6 +24,7 @@ from tokenry.text.knn import KnnIndex
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import Hypernetwork
+from tokenry.tokens.pooling import mean_pool
 
 _RIDGE = 1.0
 
@@ -188,8 +189,7 @@ class LanguageProbe:
         for start in range(0, len(lines), self.batch):
             batch = run(lines[start : start + self.batch])
             hidden = run.model.base_model(**batch).last_hidden_state
-            mask = batch["attention_mask"][..., None].to(hidden.dtype)
-            rows.append((hidden * mask).sum(1) / mask.sum(1))
+            rows.append(mean_pool(hidden, batch["attention_mask"]))
             before += sum(batch.original_lengths)
             after += sum(batch.lengths)
         return torch.cat(rows), 1 - after / before

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tokenry.hosts.host import evaluating
 from tokenry.models.adaptive.conditional import CostTable, ModuleCost, budget_fraction, squared_budget_loss
 from tokenry.models.adaptive.duo_llm.model import Choice, DuoForCausalLM, Mix
 from tokenry.tokens.errors import InputError
@@ -238,18 +239,14 @@ def fit_budget(
             duo(input_ids=ids, attention_mask=attention_mask, use_cache=False)
         return float((trace.choices[counted] == Choice.BIG).float().mean())
 
-    mode = duo.training
-    duo.eval()
-    low, high = -32.0, 32.0  # logits of a trained router are a few units
-    tried = {0.0: share(0.0)}
-    for _ in range(rounds):
-        middle = (low + high) / 2
-        tried[middle] = share(middle)
-        low, high = (middle, high) if tried[middle] < target else (low, middle)
-    best = min(tried, key=lambda shift: abs(tried[shift] - target))
-    found = share(best)
-    duo.train(mode)
-    return found
+    with evaluating(duo):
+        low, high = -32.0, 32.0  # logits of a trained router are a few units
+        tried = {0.0: share(0.0)}
+        for _ in range(rounds):
+            middle = (low + high) / 2
+            tried[middle] = share(middle)
+            low, high = (middle, high) if tried[middle] < target else (low, middle)
+        return share(min(tried, key=lambda shift: abs(tried[shift] - target)))
 
 
 @contextmanager

@@ -14,12 +14,11 @@ from transformers import PreTrainedModel
 
 from tokenry.hosts.treepass import (
     copied_columns,
-    longest_text,
     plain_cache,
     require_full_attention,
     tree_pass,
 )
-from tokenry.hosts.upstream import parameters
+from tokenry.hosts.upstream import longest_text, parameters
 from tokenry.predict.lm.byte_probabilities.validity import Context
 from tokenry.tokens.errors import InputError
 
@@ -76,7 +75,7 @@ class TokenForest:
         self.rows = rows
         self.length = 0
         self._cache = plain_cache(model)
-        self._limit = longest_text(model.config.get_text_config())
+        self._limit = longest_text(model.config)
 
     def prefill(self, sequences: Sequence[Sequence[int]], contexts: Sequence[Context]) -> list[Node]:
         """Put one token sequence into every (empty) row.

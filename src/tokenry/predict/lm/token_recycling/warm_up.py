@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.treepass import longest_text, read_text, tree_pass
+from tokenry.hosts.treepass import read_text, tree_pass
+from tokenry.hosts.upstream import longest_text
 from tokenry.hosts.wrappers import device_of, unwrap
 from tokenry.predict.lm.requirements import try_drafts
 from tokenry.tokens.errors import InputError
