@@ -20,6 +20,7 @@ class EveryOther:
     slug = "every-other"
     stage = Stage.LAYER
     position_rule = Positions.KEEP
+    differentiable = False
 
     def __init__(self, layer: int, attention: str) -> None:
         self.layer, self.attention = layer, attention
