@@ -9,14 +9,14 @@ from types import ModuleType
 import pytest
 
 from tokenry.catalog import Card, cards
-from tokenry.hosts.checkpoints import NAMES
+from tokenry.models.pretrained import PACKAGED
 
 USABLE = [card for card in cards() if card.state != "open"]
 
 
 def _marks(card: Card) -> list[pytest.MarkDecorator]:
     """Models with a name that do not come with tokenry have to be fetched."""
-    fetched = any(f'"{name}"' in (card.example or "") for name in NAMES)
+    fetched = any(f'"{name}"' in (card.example or "") for name in PACKAGED)
     return [pytest.mark.packages] if fetched else []
 
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenry.hosts.alternatives import no_cls
 from tokenry.hosts.crops import tile_numbers
 from tokenry.hosts.host import Host
 from tokenry.hosts.patches import put
@@ -248,14 +249,6 @@ def _encode(host: Host, inputs: Mapping[str, Any], modalities: Iterable[str]) ->
 def _brings(modality: str, inputs: Mapping[str, Any]) -> bool:
     encoded = (inputs.get(ENCODED) or {}).get(modality) is not None
     return encoded or any(holds_videos(name) == (modality == "video") for name in _pixels(inputs))
-
-
-def no_cls(host: Host) -> str:
-    """What to tell a user whose encoder has no [CLS] token."""
-    return (
-        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Use a method whose "
-        "`needs` names no `cls_layers`."
-    )
 
 
 class VisionRecorder(threading.local):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from tokenry.hosts.alternatives import no_cls, reads_cls
 from tokenry.hosts.host import Host
 from tokenry.hosts.upstream import attention_kernel, is_flash
-from tokenry.hosts.vision import no_cls
 from tokenry.tokens import Cut, Depth, Method, Restriction, Stage, TokenryError, UnsupportedError
 
 _SUPPORTED: Final = frozenset({Stage.INPUT, Stage.LAYER})
@@ -57,7 +57,7 @@ def plan_methods(
             )
         first = cuts[0]
         for cut in cuts:
-            if not host.has_cls and _reads_cls(method, cut, depth):
+            if not host.has_cls and reads_cls(method, cut, depth):
                 raise UnsupportedError(no_cls(host))
             plan.setdefault(cut, []).append((number, method))
     return dict(sorted(plan.items()))
@@ -107,12 +107,3 @@ def require_kernel(host: Host) -> None:
         raise UnsupportedError(
             f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."
         )
-
-
-def _reads_cls(method: Method, cut: int, depth: Depth) -> bool:
-    try:
-        return method.needs(cut, depth).cls
-    except TokenryError:
-        if depth.encoder:
-            raise
-        return True  # it asks for a block of an encoder that is not there

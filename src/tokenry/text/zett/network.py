@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, RobertaConfig, RobertaModel
 
 from tokenry.hosts.upstream import ModelOutput
+from tokenry.text.transplant.base import is_tied
 from tokenry.text.zett.surface import PAD
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.pooling import mean_pool
@@ -332,12 +333,6 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
     """Blocks of rows as one; None where there is no such output."""
     found = [part for part in parts if part is not None]
     return torch.cat(found) if found else None
-
-
-def is_tied(model: PreTrainedModel) -> bool:
-    """Whether a model's head is its input embedding; models without a head count as tied."""
-    head = model.get_output_embeddings()
-    return head is None or head.weight is model.get_input_embeddings().weight
 
 
 def source_rows(model: PreTrainedModel) -> Float[Tensor, "s n_in"]:
