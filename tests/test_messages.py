@@ -137,7 +137,7 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "generate from nothing": lambda g: tk.generate(g.lm, None, max_new_tokens=2),
     "generate from text": lambda g: tk.generate(g.lm, "the cat", max_new_tokens=2),
     "generate from floats": lambda g: tk.generate(g.lm, torch.zeros(1, 3), max_new_tokens=2),
-    "generate with a number": lambda g: tk.generate(g.lm, g.ids, decoder=3, max_new_tokens=2),
+    "generate with a number": lambda g: tk.generate(g.lm, g.ids, method=3, max_new_tokens=2),
     "compare on nothing": lambda g: compare(g, data=[]),
     "compare on None": lambda g: compare(g, data=None),
     "compare on a name": lambda g: compare(g, data="scenes"),
