@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tokenry.bench.reducers.results import digest
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.manpages import load_manpages, manpages_provenance
 from tokenry.data.text.reviews import aspects_in, product_reviews
 from tokenry.embed.chat import ChatModel, Completion, LanguageModel
@@ -173,30 +173,30 @@ def _outcome(
         """n by seed."""
         return np.array([rows[f"{n} reviews, {arm}"][name] for n in where])
 
-    def mean(name: str, arm: str = _WRITTEN) -> Figure:
-        return Figure.of(column(name, clustered, arm).mean(0).tolist())
+    def mean(name: str, arm: str = _WRITTEN) -> Measurement:
+        return Measurement.of(column(name, clustered, arm).mean(0).tolist())
 
-    def growth(name: str) -> Figure:
-        return Figure.of((column(name, [most]) / column(name, [fewest]))[0].tolist())
+    def growth(name: str) -> Measurement:
+        return Measurement.of((column(name, [most]) / column(name, [fewest]))[0].tolist())
 
     many = [n for n in numbers if n >= s["many"]]
     pages = [row for name, row in rows.items() if "(7)" in name and name.endswith(_WRITTEN)]
     above_bare = column("answer cosine", clustered) - column("cosine without texts", clustered)
     return Outcome(
         metric=f"prompt tokens a question about {most} reviews",
-        ours=Arm("CRAG, summaries written by the model", tuple(column("CRAG tokens", [most])[0])),
-        baseline=Arm("all reviews in the prompt", tuple(column("plain tokens", [most])[0])),
-        figures={
-            "least saved, many reviews": Figure.of(column("saved", many).min(0).tolist()),
-            "saved, most reviews": Figure.of(column("saved", [most])[0].tolist()),
+        ours=Arm.of("CRAG, summaries written by the model", tuple(column("CRAG tokens", [most])[0])),
+        baseline=Arm.of("all reviews in the prompt", tuple(column("plain tokens", [most])[0])),
+        measurements={
+            "least saved, many reviews": Measurement.of(column("saved", many).min(0).tolist()),
+            "saved, most reviews": Measurement.of(column("saved", [most])[0].tolist()),
             "growth of CRAG": growth("CRAG tokens"),
             "growth of plain retrieval": growth("plain tokens"),
             "answer cosine": mean("answer cosine"),
             "answer cosine, quoted": mean("answer cosine", _QUOTED),
-            "answer cosine above that without texts": Figure.of(above_bare.mean(0).tolist()),
+            "answer cosine above that without texts": Measurement.of(above_bare.mean(0).tolist()),
             "aspects": mean("aspects in the block"),
             "aspects, quoted": mean("aspects in the block", _QUOTED),
-            "saved, manual pages": Figure(min(float(np.mean(row["saved"])) for row in pages)),
+            "saved, manual pages": Measurement(min(float(np.mean(row["saved"])) for row in pages)),
         },
         tables={
             "by number of texts": {
@@ -205,18 +205,5 @@ def _outcome(
             }
         },
         details={"paragraphs": dict(paragraphs)},
-        notes=(
-            "Prompts are counted as the model reads them, chat template included; 'tokens of summaries' are read and "
-            "written once for an item, and 'questions to break even' are those whose savings pay for them. Where a "
-            "column is missing, nothing was saved and the summaries never pay.",
-            f"{len(s['questions'])} questions about each number of reviews, {len(s['page_questions'])} a page, "
-            "greedy answers by the same model. Reviews are from templates; the manual pages are real text.",
-            "SmolLM2-135M from a 4-bit file writes poor prose and mixes opinions up, in summaries as in answers; "
-            "an answer cosine says how alike two answers are, not that either is right. 'cosine without texts' is that "
-            "of the plain answers with answers to the bare questions. Criteria on cosines and aspects leave out up "
-            "to k reviews, which the block quotes whole.",
-            "Of twelve wordings of the summarising prompt and three of the answering prompt, those used were chosen on "
-            "products 101 and 102, which are not among those measured.",
-        ),
         data=manpages_provenance("en"),
     )

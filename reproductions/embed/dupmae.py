@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.manpages import each_manpage, manpages_provenance
 from tokenry.embed.dupmae.encoder import DupmaeEncoder, Representation
 from tokenry.embed.dupmae.training import ContrastiveRetrieval, DupmaeMasking, DupmaeObjective, DupmaeSettings
@@ -142,15 +142,15 @@ def experiment(study: Study) -> Outcome:
 def _outcome(
     found: Mapping[str, Mapping[str, list[float]]], data: Data, settings: Mapping[str, Any]
 ) -> Outcome:
-    def ratio(ours: str, other: str, what: str) -> Figure:
+    def ratio(ours: str, other: str, what: str) -> Measurement:
         values = zip(found[ours][what], found[other][what], strict=True)
-        return Figure.of([a / b if b else float("nan") for a, b in values])
+        return Measurement.of([a / b if b else float("nan") for a, b in values])
 
     return Outcome(
         metric="MRR@10 in % of manual pages found by what they are said to be, after fine-tuning",
-        ours=Arm("DupMAE", tuple(found["DupMAE"]["fine-tuned"])),
-        baseline=Arm("masked language modelling", tuple(found["MLM"]["fine-tuned"])),
-        figures={
+        ours=Arm.of("DupMAE", tuple(found["DupMAE"]["fine-tuned"])),
+        baseline=Arm.of("masked language modelling", tuple(found["MLM"]["fine-tuned"])),
+        measurements={
             "DupMAE over MLM": ratio("DupMAE", "MLM", "fine-tuned"),
             "DupMAE over RetroMAE": ratio("DupMAE", "RetroMAE", "fine-tuned"),
             "RetroMAE over MLM": ratio("RetroMAE", "MLM", "fine-tuned"),
@@ -162,14 +162,5 @@ def _outcome(
                 for arm, figures in found.items()
             }
         },
-        notes=(
-            f"{len(data.queries)} pages: the query is what NAME says, the document the first {settings['length'] - 2} "
-            f"tokens of DESCRIPTION; {settings['held_out']:.0%} of the queries are held out, all documents searched.",
-            f"The sparse part counts {settings['sparse_weight']}-fold in all arms (the paper: 1); with models so "
-            "small it otherwise drowns the dense part, and fine-tuning failed for every arm.",
-            "All arms have as many steps over the same text, as in the paper; one of DupMAE costs about 3 of MLM.",
-            "Before fine-tuning the dense part is [CLS]'s vector itself; zero-shot figures are those of an arm's best "
-            "part: [CLS], words, or both.",
-        ),
         data=manpages_provenance("en"),
     )

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.manpages import ManPage, each_manpage, manpages_provenance
 from tokenry.learn.electra import ElectraMasking, ElectraObjective, ElectraSettings, Task, electra_config
 from tokenry.text.wordpiece import train_wordpiece
@@ -158,12 +158,12 @@ def experiment(study: Study) -> Outcome:
     mean = {name: float(np.mean(values)) for name, values in tuned.items()}
     return Outcome(
         metric="accuracy in % of a manual page's section, fine-tuned with few labels",
-        ours=Arm("ELECTRA", tuple(tuned["ELECTRA"])),
-        baseline=Arm("masked language modelling", tuple(tuned["MLM"])),
-        figures={
-            "points over MLM": Figure.of(_differences(tuned, "ELECTRA", "MLM")),
-            "probe points over MLM": Figure.of(_differences(probed, "ELECTRA", "MLM")),
-            "points over from scratch": Figure.of(_differences(tuned, "ELECTRA", "from scratch")),
+        ours=Arm.of("ELECTRA", tuple(tuned["ELECTRA"])),
+        baseline=Arm.of("masked language modelling", tuple(tuned["MLM"])),
+        measurements={
+            "points over MLM": Measurement.of(_differences(tuned, "ELECTRA", "MLM")),
+            "probe points over MLM": Measurement.of(_differences(probed, "ELECTRA", "MLM")),
+            "points over from scratch": Measurement.of(_differences(tuned, "ELECTRA", "from scratch")),
         },
         tables={
             "arms": {
@@ -172,13 +172,6 @@ def experiment(study: Study) -> Outcome:
                 for name in tuned
             }
         },
-        notes=(
-            f"{len(data.labels)} pages, {len(data.rows)} rows of {settings['length']} tokens; the sections are 2, 3, 7 "
-            "and other.",
-            "All arms have the FLOPs of the baseline's steps, counted by torch, forward and backward.",
-            f"A page's section is told from the first {settings['length'] - 2} tokens of its DESCRIPTION; the pages "
-            "that are tested were among the unlabelled text of all arms.",
-        ),
         data=manpages_provenance("en"),
     )
 

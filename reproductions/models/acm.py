@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.images.fashion_mnist import FashionMNIST, load_fashion_mnist
 from tokenry.models.adaptive.acm.conversion import Converted, convert
 from tokenry.models.adaptive.acm.layer import ACM, AcmConfig, RandomGate
@@ -37,43 +37,39 @@ def experiment(study: Study) -> Outcome:
     def accuracies(name: str) -> list[float]:
         return [run.scores[name].accuracy for run in runs]
 
-    def over(name: str) -> Figure:
-        return Figure.of([a - b for a, b in zip(accuracies(headline), accuracies(name), strict=True)])
+    def over(name: str) -> Measurement:
+        return Measurement.of([a - b for a, b in zip(accuracies(headline), accuracies(name), strict=True)])
 
     return Outcome(
         metric="accuracy on Fashion-MNIST test pictures",
-        ours=Arm(f"a gate chooses for each token, budget {s['headline']}", tuple(accuracies(headline))),
-        baseline=Arm(
+        ours=Arm.of(f"a gate chooses for each token, budget {s['headline']}", tuple(accuracies(headline))),
+        baseline=Arm.of(
             f"{_fixed(s)} of {s['learners']} learners for every token, trained alike",
             tuple(accuracies(fixed)),
         ),
-        figures={
+        measurements={
             "accuracy over the same for all": over(fixed),
             "accuracy over random choices": over(_RANDOM),
-            "share of the base's accuracy": Figure.of(
+            "share of the base's accuracy": Measurement.of(
                 [a / b for a, b in zip(accuracies(headline), accuracies(_BASE), strict=True)]
             ),
-            "computation on objects over blank": Figure.of([run.objects_over_blank for run in runs]),
-            "computation at the headline budget": Figure.of([run.scores[headline].share for run in runs]),
+            "computation on objects over blank": Measurement.of([run.objects_over_blank for run in runs]),
+            "computation at the headline budget": Measurement.of(
+                [run.scores[headline].share for run in runs]
+            ),
         },
         tables={
             "accuracy and computation": {
                 name: {
-                    "accuracy": round(Figure.of(accuracies(name)).value, 4),
+                    "accuracy": round(Measurement.of(accuracies(name)).value, 4),
                     "share of learners executed": round(
-                        Figure.of([run.scores[name].share for run in runs]).value, 3
+                        Measurement.of([run.scores[name].share for run in runs]).value, 3
                     ),
                 }
                 for name in runs[0].scores
             }
         },
         details={"multiply-adds per token": dict(runs[0].costs)},
-        notes=(
-            "Every arm that is trained end to end has the same number of steps, from the same first two phases; the "
-            "base is trained on for as many. Budgets other than the headline's go on from its model for fewer steps.",
-            "The share executed is that of the learners on test pictures, where gates take their likeliest choice; "
-            "gates themselves come on top. No mixup, and hundreds of steps where the paper has a hundred epochs.",
-        ),
         data=tuple(p for p in (splits[0].provenance,) if p is not None),
     )
 

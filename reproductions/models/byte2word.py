@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.models.language.byte2word import MASK, PAD, Byte2WordConfig, Byte2WordForMaskedLM, basic_words
 from tokenry.models.language.word_models import MaskedWords, WordLanguageModel
@@ -163,17 +163,17 @@ def experiment(study: Study) -> Outcome:
     }
     return Outcome(
         metric="masked words of held-out documentation of which all sub-words are right, in %",
-        ours=Arm("Byte2Word", tuple(ours_clean)),
-        baseline=Arm(f"table of {len(tokenizer)} WordPiece vectors", tuple(table_clean)),
-        figures={
-            "accuracy ratio": Figure.of(
+        ours=Arm.of("Byte2Word", tuple(ours_clean)),
+        baseline=Arm.of(f"table of {len(tokenizer)} WordPiece vectors", tuple(table_clean)),
+        measurements={
+            "accuracy ratio": Measurement.of(
                 [a / b if b else 0.0 for a, b in zip(ours_clean, table_clean, strict=True)]
             ),
-            "points over the commonest word": Figure.of(
+            "points over the commonest word": Measurement.of(
                 [min(a, b) - c for a, b, c in zip(ours_clean, table_clean, commonest, strict=True)]
             ),
-            "embedding parameters": Figure(embedding["Byte2Word"] / embedding["table"]),
-            "difference of drops": Figure.of(
+            "embedding parameters": Measurement(embedding["Byte2Word"] / embedding["table"]),
+            "difference of drops": Measurement.of(
                 [a - b for a, b in zip(drops["Byte2Word"], drops["table"], strict=True)]
             ),
         },
@@ -187,13 +187,6 @@ def experiment(study: Study) -> Outcome:
                 for name, found in accuracy.items()
             }
         },
-        notes=(
-            f"Text in lower case; noise replaces {settings['noise']:.0%} of the letters around the hidden words before "
-            "they are split.",
-            "The table's model is told how many sub-words a hidden word has, as BERT with whole-word masking is; "
-            f"Byte2Word has to find their end, and sees {slots} of them at most.",
-            "Both see the same words hidden in the same stretches, for the same number of steps.",
-        ),
         data=corpus.provenance,
     )
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.models.adaptive.duo_llm.model import Choice, DuoForCausalLM, Routing, convert
 from tokenry.models.adaptive.duo_llm.oracle import OracleResult, oracle
@@ -55,22 +55,16 @@ def experiment(study: Study) -> Outcome:
     middle = found[f"{half} big"]
     return Outcome(
         metric=f"nats per token of held-out documents ({s['corpus']}), half of the feed-forward layers big",
-        ours=Arm("trained routers", tuple(middle["routers"])),
-        baseline=Arm(f"best of {s['patterns']} random patterns", tuple(middle["best random pattern"])),
-        figures={name: Figure.of(v) for name, v in figures.items()},
+        ours=Arm.of("trained routers", tuple(middle["routers"])),
+        baseline=Arm.of(f"best of {s['patterns']} random patterns", tuple(middle["best random pattern"])),
+        measurements={name: Measurement.of(v) for name, v in figures.items()},
         tables={
             "nats per token": {
-                row: {column: round(Figure.of(v).value, 4) for column, v in columns.items()}
+                row: {column: round(Measurement.of(v).value, 4) for column, v in columns.items()}
                 for row, columns in found.items()
             }
         },
         details={"tokens": int(test[:, 1:].numel()), "routings": 2**layers},
-        notes=(
-            "The oracle knows the token that it is to predict: it is a bound, not a way of running the model. It "
-            "routes one token at a time after a prefix that is all big; patterns and routers route the prefix too.",
-            f"{layers} layers have few patterns, so the best of {s['patterns']} random ones is the best of nearly all.",
-            "The routers' biases were shifted, on training text, so that the share of hard big choices is the target.",
-        ),
         data=corpus.provenance,
     )
 

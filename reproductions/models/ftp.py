@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.manpages import ManPage, each_manpage, manpages_provenance
 from tokenry.models.language.ftp.model import FTPConfig, FTPForCausalLM
 from tokenry.models.language.ftp.training import FutureTokenPrediction, adjacent_cosine, with_positions
@@ -83,19 +83,21 @@ def experiment(study: Study) -> Outcome:
             )
     pairs = list(zip(rows["ftp"], rows["gpt"], strict=True))
 
-    def differences(what: str) -> Figure:
-        return Figure.of([a[what] - b[what] for a, b in pairs])
+    def differences(what: str) -> Measurement:
+        return Measurement.of([a[what] - b[what] for a, b in pairs])
 
     return Outcome(
         metric="mean cosine of adjacent states on held-out manual pages",
-        ours=Arm("FTP", tuple(a["adjacent cosine"] for a in rows["ftp"])),
-        baseline=Arm(
+        ours=Arm.of("FTP", tuple(a["adjacent cosine"] for a in rows["ftp"])),
+        baseline=Arm.of(
             "GPT with as many parameters, equal steps", tuple(b["adjacent cosine"] for b in rows["gpt"])
         ),
-        figures={
+        measurements={
             "adjacent cosine over GPT": differences("adjacent cosine"),
             "points of section probe over GPT": differences("section, % right"),
-            "bits per byte over GPT": Figure.of([a["bits per byte"] / b["bits per byte"] for a, b in pairs]),
+            "bits per byte over GPT": Measurement.of(
+                [a["bits per byte"] / b["bits per byte"] for a, b in pairs]
+            ),
         },
         tables={
             "seed 0": {
@@ -103,10 +105,6 @@ def experiment(study: Study) -> Outcome:
                 for name, found in rows.items()
             }
         },
-        notes=(
-            "The probe is a ridge regression on the mean state of the first tokens of a page's DESCRIPTION. The GPT "
-            f"has the same number of steps; FTP asks {s['asked']:.0%} of its states in training.",
-        ),
         data=manpages_provenance("en"),
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.models.language.hat import STOP, HatConfig, HatForCausalLM
 from tokenry.models.language.word_models import WordBatches, WordLanguageModel, word_bits_per_byte
@@ -117,18 +117,18 @@ def experiment(study: Study) -> Outcome:
             scores[name].append(found | {"German": contestant.score(german)})
     ours, theirs = scores["HAT"], scores["BPE"]
 
-    def rise(kind: str) -> Figure:
+    def rise(kind: str) -> Measurement:
         rises = [[run[kind] - run["English"] for run in runs] for runs in (ours, theirs)]
-        return Figure.of([a / b for a, b in zip(*rises, strict=True)])
+        return Measurement.of([a / b for a, b in zip(*rises, strict=True)])
 
-    def ratio(kind: str) -> Figure:
-        return Figure.of([a[kind] / b[kind] for a, b in zip(ours, theirs, strict=True)])
+    def ratio(kind: str) -> Measurement:
+        return Measurement.of([a[kind] / b[kind] for a, b in zip(ours, theirs, strict=True)])
 
     return Outcome(
         metric="bits per byte of held-out English man pages",
-        ours=Arm("HAT", tuple(run["English"] for run in ours)),
-        baseline=Arm(f"Llama over {len(tokenizer)} BPE tokens", tuple(run["English"] for run in theirs)),
-        figures={
+        ours=Arm.of("HAT", tuple(run["English"] for run in ours)),
+        baseline=Arm.of(f"Llama over {len(tokenizer)} BPE tokens", tuple(run["English"] for run in theirs)),
+        measurements={
             "English ratio": ratio("English"),
             "rise under ALL CAPS": rise("ALL CAPS"),
             "rise under swaps": rise("10 % of letters swapped"),
@@ -136,17 +136,10 @@ def experiment(study: Study) -> Outcome:
         },
         tables={
             "bits per byte": {
-                name: {kind: round(Figure.of([run[kind] for run in runs]).value, 3) for kind in runs[0]}
+                name: {kind: round(Measurement.of([run[kind] for run in runs]).value, 3) for kind in runs[0]}
                 for name, runs in scores.items()
             }
         },
         details={"MFLOPs per byte of training": {name: round(cost / 1e6, 2) for name, cost in costs.items()}},
-        notes=(
-            "Ends of words count in HAT's bits: they are part of its code for a text.",
-            "Both are trained on stretches of the same number of bytes, for the same number of steps; the vocabulary "
-            "of the baseline is that of English in both languages, as in the paper's continued training.",
-            "Rises are differences of bits per byte to clean text, HAT's over the baseline's; the paper has accuracies "
-            "of tasks.",
-        ),
         data=[p for corpus in corpora.values() for p in corpus.provenance],
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.models.language.learn_your_tokens import PAD, LearnYourTokensConfig, LearnYourTokensForCausalLM
 from tokenry.models.language.ragged import pad_words
@@ -167,15 +167,15 @@ def experiment(study: Study) -> Outcome:
             rare.setdefault(name, []).append(100 * float(np.mean(ask(seldom))))
             sizes[name] = sum(p.numel() for p in objective.parameters())
 
-    def over(values: Mapping[str, Sequence[float]], other: str, count: int) -> Figure:
+    def over(values: Mapping[str, Sequence[float]], other: str, count: int) -> Measurement:
         one = 100 / count  # a model without a right answer counts as if it had one
-        return Figure.of([a / max(b, one) for a, b in zip(values["words"], values[other], strict=True)])
+        return Measurement.of([a / max(b, one) for a, b in zip(values["words"], values[other], strict=True)])
 
     return Outcome(
         metric="next words of held-out Bible text that are guessed right as a whole, in %",
-        ours=Arm("words pooled from bytes", tuple(accuracy["words"])),
-        baseline=Arm(f"Llama over {len(tokenizer)} BPE tokens", tuple(accuracy["BPE"])),
-        figures={
+        ours=Arm.of("words pooled from bytes", tuple(accuracy["words"])),
+        baseline=Arm.of(f"Llama over {len(tokenizer)} BPE tokens", tuple(accuracy["BPE"])),
+        measurements={
             "over bytes": over(accuracy, "bytes", settings["questions"]),
             "over BPE": over(accuracy, "BPE", settings["questions"]),
             "rare words over BPE": over(rare, "BPE", settings["rare questions"]),
@@ -190,12 +190,5 @@ def experiment(study: Study) -> Outcome:
                 for name in accuracy
             }
         },
-        notes=(
-            "Every model has 8 layers of the same width, the word model 2 of them to encode, 4 over slots, 2 in "
-            "the decoder. All see equally many bytes, in stretches of the same length.",
-            "A word counts if its likeliest bytes (or tokens) are right one after another and the likeliest next step "
-            "ends it. The paper samples at temperature 1; here the likeliest is taken for all models.",
-            "Questions are words of letters behind a single space, which begin and end alike for all models.",
-        ),
         data=corpus.provenance,
     )

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.data.text.symbols import lookup_riddles
 from tokenry.models.language.lexinvariant.model import LexinvariantConfig, LexinvariantForCausalLM
@@ -56,22 +56,22 @@ def experiment(study: Study) -> Outcome:
     pairs = list(zip(lex, standard, strict=True))
     return Outcome(
         metric="bits per character of held-out text (Bible)",
-        ours=Arm("new random vectors for every sequence", tuple(r["bits"] for r in lex)),
-        baseline=Arm("ordinary tied embeddings, equal steps", tuple(r["bits"] for r in standard)),
-        figures={
-            "late gap over early gap": Figure.of(
+        ours=Arm.of("new random vectors for every sequence", tuple(r["bits"] for r in lex)),
+        baseline=Arm.of("ordinary tied embeddings, equal steps", tuple(r["bits"] for r in standard)),
+        measurements={
+            "late gap over early gap": Measurement.of(
                 [(a["late"] - b["late"]) / (a["early"] - b["early"]) for a, b in pairs]
             ),
-            "perplexity on ciphered text, lexinvariant": Figure.of(
+            "perplexity on ciphered text, lexinvariant": Measurement.of(
                 [2 ** (a["ciphered"] - a["bits"]) for a in lex]
             ),
-            "perplexity on ciphered text, standard": Figure.of(
+            "perplexity on ciphered text, standard": Measurement.of(
                 [2 ** (b["ciphered"] - b["bits"]) for b in standard]
             ),
-            "LookUp accuracy over standard": Figure.of(
+            "LookUp accuracy over standard": Measurement.of(
                 [a["lookup"] / max(b["lookup"], 1e-3) for a, b in pairs]
             ),
-            "cipher symbols read": Figure.of([a["key"] for a in lex]),
+            "cipher symbols read": Measurement.of([a["key"] for a in lex]),
         },
         tables={
             "seed 0": {
@@ -82,12 +82,6 @@ def experiment(study: Study) -> Outcome:
         details={
             "nats per character along the sequence, in eighths": {n: f[0]["curve"] for n, f in rows.items()}
         },
-        notes=(
-            "Perplexities on ciphered text are relative to plain text, over other draws. 'key' is the share of "
-            "characters in the text whose cipher symbol a majority vote of the probe reads rightly.",
-            f"Models are smaller than in the specification ({s['layers']} layers of width {s['width']}) so that both "
-            "train within minutes on one core.",
-        ),
         data=corpus.provenance,
     )
 

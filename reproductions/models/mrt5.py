@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.models.mrt5.model import MrT5Config, MrT5ForConditionalGeneration
 from tokenry.models.mrt5.training import MrT5Objective
 from tokenry.train.loop import Batch, LoopSettings
@@ -28,14 +28,14 @@ def experiment(study: Study) -> Outcome:
             found.append(_measured(_trained(study, gate, seed), s))
     learned, ungated, random = rows.values()
 
-    def figure(make: Callable[[dict[str, float], dict[str, float], dict[str, float]], float]) -> Figure:
-        return Figure.of([make(*row) for row in zip(learned, ungated, random, strict=True)])
+    def figure(make: Callable[[dict[str, float], dict[str, float], dict[str, float]], float]) -> Measurement:
+        return Measurement.of([make(*row) for row in zip(learned, ungated, random, strict=True)])
 
     return Outcome(
         metric="share of sequences whose vowels are removed without a mistake",
-        ours=Arm("learnt gate, hard deletion", tuple(row["sequences"] for row in learned)),
-        baseline=Arm("no gate", tuple(row["sequences"] for row in ungated)),
-        figures={
+        ours=Arm.of("learnt gate, hard deletion", tuple(row["sequences"] for row in learned)),
+        baseline=Arm.of("no gate", tuple(row["sequences"] for row in ungated)),
+        measurements={
             "distance from the target rate": figure(lambda a, b, c: abs(a["deleted"] - s["target"])),
             "vowels among the deleted": figure(lambda a, b, c: a["vowels among deleted"]),
             "sequence accuracy over no gate": figure(
@@ -49,10 +49,6 @@ def experiment(study: Study) -> Outcome:
                 name: {key: round(v, 4) for key, v in found[0].items()} for name, found in rows.items()
             }
         },
-        notes=(
-            f"Words are {s['letters']} random lower-case letters behind '#'; accuracies are of greedy predictions with "
-            "the right bytes before them given, over held-out words, with deletion as at inference.",
-        ),
     )
 
 

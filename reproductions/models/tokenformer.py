@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.models.language.tokenformer import TokenFormerConfig, TokenFormerForCausalLM
 from tokenry.text.measure import bits_per_byte
@@ -80,17 +80,17 @@ def experiment(study: Study) -> Outcome:
 
     return Outcome(
         metric=f"bits per byte of held-out documents ({s['corpus']})",
-        ours=Arm("grown twofold after a small start", tuple(rows["grown"])),
-        baseline=Arm("large from the start, equal FLOPs", tuple(rows["fresh, FLOPs of all steps"])),
-        figures={
-            "grown over fresh at equal steps": Figure.of(ratio("grown", "fresh, steps after growth")),
-            "grown over fresh at equal FLOPs": Figure.of(ratio("grown", "fresh, FLOPs of all steps")),
-            "change by growth, tau kept": Figure.of([abs(x) for x in change("just grown, tau kept")]),
-            "change by growth, tau rescaled": Figure.of(change("just grown, tau rescaled")),
+        ours=Arm.of("grown twofold after a small start", tuple(rows["grown"])),
+        baseline=Arm.of("large from the start, equal FLOPs", tuple(rows["fresh, FLOPs of all steps"])),
+        measurements={
+            "grown over fresh at equal steps": Measurement.of(ratio("grown", "fresh, steps after growth")),
+            "grown over fresh at equal FLOPs": Measurement.of(ratio("grown", "fresh, FLOPs of all steps")),
+            "change by growth, tau kept": Measurement.of([abs(x) for x in change("just grown, tau kept")]),
+            "change by growth, tau rescaled": Measurement.of(change("just grown, tau rescaled")),
         },
         tables={
             "bits per byte": {
-                name: {"bits per byte": round(Figure.of(v).value, 4)} for name, v in rows.items()
+                name: {"bits per byte": round(Measurement.of(v).value, 4)} for name, v in rows.items()
             }
         },
         details={
@@ -101,10 +101,6 @@ def experiment(study: Study) -> Outcome:
             },
             "forward FLOPs per token": {f"{n} tokens": cost[n] for n in cost},
         },
-        notes=(
-            "Equal FLOPs stands for the specification's equal minutes, so that the result does not depend on the "
-            "machine. Training is far from converged at this size, as it is in the paper's 60k-step comparison.",
-        ),
         data=corpus.provenance,
     )
 

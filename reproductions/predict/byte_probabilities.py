@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.bench.reproduce.tiny_lm import tiny_lm, tiny_lm_texts
+from reproductions._shared.tiny_lm import tiny_lm, tiny_lm_texts
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.packages import cache_folder
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.models.pretrained import load_smollm2
@@ -55,16 +55,16 @@ def experiment(study: Study) -> Outcome:
     return Outcome(
         metric=f"nats for the next {settings['bytes']} bytes after prompts that end inside a word, "
         f"{settings['model']}",
-        ours=Arm(_WAYS["exact"], (mean["exact"],)),
-        baseline=Arm(_WAYS["naive"], (mean["naive"],)),
-        figures={
-            "exact over naive": Figure.of([mean["exact"] / mean["naive"]]),
-            "healing over exact": Figure.of([mean["healing"] / mean["exact"]]),
-            "naive over healing": Figure.of([mean["naive"] / mean["healing"]]),
-            "ensemble above mean": Figure.of(
+        ours=Arm.of(_WAYS["exact"], (mean["exact"],)),
+        baseline=Arm.of(_WAYS["naive"], (mean["naive"],)),
+        measurements={
+            "exact over naive": Measurement.of([mean["exact"] / mean["naive"]]),
+            "healing over exact": Measurement.of([mean["healing"] / mean["exact"]]),
+            "naive over healing": Measurement.of([mean["naive"] / mean["healing"]]),
+            "ensemble above mean": Measurement.of(
                 [max(kind.mixed - float(np.mean(kind.members)) for kind in kinds)]
             ),
-            "texts where the ensemble is best": Figure.of(
+            "texts where the ensemble is best": Measurement.of(
                 [float(sum(kind.mixed < min(kind.members) for kind in kinds))]
             ),
         },
@@ -87,10 +87,6 @@ def experiment(study: Study) -> Outcome:
                 for kind in kinds
             },
         },
-        notes=(
-            "Every way is scored by the bytes that it gives, summed over all the tokens that could give them.",
-            "The ensemble's members were trained here on the same text and differ in their vocabularies.",
-        ),
         data=tuple(
             p
             for corpus in (*corpora, *tiny_lm_texts(settings["ensemble"]["lm"]["limit"])[2])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import PLACES, Scene, make_scene
 from tokenry.models.vlm.embedded.batches import IGNORE, token_ids
@@ -34,25 +34,24 @@ _SEMI, _OURS = "several tokens a pass", "several tokens a pass, compressed pictu
 
 def experiment(study: Study) -> Outcome:
     """Teach the embedded model to describe, train three drafters on what it says, and decode with each in turns."""
-    s = study.settings
     runs = [_run(study, seed) for seed in study.seeds]
 
     def figure(name: str, arm: str) -> list[float]:
         return [getattr(run[arm], name) for run in runs]
 
-    def over(name: str, other: str) -> Figure:
-        return Figure.of([a / b for a, b in zip(figure(name, _OURS), figure(name, other), strict=True)])
+    def over(name: str, other: str) -> Measurement:
+        return Measurement.of([a / b for a, b in zip(figure(name, _OURS), figure(name, other), strict=True)])
 
     arms = (_AR, _AR_SHORT, _SEMI, _OURS)
     return Outcome(
         metric="milliseconds of the drafter's process time per written token",
-        ours=Arm(_OURS, tuple(figure("cost", _OURS))),
-        baseline=Arm(_AR_SHORT, tuple(figure("cost", _AR_SHORT))),
-        figures={
-            "descriptions that differ from greedy decoding": Figure.of(
+        ours=Arm.of(_OURS, tuple(figure("cost", _OURS))),
+        baseline=Arm.of(_AR_SHORT, tuple(figure("cost", _AR_SHORT))),
+        measurements={
+            "descriptions that differ from greedy decoding": Measurement.of(
                 [float(sum(run[arm].different for arm in arms)) for run in runs]
             ),
-            "lowest acceptance length": Figure.of([min(run[arm].tau for arm in arms) for run in runs]),
+            "lowest acceptance length": Measurement.of([min(run[arm].tau for arm in arms) for run in runs]),
             "drafter's time over one token a pass, as many levels": over("cost", _AR_SHORT),
             "acceptance length over one token a pass, as many levels": over("tau", _AR_SHORT),
             "drafter's time over one token a pass, 5 levels": over("cost", _AR),
@@ -61,19 +60,10 @@ def experiment(study: Study) -> Outcome:
         tables={"drafters": {arm: _row([run[arm] for run in runs]) for arm in arms}},
         details={
             "descriptions": {
-                "tokens": Figure.of(figure("length", _OURS)).value,
-                "word for word as composed": Figure.of([run[_OURS].right for run in runs]).value,
+                "tokens": Measurement.of(figure("length", _OURS)).value,
+                "word for word as composed": Measurement.of([run[_OURS].right for run in runs]).value,
             }
         },
-        notes=(
-            "The embedded model answers in a word or two; so that there is something to draft, its language model was "
-            f"first taught to describe whole pictures ({s['host_steps']} steps). The sentences have one form, which "
-            "makes them easier to guess than free text: acceptance lengths are high for all drafters.",
-            f"With k = {s['offsets']} at most {s['offsets'] + 1} tokens come from a pass, with the published tree of 5 "
-            "levels 6: the drafters are compared at as many levels, and also as published.",
-            "Time is process time on one thread, the drafters taking turns on every picture; it includes reading the "
-            "prompt.",
-        ),
     )
 
 
@@ -145,7 +135,8 @@ class _Arm:
 def _row(arms: Sequence[_Arm]) -> dict[str, float]:
     columns = {"acceptance length": "tau", "drafter ms per token": "cost", "speed over greedy": "speed"}
     return {
-        title: round(Figure.of([getattr(arm, n) for arm in arms]).value, 3) for title, n in columns.items()
+        title: round(Measurement.of([getattr(arm, n) for arm in arms]).value, 3)
+        for title, n in columns.items()
     }
 
 

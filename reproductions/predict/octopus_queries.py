@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from tokenry.bench.reproduce.octopus_workers import (
+from reproductions.predict.octopus_workers import (
     GENERAL,
     UNITS,
     bible_verses,

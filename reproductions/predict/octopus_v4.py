@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from tokenry.bench.reproduce.octopus_queries import Queries, make_queries
-from tokenry.bench.reproduce.octopus_workers import GENERAL, octopus_graph, octopus_loaders
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from reproductions.predict.octopus_queries import Queries, make_queries
+from reproductions.predict.octopus_workers import GENERAL, octopus_graph, octopus_loaders
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.data.text.manpages import manpages_provenance
 from tokenry.hosts.encoding import encode_plain
@@ -81,12 +81,12 @@ def experiment(study: Study) -> Outcome:
     }
     return Outcome(
         metric="share of queries in held-out phrasings that reach the right of seven workers",
-        ours=Arm("one functional token a worker", tuple(ours[held_out])),
-        baseline=Arm("nearest centroid of MiniLM's sentence vectors", tuple(centroid[held_out])),
-        figures={name: Figure.of(values) for name, values in figures.items()},
+        ours=Arm.of("one functional token a worker", tuple(ours[held_out])),
+        baseline=Arm.of("nearest centroid of MiniLM's sentence vectors", tuple(centroid[held_out])),
+        measurements={name: Measurement.of(values) for name, values in figures.items()},
         tables={
             "routing": {
-                arm: {column: round(Figure.of(values).value, 4) for column, values in columns.items()}
+                arm: {column: round(Measurement.of(values).value, 4) for column, values in columns.items()}
                 for arm, columns in rows.items()
             },
             "only calls of some confidence": found[0].sure,
@@ -99,16 +99,6 @@ def experiment(study: Study) -> Outcome:
                 "steps of each router": s["steps"],
             }
         },
-        notes=(
-            "The configured package sources have no RFCs: licences stand in for them. A seventh worker, SmolLM2 "
-            "itself, takes what is left.",
-            "Both routers are SmolLM2-135M with the same LoRA, examples and steps; neither sees descriptions of the "
-            "workers in its prompt. Bible, licences and manual are looked up, not read by a model.",
-            "Functional tokens are decoded with the first token masked to the workers'; unmasked, as spelt names are, "
-            "in the row of that name, where the tokens of the decision are counted.",
-            "Fewer queries than the specification's 1500, each seen once by each router, to stay within minutes of one "
-            "core. The stage with descriptions in the prompt is left out.",
-        ),
         data=(
             *manpages_provenance("en"),
             *load_corpus("bible", limit=1).provenance,

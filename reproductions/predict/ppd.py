@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.models.pretrained import load_smollm2
 from tokenry.predict.lm.ppd.prompts import PromptTokens
@@ -74,8 +74,8 @@ def experiment(study: Study) -> Outcome:
     def each(name: str) -> tuple[float, ...]:
         return tuple(values[name] for values in found)
 
-    def gap(a: str, b: str) -> Figure:
-        return Figure.of([x - y for x, y in zip(each(a), each(b), strict=True)])
+    def gap(a: str, b: str) -> Measurement:
+        return Measurement.of([x - y for x, y in zip(each(a), each(b), strict=True)])
 
     best, static = f"trained, {large} rows", f"trained, one tree, {large} rows"
     recycled = f"token recycling, {large} rows"
@@ -88,14 +88,14 @@ def experiment(study: Study) -> Outcome:
     ]
     return Outcome(
         metric=f"tokens per pass of SmolLM2-135M continuing documents ({corpus.name}), {large} rows beside the root",
-        ours=Arm("trained prompt tokens, dynamic tree", each(best)),
-        baseline=Arm("random prompt tokens, a tree of their own", each(f"random, {large} rows")),
-        figures={
-            "texts that differ from greedy": Figure.of(each("differing")),
-            "tokens per pass": Figure.of(each(best)),
+        ours=Arm.of("trained prompt tokens, dynamic tree", each(best)),
+        baseline=Arm.of("random prompt tokens, a tree of their own", each(f"random, {large} rows")),
+        measurements={
+            "texts that differ from greedy": Measurement.of(each("differing")),
+            "tokens per pass": Measurement.of(each(best)),
             "over random prompts": gap(best, f"random, {large} rows"),
             "over a static tree": gap(best, static),
-            "prediction off by": Figure.of(off),
+            "prediction off by": Measurement.of(off),
             "over token recycling": gap(best, recycled),
             "over token recycling, small limit": gap(
                 f"trained, {small} rows", f"token recycling, {small} rows"
@@ -103,7 +103,6 @@ def experiment(study: Study) -> Outcome:
         },
         tables=tables,
         details={"training rows": s["steps"] * s["batch"] * s["points"] * s["prompts"]},
-        notes=_notes(s),
         data=corpus.provenance,
     )
 

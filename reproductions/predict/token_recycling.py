@@ -9,7 +9,7 @@ import torch
 
 from tokenry.bench.decoders.compare import TRANSFORMERS_LOOKUP, compare_decoders
 from tokenry.bench.decoders.report import GREEDY, DecodingReport
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.data.text.prompts import Prompt
 from tokenry.models.pretrained import load_smollm2
@@ -42,25 +42,18 @@ def experiment(study: Study) -> Outcome:
     cold = report.summary(f"{largest} guesses-cold")
     return Outcome(
         metric=f"tokens per pass of SmolLM2-135M continuing code, {largest} guesses in a pass",
-        ours=Arm("token recycling, matrix kept from text to text", (warm.acceptance["code"],)),
-        baseline=Arm("plain greedy decoding", (report.summary(GREEDY).acceptance["code"],)),
-        figures={
-            "texts that differ from greedy": Figure.of([float(len(exact.runs) // 2 - _same(exact))]),
-            "tokens per pass, code": Figure.of([warm.acceptance["code"]]),
-            "tokens per pass, text": Figure.of([warm.acceptance["text"]]),
-            "kept over empty": Figure.of([warm.acceptance_length - cold.acceptance_length]),
-            "speed-up as calibrated": Figure.of([report.mean_speedup("as calibrated")]),
-            "MB for 50,000 tokens": Figure.of([per_50k]),
+        ours=Arm.of("token recycling, matrix kept from text to text", (warm.acceptance["code"],)),
+        baseline=Arm.of("plain greedy decoding", (report.summary(GREEDY).acceptance["code"],)),
+        measurements={
+            "texts that differ from greedy": Measurement.of([float(len(exact.runs) // 2 - _same(exact))]),
+            "tokens per pass, code": Measurement.of([warm.acceptance["code"]]),
+            "tokens per pass, text": Measurement.of([warm.acceptance["text"]]),
+            "kept over empty": Measurement.of([warm.acceptance_length - cold.acceptance_length]),
+            "speed-up as calibrated": Measurement.of([report.mean_speedup("as calibrated")]),
+            "MB for 50,000 tokens": Measurement.of([per_50k]),
         },
         tables={"ways": {one.decoder: _row(one) for one in report.summaries}},
         details={"forward times": calibration.to_json()},
-        notes=(
-            f"{s['texts']} beginnings of Python files and {s['texts']} of documents, {s['context']} tokens each, go on "
-            f"for {s['new_tokens']} tokens; the end-of-text token is ignored. One text at a time, bfloat16; that the "
-            "text is greedy decoding's is checked in float32, where near-ties do not flip.",
-            "A fixed number of guesses takes the likeliest nodes of the paper's template of 80, as counted so far; "
-            '"as calibrated" takes as many as the forward times of this machine and the guesses\' records repay.',
-        ),
         data=(*code.provenance, *text.provenance),
     )
 

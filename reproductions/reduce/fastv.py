@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from tokenry.bench.reproduce.controls import LateRandom
-from tokenry.bench.reproduce.findings import Findings, Trial
-from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import Sheet, points
+from reproductions.reduce.controls import LateRandom
+from tokenry.bench.reproduce import Arms, Outcome, Predictions, Study, points
 from tokenry.reduce.fastv import FastV
 
 
-def experiment(trial: Trial) -> Findings:
+def experiment(study: Study) -> Outcome:
     """Cuts before several layers, against all tokens and against a random drop before the same layer."""
-    s = trial.settings
+    s = study.settings
     arms: Arms = {"full": [()]}
     for b in s["budgets"]:
         for k in s["layers"]:
@@ -20,22 +18,22 @@ def experiment(trial: Trial) -> Findings:
         arms[_name("random drop", k, b)] = [
             (LateRandom(budget=b, layer=k, seed=r),) for r in s["random_seeds"]
         ]
-    sheets = trial.ask(arms)
+    answered = study.ask(arms)
     at = (s["judged_at"]["layer"], s["judged_at"]["budget"])
-    full, ours, random = sheets["full"], sheets[_name("fastv", *at)], sheets[_name("random drop", *at)]
-    early, late = (Sheet.mean([sheets[_name("fastv", k, b)] for b in s["budgets"]]) for k in (1, 4))
-    figures = {
+    full, ours, random = answered["full"], answered[_name("fastv", *at)], answered[_name("random drop", *at)]
+    early, late = (Predictions.mean([answered[_name("fastv", k, b)] for b in s["budgets"]]) for k in (1, 4))
+    measurements = {
         "points lost": points(full, ours),
         "points over random drop": points(ours, random),
         "points of k4 over k1": points(late, early),
     }
-    return Findings(
+    return study.lab.outcome(
         (f"FastV, K = {at[0]}, keeping {at[1]:.4g}", "all tokens"),
         ours,
         full,
         full,
-        figures,
-        sheets,
+        measurements,
+        answered,
     )
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from tokenry.bench.reproduce.controls import RandomPyramid
-from tokenry.bench.reproduce.figure import Figure
-from tokenry.bench.reproduce.findings import Findings, Trial
-from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import points
-from tokenry.bench.reproduce.training import step_times
+from reproductions.reduce.arms import fastv_at, positions
+from reproductions.reduce.controls import RandomPyramid
+from reproductions.reduce.step_times import step_times
+from tokenry.bench.reproduce import Arms, Measurement, Outcome, Study, points
 from tokenry.reduce.pyramiddrop import PyramidDrop
 
 
-def experiment(trial: Trial) -> Findings:
+def experiment(study: Study) -> Outcome:
     """The pyramid against FastV at the same FLOPs and a random pyramid; the time of a training step."""
-    s = trial.settings
-    shape = {"budget": s["budget"], "layers": tuple(s["layers"]), "positions": trial.positions}
+    s = study.settings
+    shape = {"budget": s["budget"], "layers": tuple(s["layers"]), "positions": positions(study)}
     method = PyramidDrop(**shape)
     arms: Arms = {
         "full": [()],
@@ -22,30 +20,25 @@ def experiment(trial: Trial) -> Findings:
         "pyramiddrop, renumbered": [(PyramidDrop(**shape | {"positions": "compact"}),)],
         "random pyramid": [(RandomPyramid(**shape, seed=seed),) for seed in s["random_seeds"]],
     }
-    sheets = trial.ask(arms)
-    full, ours = sheets["full"], sheets["pyramiddrop"]
+    answered = study.ask(arms)
+    full, ours = answered["full"], answered["pyramiddrop"]
     n = int(full.counts[0, 0])
-    one_cut = trial.lab.fastv_at(trial.lab.visual_flops(ours.counts), s["fastv_layer"], n)
-    sheets |= trial.ask({"fastv at the same FLOPs": [(one_cut,)]})
-    fastv = sheets["fastv at the same FLOPs"]
-    steps = step_times(trial.lab, method, trial.questions.seeds[0], **s["training"])
-    figures = {
+    one_cut = fastv_at(study.lab, study.lab.visual_flops(ours.counts), s["fastv_layer"], n)
+    answered |= study.ask({"fastv at the same FLOPs": [(one_cut,)]})
+    fastv = answered["fastv at the same FLOPs"]
+    steps = step_times(study.lab, method, study.questions.seeds[0], **s["training"])
+    measurements = {
         "points lost": points(full, ours),
-        "share of flops": Figure(trial.lab.share_of_flops(ours, full, visual=True)),
+        "share of flops": Measurement(study.lab.share_of_flops(ours, full, visual=True)),
         "points over fastv": points(ours, fastv),
-        "share of step time": Figure(steps.ratio),
+        "share of step time": Measurement(steps.ratio),
     }
-    return Findings(
+    return study.lab.outcome(
         ("PyramidDrop", f"FastV, K = {one_cut.layer}, {one_cut.budget} tokens, at no fewer FLOPs"),
         ours,
         fastv,
         full,
-        figures,
-        sheets,
+        measurements,
+        answered,
         details={"training step": steps.to_json()},
-        notes=(
-            "A training step is timed, forward and backward with labels, encoder frozen and run in every step; the "
-            "paper's training curves were not repeated. In training the last token of the sequence ranks the picture "
-            "(see the method's page).",
-        ),
     )

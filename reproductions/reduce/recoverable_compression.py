@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tokenry.bench.reproduce.controls import Recovery, WithoutRecovery
-from tokenry.bench.reproduce.findings import Findings, Trial
-from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import mean_over, points
+from reproductions.reduce.arms import positions, random_tokens
+from reproductions.reduce.controls import WithoutRecovery
+from reproductions.reduce.recorders import Recovery
+from tokenry.bench.reproduce import BY_SET, Arms, Outcome, Study, mean_over, points
 from tokenry.data.questions.examples import Example, region_mask
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.recoverable_compression import RecoverableCompression
 
 
-def experiment(trial: Trial) -> Findings:
+def experiment(study: Study) -> Outcome:
     """With and without recovery at the same number of tokens, on questions that name a less salient object."""
-    k = trial.settings["tokens"]
-    keep = trial.positions
+    k = study.settings["tokens"]
+    keep = positions(study)
     method = RecoverableCompression(budget=k, positions=keep)
     arms: Arms = {
         "full": [()],
@@ -25,39 +25,39 @@ def experiment(trial: Trial) -> Findings:
         f"without recovery, {k} tokens": [(WithoutRecovery(budget=k, positions=keep),)],
         f"with recovery, {k} tokens, renumbered": [(RecoverableCompression(budget=k),)],
         f"[CLS] {k} tokens": [(FasterVLM(budget=k, positions=keep),)],
-        f"random {k} tokens": trial.random(k),
+        f"random {k} tokens": random_tokens(study, k),
         "with recovery, number left to the method": [(RecoverableCompression(positions=keep),)],
         "without recovery, number left to the method": [(WithoutRecovery(positions=keep),)],
     }
-    sheets = trial.ask(arms)
-    ours, without = sheets[f"with recovery, {k} tokens"], sheets[f"without recovery, {k} tokens"]
-    questions, asked = trial.lab.patches(trial.questions)
-    names = np.isin(np.array(ours.kinds), trial.settings["kinds"])
+    answered = study.ask(arms)
+    ours, without = answered[f"with recovery, {k} tokens"], answered[f"without recovery, {k} tokens"]
+    questions, asked = study.lab.patches(study.questions)
+    names = np.isin(np.array(ours.kinds), study.settings["kinds"])
     faint = names & _less_salient(questions, asked, ours.readings["score"])
     rest, recovered = ours.readings["salient"] == 0, ours.readings["recovered"] == 1
     overlap = _overlap(recovered, asked)
     chance = _overlap(rest, asked)
     found = faint & recovered.any(1)
     by_chance = float(chance[found].mean()) if found.any() else float("nan")
-    figures = {
+    measurements = {
         "points by recovery": points(ours, without, where=faint),
         "overlap over chance": mean_over(ours, overlap, found).over(by_chance),
     }
     every = points(ours, without)
-    return Findings(
+    return study.lab.outcome(
         (f"with recovery, {k} tokens, all questions", f"without recovery, {k} tokens, all questions"),
         ours,
         without,
-        sheets["full"],
-        figures,
-        sheets,
+        answered["full"],
+        measurements,
+        answered,
         details={
             "questions that name a less salient object": {
                 "number": int(faint.sum()),
                 "with recovered tokens": int(found.sum()),
                 "accuracy with recovery": round(float(ours.correct[faint].mean()), 4),
                 "accuracy without": round(float(without.correct[faint].mean()), 4),
-                "points by recovery, all questions": every.to_json(),
+                "points by recovery, all questions": every.to_json(BY_SET),
             },
             "tokens": {
                 "salient, mean": round(float((~rest).sum(1).mean()), 2),
@@ -66,11 +66,6 @@ def experiment(trial: Trial) -> Findings:
                 "by chance": round(by_chance, 4),
             },
         },
-        notes=(
-            "The paper compares patches with the question in CLIP's joint space. The embedded model has no text tower, "
-            "as most models have not: the method uses the mean embedding of the question's tokens instead.",
-            "'Less salient': the asked object's [CLS] attention per patch is below the median of its scene.",
-        ),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenry.bench.reproduce.lab import Lab
+from tokenry.bench.reproduce import VqaLab
 from tokenry.data.questions.examples import load_scenes
 from tokenry.models.vlm.embedded.model import PROMPT
 from tokenry.reduce import Reducer, reduced
@@ -47,7 +47,7 @@ class StepTimes:
         } | {"ratio of medians": round(self.ratio, 4), "pairs of steps": len(self.full)}
 
 
-def step_times(lab: Lab, method: Reducer, seed: int, *, steps: int, warmup: int, batch: int) -> StepTimes:
+def step_times(lab: VqaLab, method: Reducer, seed: int, *, steps: int, warmup: int, batch: int) -> StepTimes:
     """Time forward and backward of a batch, with and without a method, in turns.
 
     The encoder is frozen and runs in every step, as in the authors' training; the rest of the model learns. A copy of
@@ -79,7 +79,7 @@ def step_times(lab: Lab, method: Reducer, seed: int, *, steps: int, warmup: int,
     return StepTimes(tuple(times[True]), tuple(times[False]))
 
 
-def _training_batch(lab: Lab, seed: int, batch: int) -> dict[str, Tensor]:
+def _training_batch(lab: VqaLab, seed: int, batch: int) -> dict[str, Tensor]:
     """Questions with answers, labelled on the answers alone."""
     examples = load_scenes("test", batch, seed)
     tokenizer = lab.processor.tokenizer

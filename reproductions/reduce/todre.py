@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenry.bench.reproduce.controls import AttentionToPicture
-from tokenry.bench.reproduce.figure import Figure
-from tokenry.bench.reproduce.findings import Findings, Trial
-from tokenry.bench.reproduce.lab import Arms
-from tokenry.bench.reproduce.sheet import Sheet, mean_over, points
+from reproductions.reduce.arms import positions, random_tokens
+from reproductions.reduce.recorders import AttentionToPicture
+from tokenry.bench.reproduce import Arms, Measurement, Outcome, Predictions, Study, mean_over, points
 from tokenry.reduce.divprune import DivPrune
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.todre import ToDRE
@@ -19,9 +17,9 @@ _ALWAYS = 2.0
 """A threshold above any share of attention: stage 2 always drops."""
 
 
-def experiment(trial: Trial) -> Findings:
+def experiment(study: Study) -> Outcome:
     """Stage 1 against [CLS], DivPrune and random; attention to the picture by layer; stage 2 forced at every depth."""
-    settings, keep = trial.settings, trial.positions
+    settings, keep = study.settings, positions(study)
     arms: Arms = {"full": [(AttentionToPicture(), AttentionToPicture(which="next"))]}
     for b in settings["budgets"]:
         # Stage 1 alone: stage 2 would need a layer to look at, and is judged by itself below.
@@ -29,45 +27,40 @@ def experiment(trial: Trial) -> Findings:
         arms[f"todre, k-center, {b:.4g}"] = [(ToDRE(budget=b, check=None, rule="kcenter", positions=keep),)]
         arms[f"[CLS] {b:.4g}"] = [(FasterVLM(budget=b, positions=keep),)]
         arms[f"divprune {b:.4g}"] = [(DivPrune(budget=b, positions=keep),)]
-        arms[f"random {b:.4g}"] = trial.random(b)
+        arms[f"random {b:.4g}"] = random_tokens(study, b)
     large, small = settings["budgets"]
     arms[f"todre, max-sum, {large:.4g}, renumbered"] = [(ToDRE(budget=large, check=None),)]
     for ran in settings["removal_after"]:
         arms[_removed(ran)] = [(ToDRE(budget=_EVERYTHING, check=ran - 1, tau=_ALWAYS, positions=keep),)]
-    sheets = trial.ask(arms)
-    full = sheets["full"]
+    answered = study.ask(arms)
+    full = answered["full"]
     attention = [full.readings[f"attention in layer {i}"] for i in range(full.counts.shape[1])]
-    ours, random = sheets[f"todre, max-sum, {large:.4g}"], sheets[f"random {large:.4g}"]
-    figures = {
+    ours, random = answered[f"todre, max-sum, {large:.4g}"], answered[f"random {large:.4g}"]
+    measurements = {
         "share of full at 25%": mean_over(ours, ours.correct).over(full.accuracy),
         "points over random at 10%": points(
-            sheets[f"todre, max-sum, {small:.4g}"], sheets[f"random {small:.4g}"]
+            answered[f"todre, max-sum, {small:.4g}"], answered[f"random {small:.4g}"]
         ),
         "rank correlation of attention with depth": _falls(full, np.stack(attention, 1)),
-        "points lost late": points(full, sheets[_removed(settings["late"])]),
-        "points lost early": points(full, sheets[_removed(settings["early"])]),
+        "points lost late": points(full, answered[_removed(settings["late"])]),
+        "points lost early": points(full, answered[_removed(settings["early"])]),
     }
-    return Findings(
+    return study.lab.outcome(
         (f"ToDRE's stage 1 at {large:.4g} of the tokens", f"random selection at {large:.4g}"),
         ours,
         random,
         full,
-        figures,
-        sheets,
+        measurements,
+        answered,
         details={
             "share of the text's attention on the picture, by layer": [
                 round(float(a.mean()), 4) for a in attention
             ],
             "points lost by removing all visual tokens after so many layers": {
-                str(ran): round(points(full, sheets[_removed(ran)]).value, 2)
+                str(ran): round(points(full, answered[_removed(ran)]).value, 2)
                 for ran in settings["removal_after"]
             },
         },
-        notes=(
-            "Stage 2 is forced (tau above 1) to see what removal costs at each depth. With 8 layers, 7/8 of depth is "
-            "the cut before the last layer, one later than the method itself would place its check.",
-            "Most answers are one or two tokens long; stage 2 matters for long answers.",
-        ),
     )
 
 
@@ -75,12 +68,12 @@ def _removed(ran: int) -> str:
     return f"all removed after {ran} layers"
 
 
-def _falls(sheet: Sheet, attention: np.ndarray) -> Figure:
+def _falls(found: Predictions, attention: np.ndarray) -> Measurement:
     """Rank correlation between depth and mean attention, overall and by set of questions."""
 
     def correlation(rows: np.ndarray) -> float:
         ranks = rows.mean(0).argsort().argsort()
         return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1])
 
-    by_seed = tuple(correlation(attention[sheet.seeds == s]) for s in sorted(set(sheet.seeds.tolist())))
-    return Figure(correlation(attention), by_seed=by_seed)
+    by_seed = tuple(correlation(attention[found.seeds == s]) for s in sorted(set(found.seeds.tolist())))
+    return Measurement(correlation(attention), by_seed=by_seed)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.text.cabrita.vocabulary import extend_tokenizer
 from tokenry.text.measure import bits_per_byte, bytes_per_token
@@ -28,18 +28,13 @@ def experiment(study: Study) -> Outcome:
     final = {arm: tuple(one["bits"][arm]["Portuguese"] for one in found) for arm in (_OLD, _NEW)}
     return Outcome(
         metric="bits per byte of held-out Portuguese",
-        ours=Arm(_NEW, final[_NEW]),
-        baseline=Arm(_OLD, final[_OLD]),
-        figures={name: Figure.of([one["figures"][name] for one in found]) for name in found[0]["figures"]},
+        ours=Arm.of(_NEW, final[_NEW]),
+        baseline=Arm.of(_OLD, final[_OLD]),
+        measurements={
+            name: Measurement.of([one["figures"][name] for one in found]) for name in found[0]["figures"]
+        },
         tables={"bits per byte": found[0]["bits"], "bytes per token": found[0]["bytes per token"]},
         details={"steps": found[0]["steps"]},
-        notes=(
-            "The vocabularies are byte-level BPE, not SentencePiece. New pieces keep their own scores as published, so "
-            "that they interleave with the old ones; one row of the table has them ranked behind (append_after).",
-            "Equal compute counts the multiplications of blocks and head for a token; those of attention are left out.",
-            "The Portuguese is technical documentation, part of whose words are English. There is no rehearsal: what "
-            "becomes of English is measured after training on Portuguese alone.",
-        ),
         data=tuple(source for corpus in (*english, *portuguese) for source in corpus.provenance),
     )
 

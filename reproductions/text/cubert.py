@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForPreTraining
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.code_tasks import Function, Misuse, functions, variable_misuse
 from tokenry.data.text.corpora import load_corpus
 from tokenry.text.cubert.tokenizer import CodeTokenizer
@@ -138,18 +138,12 @@ def _outcome(
     ]
     return Outcome(
         metric="accuracy in % of telling functions with a misused variable from those without",
-        ours=Arm("pre-trained on source code", tuple(ours)),
-        baseline=Arm("from scratch", tuple(scratch)),
-        figures={
-            "points over from scratch": Figure.of([a - b for a, b in zip(ours, scratch, strict=True)]),
-            "joint accuracy over chance": Figure.of(over),
+        ours=Arm.of("pre-trained on source code", tuple(ours)),
+        baseline=Arm.of("from scratch", tuple(scratch)),
+        measurements={
+            "points over from scratch": Measurement.of([a - b for a, b in zip(ours, scratch, strict=True)]),
+            "joint accuracy over chance": Measurement.of(over),
         },
         tables={"found": {name: {"%": round(float(np.mean(values)), 1)} for name, values in found.items()}},
         details={"candidate positions": round(float(np.mean(candidates)), 1)},
-        notes=(
-            f"The standard library, {settings['held_out']:.0%} of its files held out; {rows} rows of "
-            f"{settings['length']} tokens to pre-train on.",
-            "Functions that a held-out file shares with one that is trained on are left out.",
-            "Chance of the pointer is the square of one over the mean number of candidate positions.",
-        ),
     )

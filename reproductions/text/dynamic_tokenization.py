@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.bench.reproduce.tiny_lm import tiny_hypernet, tiny_lm_texts
+from reproductions._shared.tiny_lm import tiny_hypernet, tiny_lm_texts
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.packages import Provenance, cache_folder
 from tokenry.data.text.corpora import load_corpus
 from tokenry.text.dynamic_tokenization import DynamicModel, dynamic
@@ -68,27 +68,18 @@ def experiment(study: Study) -> Outcome:
     lost_untouched = 100 * (best - at_20[untouched]) if at_20 else math.nan
     return Outcome(
         metric="bits per byte of a continuation after a prompt merged to its pre-tokens",
-        ours=Arm("hypernetwork rows", (ours[column],)),
-        baseline=Arm("mean-of-pieces rows", (mean[column],)),
-        figures={
-            "points lost at 20 % shorter": Figure.of([lost]),
-            "points lost without adaptation": Figure.of([lost_untouched]),
-            "bits lost by merging the prompt": Figure.of([ours[column] - full[column]]),
-            "bits won over mean of pieces": Figure.of([mean[column] - ours[column]]),
-            "recall of the index": Figure.of([index["recall at 1"]]),
-            "share of the dot products": Figure.of([index["share of the dot products"]]),
+        ours=Arm.of("hypernetwork rows", (ours[column],)),
+        baseline=Arm.of("mean-of-pieces rows", (mean[column],)),
+        measurements={
+            "points lost at 20 % shorter": Measurement.of([lost]),
+            "points lost without adaptation": Measurement.of([lost_untouched]),
+            "bits lost by merging the prompt": Measurement.of([ours[column] - full[column]]),
+            "bits won over mean of pieces": Measurement.of([mean[column] - ours[column]]),
+            "recall of the index": Measurement.of([index["recall at 1"]]),
+            "share of the dot products": Measurement.of([index["share of the dot products"]]),
         },
         tables={"merging": table, "index": {"k-means cells": index}},
         details={"tokens saved at 20 % shorter": at_20["lines' tokens saved"] if at_20 else None},
-        notes=(
-            "A decoder is used for the probe too: mean-pooled last hidden states and a ridge classifier. It has learnt "
-            "English only: words of other languages are many tokens. The adapted probe was trained on lines merged to "
-            "several degrees, as the paper fine-tunes its task models; the other one only on the model's own tokens. "
-            "Points are lost from what the better of the two reaches without merging.",
-            f"Batches of {settings['batch']} texts; prompts are merged, continuations are in the model's own tokens.",
-            "The index holds rows predicted for real tokens and rows drawn from their normal distribution; queries are "
-            "hidden states of held-out text.",
-        ),
         data=tuple(dict.fromkeys((*(p for corpus in corpora for p in corpus.provenance), *probe.provenance))),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.text.kl3m import boundary_consistency, corrupt, train_characters, train_domain
 
@@ -30,27 +30,22 @@ def experiment(study: Study) -> Outcome:
 
     return Outcome(
         metric="tokens per kB of held-out licence texts",
-        ours=Arm("BPE of the domain", tuple(values("domain"))),
-        baseline=Arm("BPE of general text, of the same size", tuple(values("general"))),
-        figures={
-            "tokens over general": Figure.of(ratios("domain", "general")),
-            "tokens saved by reserved strings": Figure.of([1 - r for r in ratios("domain, terms", "domain")]),
-            "boundary consistency over BPE": Figure.of(
+        ours=Arm.of("BPE of the domain", tuple(values("domain"))),
+        baseline=Arm.of("BPE of general text, of the same size", tuple(values("general"))),
+        measurements={
+            "tokens over general": Measurement.of(ratios("domain", "general")),
+            "tokens saved by reserved strings": Measurement.of(
+                [1 - r for r in ratios("domain, terms", "domain")]
+            ),
+            "boundary consistency over BPE": Measurement.of(
                 ratios("characters", "domain", "boundary consistency")
             ),
         },
         tables={
             "vocabularies": {
-                arm: {figure: Figure.of(values(arm, figure)).value for figure in runs[0]} for arm in arms
+                arm: {figure: Measurement.of(values(arm, figure)).value for figure in runs[0]} for arm in arms
             }
         },
-        notes=(
-            "Licence texts stand in for the RFCs of the specification, which are in Debian's section non-free.",
-            "Licences quote and vary one another. Long paragraphs that are alike are left out, near-copies are not, so "
-            "the domain's vocabulary has seen more like its held-out text than it would in other domains.",
-            "Reserved terms are legal phrases and section numbers, taken from the size like any other entry; the "
-            "paper's own list of 1,655 strings (numbers, years, mark-up) is the arm 'domain, the paper's strings'.",
-        ),
         data=(*domain.provenance, *general.provenance),
     )
 

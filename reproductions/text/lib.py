@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.text.lib import Lexicon, Lib, fit
 from tokenry.text.training import train_bpe
@@ -25,28 +25,24 @@ def experiment(study: Study) -> Outcome:
     corpus = load_corpus(settings["corpus"], limit=settings["bytes"])
     runs = [_run(settings, corpus.split(settings["held_out"], seed), seed) for seed in study.seeds]
     mean = {
-        arm: {name: Figure.of([run[arm][name] for run in runs]).value for name in runs[0][arm]}
+        arm: {name: Measurement.of([run[arm][name] for run in runs]).value for name in runs[0][arm]}
         for arm in runs[0]
     }
     ours, bpe = ([run[arm] for run in runs] for arm in ("LiB", "BPE, words bounded by spaces"))
     return Outcome(
         metric="bytes per token of held-out text",
-        ours=Arm("LiB, the paper's rule of segmentation", tuple(run["bytes per token"] for run in ours)),
-        baseline=Arm("BPE of the same size", tuple(run["bytes per token"] for run in bpe)),
-        figures={
-            "compression over BPE": Figure.of(
+        ours=Arm.of("LiB, the paper's rule of segmentation", tuple(run["bytes per token"] for run in ours)),
+        baseline=Arm.of("BPE of the same size", tuple(run["bytes per token"] for run in bpe)),
+        measurements={
+            "compression over BPE": Measurement.of(
                 [a["bytes per token"] / b["bytes per token"] for a, b in zip(ours, bpe, strict=True)]
             ),
-            "share of phrases": Figure.of([run["share of phrases"] for run in ours]),
-            "bits per character over BPE": Figure.of(
+            "share of phrases": Measurement.of([run["share of phrases"] for run in ours]),
+            "bits per character over BPE": Measurement.of(
                 [a["bits per character"] / b["bits per character"] for a, b in zip(ours, bpe, strict=True)]
             ),
         },
         tables={"vocabularies": mean},
-        notes=(
-            "The lexicon is learned without a limit and its best-ranked part of the size is kept.",
-            "Bits per character are those of a unigram model with counts from the training text, one added to each.",
-        ),
         data=corpus.provenance,
     )
 

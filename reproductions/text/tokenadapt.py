@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.bench.vocabularies.transplant import load_donor
 from tokenry.data.text.corpora import load_corpus
 from tokenry.models.pretrained import load_smollm2, minilm_folder
@@ -63,27 +63,22 @@ def experiment(study: Study) -> Outcome:
     ours, mean, random = (bits[_BPE][m] for m in ("tokenadapt", "retok", "random"))
     return Outcome(
         metric="bits per byte of held-out documentation after a move to a BPE vocabulary, without training",
-        ours=Arm("TokenAdapt", (ours,)),
-        baseline=Arm("mean of the pieces (ReTok's initialisation)", (mean,)),
-        figures={
-            "word perplexity over retok": Figure.of([perplexity_ratio(ours, mean, words[_BPE])]),
-            "word perplexity over retok, WordPiece": Figure.of(
+        ours=Arm.of("TokenAdapt", (ours,)),
+        baseline=Arm.of("mean of the pieces (ReTok's initialisation)", (mean,)),
+        measurements={
+            "word perplexity over retok": Measurement.of([perplexity_ratio(ours, mean, words[_BPE])]),
+            "word perplexity over retok, WordPiece": Measurement.of(
                 [
                     perplexity_ratio(
                         bits[_WORDPIECE]["tokenadapt"], bits[_WORDPIECE]["retok"], words[_WORDPIECE]
                     )
                 ]
             ),
-            "bits of random above retok": Figure.of([random - mean]),
-            "compression of supertokens": Figure.of([compression["supertokens"] / compression["bpe"]]),
+            "bits of random above retok": Measurement.of([random - mean]),
+            "compression of supertokens": Measurement.of([compression["supertokens"] / compression["bpe"]]),
         },
         tables=tables,
         details={"bytes per token of held-out text": {k: round(v, 3) for k, v in compression.items()}},
-        notes=(
-            "SmolLM2's weights come from a 4-bit file; all methods start from the same ones.",
-            "WordPiece changes what it reads: both models are scored on the text as that vocabulary writes it.",
-            "MiniLM stands for the paper's embedding model and PPMI vectors for fastText; OMP's donor is MiniLM.",
-        ),
         data=corpus.provenance,
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
-from tokenry.bench.reproduce.tiny_lm import TinySettings, tiny_hypernet, tiny_lm_texts
+from reproductions._shared.tiny_lm import TinySettings, tiny_hypernet, tiny_lm_texts
+from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.packages import cache_folder
 from tokenry.data.text.corpora import load_corpus
 from tokenry.text.measure import bits_per_byte, bytes_per_token
@@ -44,12 +44,12 @@ def experiment(study: Study) -> Outcome:
     ours, fvt = excess["hypernetwork"], excess["mean of pieces (FVT)"]
     return Outcome(
         metric="bits per byte of held-out documentation above the original tokenizer's",
-        ours=Arm("hypernetwork", (ours,)),
-        baseline=Arm("mean of pieces (FVT)", (fvt,)),
-        figures={
-            "excess over fvt": Figure.of([ours / fvt]),
-            "random over excess": Figure.of([excess["all rows random"] / ours]),
-            "shared and random over excess": Figure.of([excess["shared rows, others random"] / ours]),
+        ours=Arm.of("hypernetwork", (ours,)),
+        baseline=Arm.of("mean of pieces (FVT)", (fvt,)),
+        measurements={
+            "excess over fvt": Measurement.of([ours / fvt]),
+            "random over excess": Measurement.of([excess["all rows random"] / ours]),
+            "shared and random over excess": Measurement.of([excess["shared rows, others random"] / ours]),
         },
         tables={
             "bits per byte": {"original tokenizer": {"bits": round(original, 4), "above": 0.0}}
@@ -64,12 +64,6 @@ def experiment(study: Study) -> Outcome:
                 "target": round(bytes_per_token(target, texts), 3),
             },
         },
-        notes=(
-            "The language model (4 layers, 192 wide) and its hypernetwork were trained here on Debian documentation "
-            f"and manual pages: {settings['steps']} and {settings['hypernet']['steps']} steps; the paper has 200,000.",
-            "The rate of the second stage is higher than the paper's, because it has a thousandth of its steps.",
-            f"The target is a BPE vocabulary of another text ({settings['target_corpus']}); nothing is trained on it.",
-        ),
         data=tuple(p for corpus in (*corpora, other) for p in corpus.provenance),
     )
 

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reproductions.predict import octopus_workers
+from reproductions.predict.octopus_queries import TEMPLATES, make_queries
 from tests.text.transplant import tiny
-from tokenry.bench.reproduce import octopus_workers
-from tokenry.bench.reproduce.octopus_queries import TEMPLATES, make_queries
 from tokenry.models.pretrained import load_smollm2
 from tokenry.predict.octopus_v4 import Edge, FunctionalRouter, Graph, Node, Octopus, WorkerError, Written
 from tokenry.predict.octopus_v4.adapter import LoraSettings, load_adapter, save_adapter, with_lora

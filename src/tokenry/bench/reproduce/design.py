@@ -1,4 +1,4 @@
-"""What a reproduction does and when it counts as shown: read from a recipe, written before the first run."""
+"""Designs of studies: what a reproduction does and when it counts as shown, written down before the first run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any, Self
 
 import yaml
 
-from tokenry.catalog import results
 from tokenry.tokens import InputError
 
-_BOUNDS = ("at_least", "at_most", "above")
+BOUNDS = ("at_least", "at_most", "above")
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,12 @@ class Questions:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A bound on one measured figure.
+    """A bound on one measurement.
 
     Attributes:
-        name: the figure.
+        name: of the measurement.
         kind: "at_least", "at_most" or "above".
-        bound: the bound, in the figure's unit.
+        bound: the bound, in the measurement's unit.
         means: what it says, as a sentence.
         decisive: whether it is the claim itself, rather than its size or circumstances.
     """
@@ -54,16 +53,16 @@ class Criterion:
 
     @classmethod
     def read(cls, name: str, values: Mapping[str, Any]) -> Self:
-        """Read one from a recipe: ``{at_least: 3, decisive: true, means: ...}``.
+        """Read one from a design: ``{at_least: 3, decisive: true, means: ...}``.
 
         Raises:
             InputError: no bound or several, or no meaning.
         """
-        bounds = [kind for kind in _BOUNDS if kind in values]
-        unknown = set(values) - {*_BOUNDS, "means", "decisive"}
+        bounds = [kind for kind in BOUNDS if kind in values]
+        unknown = set(values) - {*BOUNDS, "means", "decisive"}
         if len(bounds) != 1 or unknown or not values.get("means"):
             raise InputError(
-                f"Criterion {name!r} needs one of {', '.join(_BOUNDS)} and `means`, and may be `decisive`; it has "
+                f"Criterion {name!r} needs one of {', '.join(BOUNDS)} and `means`, and may be `decisive`; it has "
                 f"{', '.join(values)}."
             )
         return cls(
@@ -71,7 +70,7 @@ class Criterion:
         )
 
     def holds(self, value: float) -> bool:
-        """Whether a figure meets it; a figure that is not a number does not."""
+        """Whether a value meets it; one that is not a number does not."""
         match self.kind:
             case "at_least":
                 return value >= self.bound
@@ -82,16 +81,17 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The whole of a reproduction's settings.
+class StudyDesign:
+    """What a reproduction measures and when its claim counts as shown, as its YAML file says.
 
     Attributes:
         claim: the paper's claim, in our words.
         settings: the experiment's own.
         criteria: what must hold.
         seeds: one set of questions, or one training, each.
-        questions: what the embedded model is asked; None for a study, which has models of its own.
-        smoke: settings of a study under which all of it runs in seconds; what it finds then means nothing.
+        questions: what the embedded model is asked; None where models of the study's own are measured.
+        smoke: settings under which all of it runs in seconds; what it finds then means nothing.
+        notes: what a reader of the committed result must know.
     """
 
     claim: str
@@ -100,10 +100,11 @@ class Recipe:
     seeds: tuple[int, ...]
     questions: Questions | None = None
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a recipe from YAML.
+        """Read a design from YAML.
 
         Raises:
             InputError: it cannot be read, or lacks something.
@@ -112,35 +113,37 @@ class Recipe:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             asked = dict(content["questions"]) if "questions" in content else None
             seeds = tuple((content if asked is None else asked).pop("seeds"))
-            recipe = cls(
+            design = cls(
                 claim=str(content["claim"]).strip(),
                 settings=content["settings"],
                 criteria=tuple(Criterion.read(name, values) for name, values in content["criteria"].items()),
                 seeds=seeds,
                 questions=None if asked is None else Questions(seeds, **asked),
                 smoke=content.get("smoke", {}),
+                notes=tuple(content.get("notes", ())),
             )
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path} is not a recipe of a reproduction: {type(error).__name__}: {error}"
+                f"{path} is not the design of a reproduction: {type(error).__name__}: {error}"
             ) from error
-        if not recipe.seeds:
+        if not design.seeds:
             raise InputError(f"{path}: a reproduction needs at least one seed.")
-        if strange := sorted(set(recipe.smoke) - set(recipe.settings)):
-            raise InputError(f"{path}: smoke overrides {strange[0]!r}, which is no setting of this recipe.")
-        if not any(c.decisive for c in recipe.criteria):
+        if strange := sorted(set(design.smoke) - set(design.settings)):
+            raise InputError(f"{path}: smoke overrides {strange[0]!r}, which is no setting of this design.")
+        if not any(c.decisive for c in design.criteria):
             raise InputError(f"{path}: at least one criterion must be decisive.")
-        return recipe
+        return design
 
     def rehearsal(self) -> Self:
-        """The same study with its `smoke` settings and one seed: all of its code in seconds, findings without meaning.
-
-        Raises:
-            InputError: a recipe with questions: its lab takes any model, so a tiny one makes the rehearsal.
-        """
-        if self.questions is not None:
-            raise InputError("Only studies can be rehearsed; put fewer questions to a small model instead.")
-        return replace(self, settings={**self.settings, **self.smoke}, seeds=self.seeds[:1])
+        """The same with its `smoke` settings, one seed and two questions: all of the code in seconds, no meaning."""
+        seeds = self.seeds[:1]
+        return replace(
+            self,
+            settings={**self.settings, **self.smoke},
+            seeds=seeds,
+            questions=None if self.questions is None else Questions(seeds, pictures=2, per_picture=1),
+            notes=("A rehearsal: what was measured means nothing.",),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything that determines what is measured and how it is judged, as JSON values."""
@@ -153,21 +156,6 @@ class Recipe:
             "settings": _json(self.settings),
             "criteria": {c.name: [c.kind, c.bound, c.decisive] for c in self.criteria},
         }
-
-
-def recipe_folder() -> Path:
-    """Where the recipes of a checkout lie.
-
-    Raises:
-        InputError: tokenry runs from an installed wheel, which has none.
-    """
-    root = results.checkout()
-    if root is None:
-        raise InputError(
-            "Recipes are part of a checkout of tokenry, not of an installed wheel. Run this from a checkout, or name "
-            "a folder with recipes (--recipes)."
-        )
-    return root / "recipes" / "reproduce"
 
 
 def _json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Answer sheets: what one way of running the model gave on every question, and figures made of several of them."""
+"""Predictions: what one way of running the model answered to every question, and measurements of several of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tokenry.bench.reproduce.figure import Figure
+from tokenry.bench.reproduce.measurement import Measurement
 from tokenry.bench.stats import DIFFERENCES, paired_interval
 from tokenry.tokens.files import whole_file
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
+class Predictions:
     """One arm's answers to all questions, in the order of the questions.
 
     Attributes:
@@ -32,7 +32,7 @@ class Sheet:
         pictures: the picture each question is about.
         seeds: the set each question belongs to.
         answers: what the model said.
-        readings: what gauges noted.
+        readings: what recorders noted.
         seconds: how long it took to run.
     """
 
@@ -119,34 +119,37 @@ SHARES = (0.0, 1.0)
 
 
 def mean_over(
-    sheet: Sheet,
+    answered: Predictions,
     values: Float[np.ndarray, " q"],
     where: Bool[np.ndarray, " q"] | None = None,
     *,
     scale: float = 1.0,
     bounds: tuple[float, float] = SHARES,
-) -> Figure:
+) -> Measurement:
     """The mean of a value per question, over the questions for which it exists.
 
     Args:
-        sheet: whose questions they are.
+        answered: whose questions they are.
         values: one per question; NaN = none.
         where: only these questions.
         scale: 100 gives points.
         bounds: the least and the greatest value that there can be, before scaling.
     """
     chosen = np.isfinite(values) if where is None else np.isfinite(values) & where
-    values, seeds = values[chosen], sheet.seeds[chosen]
-    pictures = [p for p, c in zip(sheet.pictures, chosen, strict=True) if c]
+    values, seeds = values[chosen], answered.seeds[chosen]
+    pictures = [p for p, c in zip(answered.pictures, chosen, strict=True) if c]
     interval = paired_interval(values, pictures, bounds=bounds)
-    by_seed = tuple(scale * _mean(values[seeds == seed]) for seed in sorted(set(sheet.seeds.tolist())))
-    return Figure(scale * interval.mean, scale * interval.low, scale * interval.high, by_seed)
+    by_seed = tuple(scale * _mean(values[seeds == seed]) for seed in sorted(set(answered.seeds.tolist())))
+    return Measurement(scale * interval.mean, scale * interval.low, scale * interval.high, by_seed)
 
 
 def points(
-    better: Sheet, worse: Sheet, what: str = "correct", where: Bool[np.ndarray, " q"] | None = None
-) -> Figure:
-    """How many points one sheet is above another, question by question."""
+    better: Predictions,
+    worse: Predictions,
+    what: str = "correct",
+    where: Bool[np.ndarray, " q"] | None = None,
+) -> Measurement:
+    """How many points one arm is above another, question by question."""
     difference = getattr(better, what) - getattr(worse, what)
     return mean_over(better, difference, where, scale=100, bounds=DIFFERENCES)
 
