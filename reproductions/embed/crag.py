@@ -2,77 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tokenry.bench.reducers.results import digest
+from reproductions.embed.crag_chat import Remembering, chat_model
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.manpages import load_manpages, manpages_provenance
 from tokenry.data.text.reviews import aspects_in, product_reviews
-from tokenry.embed.chat import ChatModel, Completion, LanguageModel
+from tokenry.embed.chat import LanguageModel
 from tokenry.embed.crag.method import CRAG
 from tokenry.embed.crag.pipeline import ClusteredRAG, Report
 from tokenry.embed.crag.summarise import ExtractiveSummariser, ModelSummariser, Summariser
 from tokenry.embed.encoder import SentenceEncoder, unit_vectors
-from tokenry.models.pretrained import load_smollm2
-from tokenry.tokens.files import whole_file
-from tokenry.train.language import small_llama
 
 _WRITTEN, _QUOTED = "summaries written", "summaries quoted"
-
-
-class Remembering:
-    """A chat model that keeps its answers in a file: an interrupted reproduction goes on, and no prompt is paid twice.
-
-    What an answer cost is kept with it, so that counts are those of a first run.
-    """
-
-    def __init__(self, model: ChatModel, path: Path) -> None:
-        self.model, self.path = model, path
-        self.known: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        )
-
-    @property
-    def context(self) -> int:
-        """The model's."""
-        return self.model.context
-
-    def count(self, text: str) -> int:
-        """By the model's tokenizer."""
-        return self.model.count(text)
-
-    def cut(self, text: str, limit: int) -> str:
-        """By the model's tokenizer."""
-        return self.model.cut(text, limit)
-
-    def prompt_tokens(self, prompt: str) -> int:
-        """By the model's tokenizer and template."""
-        return self.model.prompt_tokens(prompt)
-
-    def complete(self, prompts: Sequence[str], limit: int) -> list[Completion]:
-        """Answer what was not answered before."""
-        keys = [digest({"prompt": prompt, "limit": limit}) for prompt in prompts]
-        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self.known}
-        if new:
-            found = self.model.complete(list(new.values()), limit)
-            self.known |= {key: asdict(answer) for key, answer in zip(new, found, strict=True)}
-            with whole_file(self.path) as scratch:
-                scratch.write_text(json.dumps(self.known), encoding="utf-8")
-        return [Completion(**self.known[key]) for key in keys]
 
 
 def experiment(study: Study) -> Outcome:
     """Reviews of one product a seed, at several numbers of them, and paragraphs of manual pages."""
     s, encoder = study.settings, SentenceEncoder.load("minilm")
     study.folder.mkdir(parents=True, exist_ok=True)
-    chat = Remembering(_chat(s["model"], encoder), study.folder / "answers.json")
+    chat = Remembering(chat_model(s["model"], encoder), study.folder / "answers.json")
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in study.seeds:
         reviews = [review.text for review in product_reviews(max(s["numbers"]), seed)]
@@ -90,15 +42,6 @@ def experiment(study: Study) -> Outcome:
         for name, report, _ in _both(chat, encoder, s, texts, asked, "paragraphs"):
             _append(rows, f"{page}(7), {name}", _row(report))
     return _outcome(rows, s, {page: len(texts) for page, texts in paragraphs.items()})
-
-
-def _chat(name: str, encoder: SentenceEncoder) -> ChatModel:
-    if name == "smollm2":
-        return ChatModel(*load_smollm2(torch.bfloat16))
-    tokenizer = encoder.tokenizer  # random weights, for rehearsals
-    return ChatModel(
-        small_llama(len(tokenizer), layers=1, width=32, heads=2, tied=False), tokenizer, context=8192
-    )
 
 
 def _both(

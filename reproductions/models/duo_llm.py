@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from reproductions.models.duo_llm_routings import fixed_patterns, loop_settings, train_routers
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
-from tokenry.models.adaptive.duo_llm.model import Choice, DuoForCausalLM, Routing, convert
+from tokenry.models.adaptive.duo_llm.model import Choice, DuoForCausalLM, convert
 from tokenry.models.adaptive.duo_llm.oracle import OracleResult, oracle
-from tokenry.models.adaptive.duo_llm.routing import pattern, random_patterns
-from tokenry.models.adaptive.duo_llm.training import RandomRouting, RouterTraining, annealed, fit_budget
+from tokenry.models.adaptive.duo_llm.training import RandomRouting
 from tokenry.text.training import train_bpe
 from tokenry.train.language import TokenBatches, pack
-from tokenry.train.loop import LoopSettings
-
-_FIXED = ("first", "last", "alternating")
 
 
 def experiment(study: Study) -> Outcome:
@@ -40,11 +35,13 @@ def experiment(study: Study) -> Outcome:
     for seed in study.seeds:
         duo = _model(s, seed)
         batches = TokenBatches(ids, s["context"], s["batch"], seed=seed)
-        study.train(RandomRouting(duo), batches, _schedule(s["steps"], s["lr"]), f"both-{seed}")
+        study.train(RandomRouting(duo), batches, loop_settings(s["steps"], s["lr"]), f"both-{seed}")
         best = oracle(duo, test, prefix="big", rows=s["rows"])
-        values = _fixed(duo, test, best, s["patterns"], seed)
+        values = fixed_patterns(duo, test, best, s["patterns"], seed)
         for bigs in s["budgets"]:
-            loss, share = _routers(study, copy.deepcopy(duo), batches, test, bigs / layers, f"{bigs}-{seed}")
+            loss, share = train_routers(
+                study, copy.deepcopy(duo), batches, test, bigs / layers, f"{bigs}-{seed}"
+            )
             values[f"{bigs} big"] |= {"routers": loss, "routers, big layers per token": share * layers}
         for row, columns in values.items():
             for column, value in columns.items():
@@ -86,74 +83,11 @@ def _model(s: Any, seed: int) -> DuoForCausalLM:
     return convert(host, small=s["small"], start="random", seed=seed)
 
 
-def _schedule(steps: int, lr: float) -> LoopSettings:
-    return LoopSettings(steps=steps, lr=lr, warmup=max(1, steps // 20), betas=(0.9, 0.95), weight_decay=0.1)
-
-
 def _windows(ids: Int[Tensor, " n"], length: int, tokens: int) -> Int[Tensor, "b length"]:
     """Stretches that lie evenly over a text."""
     rows = max(1, tokens // length)
     starts = torch.linspace(0, len(ids) - length, rows).long()
     return ids[starts[:, None] + torch.arange(length)]
-
-
-@torch.no_grad()
-def _loss(duo: DuoForCausalLM, test: Int[Tensor, "b s"], routing: Routing) -> float:
-    with duo.routed(routing):
-        logits = duo(input_ids=test, use_cache=False).logits[:, :-1]
-    return float(F.cross_entropy(logits.flatten(0, 1).float(), test[:, 1:].flatten()))
-
-
-def _fixed(
-    duo: DuoForCausalLM, test: Int[Tensor, "b s"], best: OracleResult, n: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """By number of big layers: the oracle, and patterns that all tokens share."""
-    layers, rows = best.routings.shape[1], {}
-    losses: dict[Sequence[int], float] = {}
-
-    def loss(choices: tuple[int, ...]) -> float:
-        if choices not in losses:
-            losses[choices] = _loss(duo, test, choices)
-        return losses[choices]
-
-    for bigs in range(layers + 1):
-        drawn = {tuple(row) for row in random_patterns(layers, bigs, n, seed).tolist()}
-        rows[f"{bigs} big"] = {
-            "oracle, exactly": best.exactly(bigs).mean().item(),
-            "oracle, at most": best.at_most(bigs).mean().item(),
-            **{f"{name} layers big": loss(pattern(name, layers, bigs)) for name in _FIXED},
-            "best random pattern": min(loss(choices) for choices in drawn),
-            "mean random pattern": sum(loss(choices) for choices in drawn) / len(drawn),
-            "depth of the oracle's big layers": _depth(best.layer_use(bigs)),
-        }
-    return rows
-
-
-def _depth(use: Float[Tensor, " l"]) -> float:
-    """Where the big layers lie on average: 0 is the first layer, 1 the last; one half for all layers or none."""
-    places = torch.linspace(0, 1, len(use))
-    return float((use * places).sum() / use.sum()) if use.sum() else 0.5
-
-
-def _routers(
-    study: Study,
-    duo: DuoForCausalLM,
-    batches: TokenBatches,
-    test: Int[Tensor, "b s"],
-    target: float,
-    name: str,
-) -> tuple[float, float]:
-    """The loss of hard choices of trained routers, and how many of them were big."""
-    s = study.settings
-    steps = s["router_steps"]
-    objective = RouterTraining(duo, target, weight=s["budget_weight"])
-    later = TokenBatches(batches.ids, batches.length, batches.batch, seed=batches.seed + 1)
-    study.train(objective, annealed(later, steps), _schedule(steps, s["router_lr"]), f"routers-{name}")
-    duo.eval()
-    fit_budget(duo, later(steps)["input_ids"], target)
-    with duo.traced() as trace:
-        loss = _loss(duo, test, "router")
-    return loss, float((trace.choices == Choice.BIG).float().mean())
 
 
 def _figures(

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from reproductions.models.lexinvariant_measuring import lookup_accuracy, mean_losses, measure_deciphering
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
-from tokenry.data.text.symbols import lookup_riddles
 from tokenry.models.language.lexinvariant.model import LexinvariantConfig, LexinvariantForCausalLM
 from tokenry.models.language.lexinvariant.training import (
-    DecipherProbe,
     LexinvariantLanguageModel,
-    majority_key,
     with_draws,
 )
 from tokenry.train.language import TokenBatches
@@ -38,20 +36,20 @@ def experiment(study: Study) -> Outcome:
     for seed in study.seeds:
         for name, share in (("lexinvariant", 1.0), ("standard", 0.0)):
             objective = _trained(study, share, ids, name, seed)
-            by_position = _losses(objective, windows, s["draws"])
-            ciphered = _losses(objective, cipher[windows], s["draws"])
+            by_position = mean_losses(objective, windows, s["draws"])
+            ciphered = mean_losses(objective, cipher[windows], s["draws"])
             rows[name].append(
                 {
                     "early": float(by_position[10:31].mean()),
                     "late": float(by_position[200 * s["context"] // 256 :].mean()),
                     "bits": float(by_position.mean()) / math.log(2),
                     "ciphered": float(ciphered.mean()) / math.log(2),
-                    "lookup": _lookup(objective, s),
+                    "lookup": lookup_accuracy(objective, s),
                     "curve": [round(float(part.mean()), 3) for part in by_position.split(s["context"] // 8)],
                 }
             )
             if share == 1:
-                rows[name][-1] |= _deciphering(study, objective, ids, cipher, windows, seed)
+                rows[name][-1] |= measure_deciphering(study, objective, ids, cipher, windows, seed)
     lex, standard = rows["lexinvariant"], rows["standard"]
     pairs = list(zip(lex, standard, strict=True))
     return Outcome(
@@ -110,52 +108,3 @@ def _trained(
     schedule = LoopSettings(steps=s["steps"], lr=s["lr"], warmup=max(1, s["steps"] // 20), weight_decay=0.01)
     objective = LexinvariantLanguageModel(LexinvariantForCausalLM(config))
     return study.train(objective, batches, schedule, f"{name}-{seed}")
-
-
-@torch.no_grad()
-def _losses(
-    objective: LexinvariantLanguageModel, windows: Int[Tensor, "b t"], draws: int
-) -> Float[Tensor, " n"]:
-    """Nats at each position, the mean over texts and draws."""
-    found = [
-        objective.losses(part, torch.arange(len(part)) + 100_000 * (draw + 1) + start)
-        for draw in range(draws)
-        for start, part in zip(range(0, len(windows), 16), windows.split(16), strict=True)
-    ]
-    return torch.cat(found).mean(0)
-
-
-@torch.no_grad()
-def _lookup(objective: LexinvariantLanguageModel, settings: Any) -> float:
-    """Share of LookUp riddles answered, the whole vocabulary to choose from."""
-    model, count = objective.model, settings["riddles"]
-    symbols = torch.arange(settings["symbols"])
-    riddles = lookup_riddles(symbols, settings["lookup_pairs"], count, repeats=settings["lookup_repeats"])
-    ids = torch.cat([torch.full((count, 1), model.config.start_id), riddles.ids], 1)
-    logits = model(ids, seeds=torch.arange(count), logits_to_keep=1).logits[:, -1]
-    return float((logits.argmax(-1) == riddles.answers[:, 0]).float().mean())
-
-
-def _deciphering(
-    study: Study,
-    objective: LexinvariantLanguageModel,
-    ids: Int[Tensor, " n"],
-    cipher: Int[Tensor, " v"],
-    windows: Int[Tensor, "b t"],
-    seed: int,
-) -> dict[str, float]:
-    """Train a probe on plain text; read ciphered text with it, by single votes and by majority."""
-    s = study.settings
-    batches = with_draws(TokenBatches(ids, s["context"], s["batch"], seed=seed + 1), seed + 1)
-    schedule = LoopSettings(steps=s["probe_steps"], lr=3e-3, warmup=10, lr_scale={"model": 0.0})
-    torch.manual_seed(seed)
-    probe = study.train(DecipherProbe(objective.model, s["probe_width"]), batches, schedule, f"probe-{seed}")
-    some = windows[:16]
-    with torch.no_grad():
-        read = probe.logits(cipher[some], torch.arange(len(some)))
-    late = slice(s["context"] // 2, None)
-    key = majority_key(cipher[some], read, first=s["context"] // 2)
-    return {
-        "single votes": float((read.argmax(-1)[:, late] == some[:, late]).float().mean()),
-        "key": float((key[cipher[some]] == some).float().mean()),
-    }

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from reproductions.predict.flash_decoding import DraftingArm, TimedProposer, decode_in_turns
+from reproductions.predict.flash_host import ask_to_describe, describing_host
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
-from tokenry.data.scenes.pack import load_pack
-from tokenry.data.scenes.scenes import PLACES, Scene, make_scene
-from tokenry.models.vlm.embedded.batches import IGNORE, token_ids
-from tokenry.models.vlm.embedded.model import PROMPT, load_embedded
-from tokenry.models.vlm.embedded.objectives import PixelNorm
+from tokenry.data.scenes.scenes import make_scene
 from tokenry.predict.lm.flash.drafter import ChainDrafter, Drafter, FlashConfig, FlashDrafter
 from tokenry.predict.lm.flash.proposer import ChainDrafts, Flash, static_tree
 from tokenry.predict.lm.flash.training import FlashObjective, LessonBatches, Lessons, record
-from tokenry.predict.lm.proposer import Proposer, Verified
+from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.speculate import Speculation
-from tokenry.predict.lm.tree import Draft
-from tokenry.train.loop import Batch, Figures, LoopSettings, Objective
+from tokenry.train.loop import LoopSettings
 
-_QUESTION = "what can you see?"
 _AR, _AR_SHORT = "one token a pass, 5 levels", "one token a pass, as many levels"
 _SEMI, _OURS = "several tokens a pass", "several tokens a pass, compressed picture"
 
@@ -67,72 +58,7 @@ def experiment(study: Study) -> Outcome:
     )
 
 
-# ---------------------------------------------------------------------------------------------------- decoding
-
-
-@dataclass(eq=False)
-class _Timed:
-    """A proposer with a clock."""
-
-    inner: Proposer
-    hidden: bool = True
-    seconds: float = 0.0
-
-    def begin(self, prompts: Sequence[Sequence[int]], hidden: Any) -> None:
-        """See `Proposer.begin`."""
-        self._timed(self.inner.begin, prompts, hidden)
-
-    def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:
-        """See `Proposer.propose`."""
-        return self._timed(self.inner.propose, row, text, limit)
-
-    def learn(self, row: int, verified: Verified) -> None:
-        """See `Proposer.learn`."""
-        self._timed(self.inner.learn, row, verified)
-
-    def _timed(self, do: Any, *what: Any) -> Any:
-        started = time.process_time()
-        found = do(*what)
-        self.seconds += time.process_time() - started
-        return found
-
-
-@dataclass
-class _Arm:
-    """What one way of drafting took, over all pictures."""
-
-    how: Speculation
-    clock: _Timed
-    tokens: int = 0
-    steps: int = 0
-    texts: int = 0
-    different: int = 0
-    right: float = 0.0
-    seconds: float = 0.0
-    greedy_seconds: float = 0.0
-
-    @property
-    def tau(self) -> float:
-        """Acceptance length: tokens a pass, the first token of a text aside, which needs none."""
-        return (self.tokens - self.texts) / self.steps
-
-    @property
-    def cost(self) -> float:
-        """Milliseconds of the drafter per token."""
-        return 1000 * self.clock.seconds / (self.tokens - self.texts)
-
-    @property
-    def length(self) -> float:
-        """Tokens of a description."""
-        return self.tokens / self.texts
-
-    @property
-    def speed(self) -> float:
-        """Greedy decoding's time over this one's, the pass over the prompt and the picture included."""
-        return self.greedy_seconds / self.seconds
-
-
-def _row(arms: Sequence[_Arm]) -> dict[str, float]:
+def _row(arms: Sequence[DraftingArm]) -> dict[str, float]:
     columns = {"acceptance length": "tau", "drafter ms per token": "cost", "speed over greedy": "speed"}
     return {
         title: round(Measurement.of([getattr(arm, n) for arm in arms]).value, 3)
@@ -140,10 +66,10 @@ def _row(arms: Sequence[_Arm]) -> dict[str, float]:
     }
 
 
-def _run(study: Study, seed: int) -> dict[str, _Arm]:
+def _run(study: Study, seed: int) -> dict[str, DraftingArm]:
     """All of one seed: host, drafters, decoding."""
     s = study.settings
-    model, processor = _host(study, seed)
+    model, processor = describing_host(study, seed)
     lessons = _lessons(study, model, processor, seed)
     drafters = {
         name: _drafter(study, kind, latents, model, lessons, file, seed)
@@ -159,124 +85,17 @@ def _run(study: Study, seed: int) -> dict[str, _Arm]:
         _SEMI: Flash(drafters[_SEMI], model, nodes=s["nodes"]),
         _OURS: Flash(drafters[_OURS], model, nodes=s["nodes"]),
     }
-    clocks = {name: _Timed(proposer) for name, proposer in proposers.items()}
-    arms = {name: _Arm(Speculation(clock, Fixed(s["nodes"])), clock) for name, clock in clocks.items()}
+    clocks = {name: TimedProposer(proposer) for name, proposer in proposers.items()}
+    arms = {name: DraftingArm(Speculation(clock, Fixed(s["nodes"])), clock) for name, clock in clocks.items()}
     for index in range(-s["warm_up"], s["pictures"]):
         if index == 0:  # what the first calls set up is no drafter's cost
             for name, arm in arms.items():
                 clocks[name].seconds = 0.0
-                arms[name] = _Arm(arm.how, arm.clock)
-        _decode(model, processor, make_scene("test", index + s["warm_up"], seed), arms, s["longest"], index)
-    return arms
-
-
-def _decode(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    scene: Scene,
-    arms: Mapping[str, _Arm],
-    longest: int,
-    turn: int,
-) -> None:
-    """Describe a picture greedily and with every drafter; who begins changes from picture to picture."""
-    asked: dict[str, Any] = dict(_ask(processor, [scene]), max_new_tokens=longest, do_sample=False)
-    started = time.process_time()
-    expected: Tensor = model.generate(**asked)
-    greedy = time.process_time() - started
-    new = expected[0, asked["input_ids"].shape[1] :].tolist()
-    right = float(new == _answer(scene))
-    names = list(arms)
-    for name in (names[(i + turn) % len(names)] for i in range(len(names))):
-        arm = arms[name]
-        started = time.process_time()
-        found = model.generate(**asked, custom_generate=arm.how)
-        arm.how.stats.raise_if_interrupted()
-        arm.seconds += time.process_time() - started
-        arm.greedy_seconds += greedy
-        arm.different += not torch.equal(found, expected)
-        arm.right += (right - arm.right) / (arm.texts + 1)
-        arm.tokens += arm.how.stats.tokens
-        arm.steps += arm.how.stats.steps
-        arm.texts += 1
-
-
-# ---------------------------------------------------------------------------------------------------- training
-
-
-def describe(scene: Scene) -> str:
-    """What a scene shows, from the top left on: "a yellow key at the top a red sign at the left"."""
-    objects = load_pack().objects
-    shown = [
-        (item.cell, " ".join(filter(None, (objects[item.index].colour, objects[item.index].name))))
-        for item in scene.items
-    ]
-    if scene.sign:
-        shown.append((scene.sign.cells[0], f"{scene.sign.colour} sign"))
-    return " ".join(
-        f"{'an' if what[0] in 'aeiou' else 'a'} {what} at the {PLACES[3 * row + column]}"
-        for (row, column), what in sorted(shown)
-    )
-
-
-def _answer(scene: Scene) -> list[int]:
-    return [*token_ids(describe(scene)), *token_ids("<eos>")]
-
-
-def _ask(processor: LlavaProcessor, scenes: Sequence[Scene]) -> dict[str, Tensor]:
-    text = [PROMPT.format(question=_QUESTION)] * len(scenes)
-    return dict(processor(images=[scene.image for scene in scenes], text=text, return_tensors="pt"))
-
-
-class _Description(Objective):
-    """Say what a picture shows; the eyes of the model stay as they are."""
-
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        super().__init__()
-        self.model, self.norm = model, PixelNorm()
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
-        """Cross-entropy of the description, and how many of its words are the likeliest."""
-        output = self.model(
-            input_ids=batch["ids"],
-            pixel_values=self.norm(batch["pixels"]),
-            labels=batch["labels"],
-            use_cache=False,
+                arms[name] = DraftingArm(arm.how, arm.clock)
+        decode_in_turns(
+            model, processor, make_scene("test", index + s["warm_up"], seed), arms, s["longest"], index
         )
-        target = batch["labels"][:, 1:]
-        counts = target != IGNORE
-        return output.loss, {"words": (output.logits[:, :-1].argmax(-1) == target)[counts].float().mean()}
-
-
-def _descriptions(step: int, *, prompt: Tensor, size: int, seed: int) -> Batch:
-    """Pictures with their descriptions, for one step."""
-    scenes = [make_scene("train", step * size + i, seed) for i in range(size)]
-    answers = [_answer(scene) for scene in scenes]
-    width = len(prompt) + max(map(len, answers))
-    ids = torch.zeros(size, width, dtype=torch.long)  # 0 is padding
-    labels = torch.full((size, width), IGNORE)
-    ids[:, : len(prompt)] = prompt
-    for row, answer in enumerate(answers):
-        for tensor in (ids, labels):
-            tensor[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-    pixels = torch.stack([torch.from_numpy(scene.pixels) for scene in scenes])
-    return {"ids": ids, "labels": labels, "pixels": pixels}
-
-
-def _host(study: Study, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The embedded model, taught to describe."""
-    s = study.settings
-    model, processor = load_embedded()
-    prompt = _ask(processor, [make_scene("train", 0)])["input_ids"][0]
-    settings = LoopSettings(
-        steps=s["host_steps"],
-        lr=s["host_lr"],
-        warmup=max(1, s["host_steps"] // 20),
-        lr_scale={"model.model.vision_tower": 0.0, "model.model.multi_modal_projector": 0.0},
-        seed=seed,
-    )
-    batches = partial(_descriptions, prompt=prompt, size=s["host_batch"], seed=10 * seed + 1)
-    study.train(_Description(model), batches, settings, f"host-{seed}")
-    return model.eval(), processor
+    return arms
 
 
 def _lessons(
@@ -293,7 +112,7 @@ def _lessons(
             make_scene("train", i, 10 * seed + 2)
             for i in range(first, min(first + s["lesson_batch"], s["lessons"]))
         ]
-        parts.append(record(model, _ask(processor, scenes), max_new_tokens=s["longest"]))
+        parts.append(record(model, ask_to_describe(processor, scenes), max_new_tokens=s["longest"]))
     found = Lessons.join(parts)
     found.save(folder)
     return found

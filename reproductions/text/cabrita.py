@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from reproductions.text.cabrita_training import (
+    load_corpora,
+    loop_settings,
+    measure_bits,
+    split_corpora,
+    token_batches,
+    train_on,
+)
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
-from tokenry.data.text.corpora import Corpus, load_corpus
+from tokenry.data.text.corpora import Corpus
 from tokenry.text.cabrita.vocabulary import extend_tokenizer
-from tokenry.text.measure import bits_per_byte, bytes_per_token
+from tokenry.text.measure import bytes_per_token
 from tokenry.text.training import train_bpe
 from tokenry.text.transplant import Context, transplant
-from tokenry.train.language import CausalLanguageModel, TokenBatches, pack, small_llama
-from tokenry.train.loop import LoopSettings, train
+from tokenry.train.language import CausalLanguageModel, small_llama
 
 _OLD: Final = "old vocabulary"
 _NEW: Final = "extended, rows: mean of pieces"
@@ -23,7 +29,7 @@ _RANDOM: Final = "extended, rows: random"
 
 def experiment(study: Study) -> Outcome:
     """Train an English model, then go on in Portuguese with either vocabulary and equal compute."""
-    english, portuguese = (_corpora(study, which) for which in ("english", "portuguese"))
+    english, portuguese = (load_corpora(study, which) for which in ("english", "portuguese"))
     found = [_one_seed(study, seed, english, portuguese) for seed in study.seeds]
     final = {arm: tuple(one["bits"][arm]["Portuguese"] for one in found) for arm in (_OLD, _NEW)}
     return Outcome(
@@ -43,8 +49,8 @@ def _one_seed(
     study: Study, seed: int, english: Sequence[Corpus], portuguese: Sequence[Corpus]
 ) -> dict[str, Any]:
     settings = study.settings
-    learnt_en, held_en = _split(english, seed, settings["measured"])
-    learnt, held = _split(portuguese, seed, settings["measured"])
+    learnt_en, held_en = split_corpora(english, seed, settings["measured"])
+    learnt, held = split_corpora(portuguese, seed, settings["measured"])
     base = train_bpe(learnt_en, settings["vocabulary"])
     own, appended = (
         extend_tokenizer(base, learnt, settings["extended"], append_after=after).tokenizer
@@ -56,8 +62,8 @@ def _one_seed(
     )
     first = study.train(
         CausalLanguageModel(model),
-        _batches(study, base, learnt_en, seed),
-        _loop(study, settings["english_steps"]),
+        token_batches(study, base, learnt_en, seed),
+        loop_settings(study, settings["english_steps"]),
         f"english-{seed}",
     ).model.cpu()
 
@@ -70,17 +76,17 @@ def _one_seed(
     new_steps = round(old_steps * first.num_parameters() / mean.num_parameters())
     early = min(settings["early_steps"], new_steps)
     texts = {"Portuguese": held, "English": held_en}
-    bits: dict[str, dict[str, float]] = {"English only": _bits(first, base, texts)}
+    bits: dict[str, dict[str, float]] = {"English only": measure_bits(first, base, texts)}
     for arm, start, tokenizer, steps, stops in (
         (_OLD, copy.deepcopy(first), base, old_steps, (old_steps,)),
         (_NEW, mean, own, new_steps, (early, new_steps)),
         (_RANDOM, resized("random"), own, new_steps, (early,)),
     ):
         if tokenizer is not base:
-            bits[f"{arm}, before training"] = _bits(start, tokenizer, texts)
+            bits[f"{arm}, before training"] = measure_bits(start, tokenizer, texts)
         name = {_OLD: "old", _NEW: "mean", _RANDOM: "random"}[arm]
         for stop in stops:
-            row = _continued(study, f"{name}-{seed}", start, tokenizer, learnt, texts, (steps, stop), seed)
+            row = train_on(study, f"{name}-{seed}", start, tokenizer, learnt, texts, (steps, stop), seed)
             bits[arm if stop == steps else f"{arm}, {stop} steps"] = row
     lengths = {
         row: {what: bytes_per_token(tokenizer, some) for what, some in texts.items()}
@@ -100,61 +106,3 @@ def _one_seed(
             - bits[_NEW + at_early]["Portuguese"],
         },
     }
-
-
-def _continued(
-    study: Study,
-    name: str,
-    model: Any,
-    tokenizer: Any,
-    learnt: Sequence[str],
-    texts: dict[str, Sequence[str]],
-    steps: tuple[int, int],
-    seed: int,
-) -> dict[str, float]:
-    """Train until the second of `steps` under a schedule for the first, and measure; a repeated call reads the result.
-
-    The result of a step is kept beside the checkpoints, because a run that is taken up later may be past that step.
-    """
-    total, stop = steps
-    kept = study.folder / name / f"bits-{stop}.json"
-    if not kept.is_file():
-        objective = CausalLanguageModel(model)
-        train(
-            objective,
-            _batches(study, tokenizer, learnt, seed),
-            _loop(study, total),
-            kept.parent,
-            title=name,
-            workers=0,
-            stop_after=stop,
-            console=study.console,
-        )
-        kept.write_text(json.dumps(_bits(objective.model.cpu().eval(), tokenizer, texts)), encoding="utf-8")
-    found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
-    return found
-
-
-def _bits(model: Any, tokenizer: Any, texts: dict[str, Sequence[str]]) -> dict[str, float]:
-    return {what: bits_per_byte(model.eval(), tokenizer, some) for what, some in texts.items()}
-
-
-def _batches(study: Study, tokenizer: Any, texts: Sequence[str], seed: int) -> TokenBatches:
-    return TokenBatches(pack(tokenizer, texts), study.settings["length"], study.settings["batch"], seed)
-
-
-def _loop(study: Study, steps: int) -> LoopSettings:
-    return LoopSettings(
-        steps=steps, lr=study.settings["lr"], warmup=max(1, steps // 10), checkpoint_every=steps
-    )
-
-
-def _corpora(study: Study, which: str) -> list[Corpus]:
-    return [load_corpus(name, limit=study.settings.get("limit")) for name in study.settings[which]]
-
-
-def _split(corpora: Sequence[Corpus], seed: int, measured: int) -> tuple[Sequence[str], Sequence[str]]:
-    """What is learnt of each corpus, and equal parts of what is held out of each."""
-    pairs = [corpus.split(seed=seed) for corpus in corpora]
-    learnt = [text for train_part, _ in pairs for text in train_part.documents]
-    return learnt, [held.text(measured // len(pairs)) for _, held in pairs]

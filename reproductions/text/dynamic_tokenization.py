@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from collections.abc import Sequence
 
 from reproductions._shared.tiny_lm import tiny_hypernet, tiny_lm_texts
+from reproductions.text.dynamic_tokenization_index import measure_index
+from reproductions.text.dynamic_tokenization_probe import LanguageProbe
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
-from tokenry.data.packages import Provenance, cache_folder
-from tokenry.data.text.corpora import load_corpus
+from tokenry.data.packages import cache_folder
 from tokenry.text.dynamic_tokenization import DynamicModel, dynamic
-from tokenry.text.knn import KnnIndex
-from tokenry.text.large_vocabulary import LargeVocabulary
-from tokenry.text.training import train_bpe
-from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import Hypernetwork
-
-_RIDGE = 1.0
 
 
 def experiment(study: Study) -> Outcome:
@@ -61,7 +47,7 @@ def experiment(study: Study) -> Outcome:
     at_20 = min(shorter, key=lambda row: row["lines' tokens saved"]) if shorter else None
     ours, mean = (table[f"{name}, 100% of the saving"] for name in sources)
     column = "bits per byte of the continuation"
-    index = _index(settings, model, tokenizer, hypernet, seen, prompts)
+    index = measure_index(settings, model, tokenizer, hypernet, seen, prompts)
     told, untouched = "language accuracy, adapted probe", "language accuracy, probe of whole tokens"
     best = max(full[told], full[untouched])
     lost = 100 * (best - at_20[told]) if at_20 else math.nan
@@ -82,9 +68,6 @@ def experiment(study: Study) -> Outcome:
         details={"tokens saved at 20 % shorter": at_20["lines' tokens saved"] if at_20 else None},
         data=tuple(dict.fromkeys((*(p for corpus in corpora for p in corpus.provenance), *probe.provenance))),
     )
-
-
-# ---------------------------------------------------------------------------------------------- continuations
 
 
 def _continuations(texts: Sequence[str], sizes: dict[str, int]) -> tuple[list[str], list[str]]:
@@ -113,136 +96,3 @@ def _continuation_bits(
         after += sum(merged.lengths)
     size = sum(len(answer.encode()) for answer in answers)
     return nats / math.log(2) / size, 1 - after / before
-
-
-# ------------------------------------------------------------------------------------------------ the probe
-
-
-@dataclass(frozen=True)
-class Readout:
-    """A ridge classifier of standardised features."""
-
-    mean: Tensor
-    std: Tensor
-    weight: Tensor
-    prior: Tensor
-
-    def __call__(self, x: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
-        """The class of each row."""
-        return (((x - self.mean) / self.std) @ self.weight + self.prior).argmax(1)
-
-
-class LanguageProbe:
-    """Which language a line is in, from a language model's mean hidden state.
-
-    Args:
-        settings: of the recipe.
-    """
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        sizes = settings["probe"]
-        corpora = [load_corpus(f"manpages/{name}", limit=sizes["limit"]) for name in sizes["languages"]]
-        self.provenance: tuple[Provenance, ...] = tuple(p for corpus in corpora for p in corpus.provenance)
-        self.batch = int(settings["batch"])
-        rng = np.random.default_rng(0)
-        train, test = [], []
-        for label, corpus in enumerate(corpora):
-            seen, held_out = corpus.split(held_out=0.3)
-            train += [
-                (line, label) for line in _lines(seen.documents, sizes["train"], sizes["characters"], rng)
-            ]
-            test += [
-                (line, label) for line in _lines(held_out.documents, sizes["test"], sizes["characters"], rng)
-            ]
-        rng.shuffle(test)  # batches of mixed languages
-        rng.shuffle(train)
-        self._train, self._test = ([line for line, _ in side] for side in (train, test))
-        self._labels, self._truth = (torch.tensor([label for _, label in side]) for side in (train, test))
-
-    def fit(self, runs: Sequence[DynamicModel]) -> Readout:
-        """Train the classifier on lines as each of these tokenizations gives them."""
-        x = torch.cat([self._features(run, self._train)[0] for run in runs])
-        mean, std = x.mean(0), x.std(0)
-        x = (x - mean) / std
-        y = F.one_hot(self._labels).float().repeat(len(runs), 1)
-        gram = x.T @ x + _RIDGE * torch.eye(x.shape[1])
-        return Readout(mean, std, torch.linalg.solve(gram, x.T @ (y - y.mean(0))), y.mean(0))
-
-    def accuracy(self, readouts: Sequence[Readout], run: DynamicModel) -> tuple[list[float], float]:
-        """Share of the test lines that each classifier tells right, and of their tokens that merging saved."""
-        x, saved = self._features(run, self._test)
-        return [float((readout(x) == self._truth).float().mean()) for readout in readouts], saved
-
-    @torch.no_grad()
-    def _features(self, run: DynamicModel, lines: list[str]) -> tuple[Float[Tensor, "n d"], float]:
-        rows, before, after = [], 0, 0
-        for start in range(0, len(lines), self.batch):
-            batch = run(lines[start : start + self.batch])
-            hidden = run.model.base_model(**batch).last_hidden_state
-            mask = batch["attention_mask"][..., None].to(hidden.dtype)
-            rows.append((hidden * mask).sum(1) / mask.sum(1))
-            before += sum(batch.original_lengths)
-            after += sum(batch.lengths)
-        return torch.cat(rows), 1 - after / before
-
-
-def _lines(documents: Sequence[str], number: int, characters: int, rng: np.random.Generator) -> list[str]:
-    """Pieces of running text of so many characters, from random places."""
-    text = " ".join(" ".join(document.split()) for document in documents)
-    starts = rng.integers(0, len(text) - characters, number)
-    return [text[start : start + characters] for start in starts.tolist()]
-
-
-# ------------------------------------------------------------------------------------------------ the index
-
-
-@torch.no_grad()
-def _index(
-    settings: Mapping[str, Any],
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    hypernet: Hypernetwork,
-    texts: Sequence[str],
-    prompts: list[str],
-) -> dict[str, float]:
-    """How often a search in a few cells finds what an exact search finds, and what it costs."""
-    sizes = settings["index"]
-    longer = ByteVocab.from_tokenizer(train_bpe(texts, sizes["real"]))
-    large = LargeVocabulary(model, tokenizer, [t for t in longer.token_bytes if t], hypernet)
-    real = large.output_rows.float()
-    generator = torch.Generator().manual_seed(0)
-    covariance = torch.cov(real.T) + 1e-6 * torch.eye(real.shape[1])
-    noise = torch.randn(sizes["rows"] - len(real), real.shape[1], generator=generator)
-    rows = torch.cat([real, real.mean(0) + noise @ torch.linalg.cholesky(covariance).T])
-    queries = _hidden(model, tokenizer, prompts, sizes["queries"])
-    exact = KnnIndex(rows).search(queries, 1)
-    index = KnnIndex(rows, cells=sizes["cells"])
-    found = index.search(queries, 20, nprobe=sizes["nprobe"])
-    by_logit = _best_by_logit(rows, queries)
-    return {
-        "rows": len(rows),
-        "predicted for real tokens": len(real),
-        "cells": sizes["cells"],
-        "cells looked at": sizes["nprobe"],
-        "recall at 1": round(float((found.ids[:, 0] == exact.ids[:, 0]).float().mean()), 4),
-        "share of the dot products": round(found.products / exact.products, 4),
-        "largest logit among the 20": round(float((found.ids == by_logit[:, None]).any(1).float().mean()), 4),
-    }
-
-
-def _best_by_logit(rows: Float[Tensor, "n d"], queries: Float[Tensor, "q d"]) -> Int[Tensor, " q"]:
-    """The token that the whole softmax finds most likely."""
-    return KnnIndex(rows, metric="dot").search(queries, 1).ids[:, 0]
-
-
-def _hidden(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], number: int
-) -> Float[Tensor, "q d"]:
-    """Hidden states, as the head sees them, at places of texts."""
-    states = []
-    for text in texts:
-        ids = torch.tensor([tokenizer(text)["input_ids"]])
-        states.append(model.base_model(input_ids=ids).last_hidden_state[0, 8::16])
-        if sum(map(len, states)) >= number:
-            break
-    return torch.cat(states)[:number].float()

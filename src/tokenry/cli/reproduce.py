@@ -98,7 +98,7 @@ def _show(plan: Plan, done: Reproduction) -> None:
     console.print(table)
     for arm in (done.ours, done.baseline, *([done.full] if done.full else [])):
         if arm.value is not None:
-            shown = f"{arm.value:.4g}" if done.questions is None else f"{100 * arm.value:.1f} %"
-            console.print(f"{arm.what}: {shown}")
+            value = f"{arm.value:.4g}" if done.questions is None else f"{100 * arm.value:.1f} %"
+            console.print(f"{arm.what}: {value}")
     console.print(f"({done.metric})")
     say(f"Result: {plan.path}\n")
