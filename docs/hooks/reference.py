@@ -21,7 +21,7 @@ from mkdocs.structure.files import File, Files
 
 import tokenry
 from tokenry import catalog
-from tokenry.catalog.docstrings import split
+from tokenry.catalog.docstrings import defined_at, split
 from tokenry.catalog.markdown import escape, table
 
 FOLDER = "reference"
@@ -99,7 +99,9 @@ def _path(face: str, name: str) -> str:
 def _homes(found: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Where each thing is documented: a page and a heading on it. Systems have pages; else the first face has it."""
     systems = {
-        c.entry_point.replace(":", "."): f"../methods/{c.slug}.md" for c in catalog.cards() if c.entry_point
+        defined_at(c.entry_point).replace(":", "."): f"../methods/{c.slug}.md"
+        for c in catalog.cards()
+        if c.entry_point
     }
     homes = {}
     for face, names in found.items():

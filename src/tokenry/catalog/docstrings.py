@@ -49,11 +49,28 @@ def docstring(entry_point: str) -> str:
     """Return an entry point's docstring, dedented.
 
     Args:
-        entry_point: "package.module:name"; the name must be defined in that module, not imported into it.
+        entry_point: "package.module:name".
 
     Raises:
         TokenryError: If the module, the name in it or its docstring does not exist.
     """
+    node, _ = _definition(entry_point)
+    if (text := ast.get_docstring(node)) is None:
+        raise TokenryError(f"Entry point {entry_point!r} has no docstring.")
+    return text
+
+
+def defined_at(entry_point: str) -> str:
+    """Return where an entry point is defined, as "package.module:name": a package hands out names of its modules.
+
+    Raises:
+        TokenryError: If the module or the name in it does not exist.
+    """
+    return _definition(entry_point)[1]
+
+
+def _definition(entry_point: str) -> tuple[ast.ClassDef | ast.FunctionDef, str]:
+    """The definition in the source, and where it stands."""
     module, _, name = entry_point.partition(":")
     package, *folders, last = module.split(".")
     base = resources.files(package).joinpath(*folders)
@@ -62,9 +79,11 @@ def docstring(entry_point: str) -> str:
         raise TokenryError(f"Entry point {entry_point!r}: there is no module {module}")
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            if (text := ast.get_docstring(node)) is None:
-                raise TokenryError(f"Entry point {entry_point!r} has no docstring.")
-            return text
+            return node, entry_point
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            for found in node.names:
+                if (found.asname or found.name) == name:
+                    return _definition(f"{node.module}:{found.name}")
     raise TokenryError(f"Entry point {entry_point!r}: {module} defines no class or function {name!r}")
 
 

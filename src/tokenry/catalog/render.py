@@ -24,6 +24,7 @@ from typing import Any
 
 from tokenry.catalog import results
 from tokenry.catalog.card import ROOMS, STATE_MEANINGS, Card
+from tokenry.catalog.docstrings import defined_at
 from tokenry.catalog.loader import cards
 from tokenry.catalog.markdown import escape, table
 from tokenry.tokens.errors import TokenryError
@@ -127,7 +128,7 @@ def _page(card: Card, result: results.Result | None) -> str:
     if card.entry_point:
         parts += [
             "## The method",
-            f"::: {card.entry_point.replace(':', '.')}\n    options:\n      heading_level: 3",
+            f"::: {defined_at(card.entry_point).replace(':', '.')}\n    options:\n      heading_level: 3",
         ]
     if result:
         rows = [(escape(label), escape(value)) for label, value in result.rows()]

@@ -1,28 +1,40 @@
-"""Where methods plug in to other people's models. The only room that knows transformers' internals."""
+"""Where methods plug in to other people's models. The only room that knows transformers' internals.
+
+Names are loaded on first use.
+"""
 
 from __future__ import annotations
 
-from tokenry.hosts.cost import Cost, decoder_flops, encoder_flops, kv_bytes
-from tokenry.hosts.host import Host
-from tokenry.hosts.prompt import question_inputs
-from tokenry.hosts.reducing.session import Session
-from tokenry.hosts.trace import ItemTrace
-from tokenry.hosts.vision import Encoded, encode_pictures, visual_kinds
+from typing import TYPE_CHECKING
+
 from tokenry.tokens.faces import lazy
 
-__all__ = [
-    "Cost",
-    "Encoded",
-    "Host",
-    "ItemTrace",
-    "Session",
-    "decoder_flops",
-    "encode_pictures",
-    "encoder_flops",
-    "kv_bytes",
-    "question_inputs",
-    "visual_kinds",
-]
+if TYPE_CHECKING:
+    from tokenry.hosts.cost import Cost as Cost
+    from tokenry.hosts.cost import decoder_flops as decoder_flops
+    from tokenry.hosts.cost import encoder_flops as encoder_flops
+    from tokenry.hosts.cost import kv_bytes as kv_bytes
+    from tokenry.hosts.host import Host as Host
+    from tokenry.hosts.prompt import question_inputs as question_inputs
+    from tokenry.hosts.reducing.session import Session as Session
+    from tokenry.hosts.trace import ItemTrace as ItemTrace
+    from tokenry.hosts.vision import Encoded as Encoded
+    from tokenry.hosts.vision import encode_pictures as encode_pictures
+    from tokenry.hosts.vision import visual_kinds as visual_kinds
+
+_HOME = {
+    "Cost": "hosts.cost",
+    "Encoded": "hosts.vision",
+    "Host": "hosts.host",
+    "ItemTrace": "hosts.trace",
+    "Session": "hosts.reducing.session",
+    "decoder_flops": "hosts.cost",
+    "encode_pictures": "hosts.vision",
+    "encoder_flops": "hosts.cost",
+    "kv_bytes": "hosts.cost",
+    "question_inputs": "hosts.prompt",
+    "visual_kinds": "hosts.vision",
+}
 
 _MOVED = {
     "DECODERS": "predict.lm.generate.DECODERS",
@@ -37,4 +49,6 @@ _MOVED = {
     "reduced": "reduced",
 }
 
-__getattr__, __dir__ = lazy(__name__, {}, moved=_MOVED)
+__all__ = sorted(_HOME)
+
+__getattr__, __dir__ = lazy(__name__, _HOME, moved=_MOVED)
