@@ -10,6 +10,7 @@ from typing import Any, Self
 import yaml
 
 from tokenry.tokens import InputError
+from tokenry.train.recipe import reason
 
 BOUNDS = ("at_least", "at_most", "above")
 
@@ -123,9 +124,7 @@ class StudyDesign:
                 notes=tuple(content.get("notes", ())),
             )
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path} is not the design of a reproduction: {type(error).__name__}: {error}"
-            ) from error
+            raise InputError(f"{path} is not the design of a reproduction: {reason(error)}.") from error
         if not design.seeds:
             raise InputError(f"{path}: a reproduction needs at least one seed.")
         if strange := sorted(set(design.smoke) - set(design.settings)):
