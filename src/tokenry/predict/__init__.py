@@ -1,4 +1,5 @@
-"""What comes next: tokens of text (`tokenry.predict.lm`), and who should answer (`tokenry.predict.octopus_v4`).
+"""What comes next: tokens of text (`tokenry.predict.lm`), tokens of pictures (`tokenry.predict.image`), and who should
+answer (`tokenry.predict.octopus_v4`).
 
 Names are loaded on first use.
 """
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
+    from tokenry.predict.image.autoregressive import AutoregressiveConfig as AutoregressiveConfig
+    from tokenry.predict.image.autoregressive import AutoregressiveGenerator as AutoregressiveGenerator
+    from tokenry.predict.image.base import TokenGenerator as TokenGenerator
     from tokenry.predict.lm.byte_probabilities.byte_model import byte_model as byte_model
     from tokenry.predict.lm.byte_probabilities.ensemble import ensemble as ensemble
     from tokenry.predict.lm.calibrate import Calibration as Calibration
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from tokenry.predict.octopus_v4.training import RoutingExample as RoutingExample
 
 _HOME = {
+    "AutoregressiveConfig": "predict.image.autoregressive",
+    "AutoregressiveGenerator": "predict.image.autoregressive",
     "Calibration": "predict.lm.calibrate",
     "CallBatches": "predict.octopus_v4.training",
     "CallObjective": "predict.octopus_v4.training",
@@ -34,6 +40,7 @@ _HOME = {
     "PromptLookup": "predict.lm.prompt_lookup",
     "Proposer": "predict.lm.proposer",
     "RoutingExample": "predict.octopus_v4.training",
+    "TokenGenerator": "predict.image.base",
     "TokenRecycling": "predict.lm.token_recycling",
     "byte_model": "predict.lm.byte_probabilities.byte_model",
     "calibrate": "predict.lm.calibrate",

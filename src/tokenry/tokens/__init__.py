@@ -16,9 +16,11 @@ from tokenry.tokens.faces import lazy
 
 if TYPE_CHECKING:
     from tokenry.tokens.budget import HALF, Budget, BudgetLike
+    from tokenry.tokens.codes import Codes, Latents
     from tokenry.tokens.method import Method
     from tokenry.tokens.positions import Positions
     from tokenry.tokens.reduction import DenseReduction, Reduction, best, gather_rows, prefix_mask
+    from tokenry.tokens.signals import Signal, SignalSpec
     from tokenry.tokens.view import AttentionView, Depth, Needs, Stage, TokenView
 
 __all__ = [
@@ -27,14 +29,18 @@ __all__ = [
     "Budget",
     "BudgetError",
     "BudgetLike",
+    "Codes",
     "DenseReduction",
     "Depth",
     "InputError",
+    "Latents",
     "Method",
     "Needs",
     "Positions",
     "Reduction",
     "ReductionError",
+    "Signal",
+    "SignalSpec",
     "Stage",
     "TokenView",
     "TokenryError",
@@ -50,16 +56,20 @@ _HOME = {
     "HALF": "tokens.budget",
     "Budget": "tokens.budget",
     "BudgetLike": "tokens.budget",
+    "Codes": "tokens.codes",
     "DenseReduction": "tokens.reduction",
     "Reduction": "tokens.reduction",
     "best": "tokens.reduction",
     "gather_rows": "tokens.reduction",
     "prefix_mask": "tokens.reduction",
     "AttentionView": "tokens.view",
+    "Latents": "tokens.codes",
     "Method": "tokens.method",
     "Depth": "tokens.view",
     "Needs": "tokens.view",
     "Positions": "tokens.positions",
+    "Signal": "tokens.signals",
+    "SignalSpec": "tokens.signals",
     "Stage": "tokens.view",
     "TokenView": "tokens.view",
 }

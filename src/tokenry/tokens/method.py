@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from tokenry.tokens.positions import Positions
-from tokenry.tokens.reduction import Reduction
+from tokenry.tokens.reduction import DenseReduction, Reduction
 from tokenry.tokens.view import Depth, Needs, Stage, TokenView
 
 
@@ -36,5 +36,5 @@ class Method(Protocol):
     def needs(self, layer: int, depth: Depth) -> Needs:
         """What must be collected for the cut before `layer`."""
 
-    def apply(self, view: TokenView) -> Reduction:
+    def apply(self, view: TokenView) -> Reduction | DenseReduction:
         """Which tokens go, and into which others they flow."""
