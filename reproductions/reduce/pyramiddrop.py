@@ -26,7 +26,7 @@ def experiment(study: Study) -> Outcome:
     one_cut = fastv_at(study.lab, study.lab.visual_flops(ours.counts), s["fastv_layer"], n)
     answered |= study.ask({"fastv at the same FLOPs": [(one_cut,)]})
     fastv = answered["fastv at the same FLOPs"]
-    steps = step_times(study.lab, method, study.questions.seeds[0], **s["training"])
+    steps = step_times(study.lab, method, study.seeds[0], **s["training"])
     measurements = {
         "points lost": points(full, ours),
         "share of flops": Measurement(study.lab.share_of_flops(ours, full, visual=True)),

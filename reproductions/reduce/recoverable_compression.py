@@ -31,7 +31,7 @@ def experiment(study: Study) -> Outcome:
     }
     answered = study.ask(arms)
     ours, without = answered[f"with recovery, {k} tokens"], answered[f"without recovery, {k} tokens"]
-    questions, asked = study.lab.patches(study.questions)
+    questions, asked = study.asked_patches()
     names = np.isin(np.array(ours.kinds), study.settings["kinds"])
     faint = names & _less_salient(questions, asked, ours.readings["score"])
     rest, recovered = ours.readings["salient"] == 0, ours.readings["recovered"] == 1

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenry.bench.reproduce import (
+    Study,
     VqaLab,
     find,
     folder,
@@ -143,6 +144,13 @@ def test_the_embedded_model_is_opened_only_where_it_is_asked(tmp_path: Path) -> 
     plan = find("mrt5", out=tmp_path)
     reproduce(replace(plan, design=plan.design.rehearsal()), lab=refuse)
     assert plan.path.is_file()
+
+
+def test_questions_are_put_only_where_the_design_has_some(lab: VqaLab, tmp_path: Path) -> None:
+    study = Study("mrt5", {}, (0,), tmp_path, lambda: lab)
+    for call in (lambda: study.ask({"full": [()]}), study.asked_patches):
+        with pytest.raises(InputError, match="mrt5 has no questions"):
+            call()
 
 
 def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:

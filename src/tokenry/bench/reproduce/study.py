@@ -12,11 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from jaxtyping import Bool
 from rich.console import Console
 
 from tokenry.bench.reproduce.design import Questions
 from tokenry.bench.reproduce.vqa.lab import Arms, VqaLab
 from tokenry.bench.reproduce.vqa.predictions import Predictions
+from tokenry.data.questions.examples import Example
 from tokenry.tokens import InputError
 from tokenry.train.loop import Batch, LoopSettings, Objective, train
 
@@ -33,7 +36,7 @@ class Study:
         seeds: of the design; one training, one draw of data or one set of questions each.
         folder: for checkpoints and whatever else a continued run should find again.
         open_lab: opens the embedded model; called when `lab` is first asked for.
-        asked: the questions of the design; None where it has none.
+        questions: what the embedded model is asked; None where models of the study's own are measured.
         console: where progress is shown; None shows it on stderr.
     """
 
@@ -42,7 +45,7 @@ class Study:
     seeds: tuple[int, ...]
     folder: Path
     open_lab: Callable[[], VqaLab]
-    asked: Questions | None = None
+    questions: Questions | None = None
     console: Console | None = None
 
     @cached_property
@@ -50,20 +53,26 @@ class Study:
         """The embedded model with everything that can be asked of it; opened when first used."""
         return self.open_lab()
 
-    @property
-    def questions(self) -> Questions:
-        """What the embedded model is asked.
+    def ask(self, arms: Arms) -> dict[str, Predictions]:
+        """Put the questions of the design to the embedded model under every arm.
 
         Raises:
-            InputError: the design has no questions.
+            InputError: the design has none.
         """
-        if self.asked is None:
-            raise InputError(f"The design of {self.slug} has no questions for the embedded model.")
-        return self.asked
+        return self.lab.ask(arms, self._questions(), self.slug)
 
-    def ask(self, arms: Arms) -> dict[str, Predictions]:
-        """Put the questions of the design to the embedded model under every arm."""
-        return self.lab.ask(arms, self.questions, self.slug)
+    def asked_patches(self) -> tuple[list[Example], Bool[np.ndarray, "q n"]]:
+        """The questions in the order of predictions, and the patches that each answer depends on.
+
+        Raises:
+            InputError: the design has none.
+        """
+        return self.lab.patches(self._questions())
+
+    def _questions(self) -> Questions:
+        if self.questions is None:
+            raise InputError(f"The design of {self.slug} has no questions for the embedded model.")
+        return self.questions
 
     def train(
         self, objective: Trained, batches: Callable[[int], Batch], settings: LoopSettings, name: str
