@@ -13,7 +13,7 @@ import torch
 from tokenry.bench.reducers.results import digest
 from tokenry.embed.chat import ChatModel, Completion
 from tokenry.embed.encoder import SentenceEncoder
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.tokens.files import whole_file
 from tokenry.train.language import small_llama
 
@@ -62,7 +62,7 @@ class Remembering:
 def chat_model(name: str, encoder: SentenceEncoder) -> ChatModel:
     """SmolLM2, or a random model for rehearsals."""
     if name == "smollm2":
-        return ChatModel(*load_smollm2(torch.bfloat16))
+        return ChatModel(*load("smollm2", dtype=torch.bfloat16))
     tokenizer = encoder.tokenizer  # random weights, for rehearsals
     return ChatModel(
         small_llama(len(tokenizer), layers=1, width=32, heads=2, tied=False), tokenizer, context=8192

@@ -13,7 +13,7 @@ from reproductions.predict.octopus_queries import Queries
 from reproductions.predict.octopus_workers import octopus_graph, octopus_loaders
 from tokenry.bench.reproduce import Study
 from tokenry.hosts.encoding import encode_plain
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.octopus_v4 import FunctionalRouter, Octopus
 from tokenry.predict.octopus_v4.adapter import LoraSettings, with_lora
 from tokenry.predict.octopus_v4.tokens import CallPrompt, add_functional_tokens
@@ -33,7 +33,7 @@ class Routed(NamedTuple):
 def train_octopus(study: Study, queries: Queries, seed: int) -> tuple[Octopus, FunctionalRouter]:
     """Train a router with functional tokens, save it with its graph, and load both for use."""
     graph = octopus_graph()
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     tokens = add_functional_tokens(model, tokenizer, graph.callees())
     adapted = with_lora(model, tokens, _lora(study, seed))
 
@@ -47,7 +47,7 @@ def train_octopus(study: Study, queries: Queries, seed: int) -> tuple[Octopus, F
     folder = study.folder / f"router-{seed}"
     FunctionalRouter(adapted, tokenizer, tokens).save(folder, graph)
     router, graph = FunctionalRouter.load(
-        folder, *load_smollm2(torch.bfloat16), max_new_tokens=study.settings["call_tokens"], batch=32
+        folder, *load("smollm2", dtype=torch.bfloat16), max_new_tokens=study.settings["call_tokens"], batch=32
     )
     loaders = {**octopus_loaders(study.settings["pages"]), graph.start: lambda: router}
     return Octopus(graph, loaders, keep=len(loaders)), router
@@ -74,7 +74,7 @@ def unmasked(router: FunctionalRouter, asked: Sequence[str]) -> list[Routed]:
 
 def train_speller(study: Study, queries: Queries, seed: int) -> Callable[[Sequence[str]], list[Routed]]:
     """Train a router that spells the worker's name where the other has a functional token; return it."""
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     adapted = with_lora(model, None, _lora(study, seed))
     prompt = CallPrompt(tokenizer)
     end = tokenizer.eos_token_id

@@ -9,7 +9,7 @@ from reproductions.predict.octopus_routers import (
     Routed,
 )
 from reproductions.predict.octopus_workers import GENERAL, octopus_loaders
-from tokenry.predict.octopus_v4 import Call, Octopus
+from tokenry.predict.octopus_v4 import Octopus, WorkerCall
 from tokenry.predict.octopus_v4.training import RoutingExample
 from tokenry.tokens.errors import InputError
 
@@ -23,7 +23,7 @@ def share_right(found: Sequence[Routed], asked: Sequence[RoutingExample], parts:
     return sum(right) / len(right)
 
 
-def share_same_answer(calls: Sequence[tuple[Call, RoutingExample]], pages: int | None) -> float:
+def share_same_answer(calls: Sequence[tuple[WorkerCall, RoutingExample]], pages: int | None) -> float:
     """Share of the queries for lookups and conversions that get the answer which the true call gives."""
     workers = {name: load() for name, load in octopus_loaders(pages).items() if name != GENERAL}
 
@@ -42,7 +42,7 @@ def share_same_answer(calls: Sequence[tuple[Call, RoutingExample]], pages: int |
     return sum(same) / len(same)
 
 
-def by_confidence(calls: Sequence[tuple[Call, RoutingExample]]) -> dict[str, dict[str, Any]]:
+def by_confidence(calls: Sequence[tuple[WorkerCall, RoutingExample]]) -> dict[str, dict[str, Any]]:
     """Threshold -> how many calls pass, and how many of those are right."""
     found = {}
     for threshold in (0.0, 0.5, 0.9, 0.99):

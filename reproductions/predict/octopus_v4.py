@@ -17,7 +17,7 @@ from reproductions.predict.octopus_scores import by_confidence, share_right, sha
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.data.text.manpages import manpages_provenance
-from tokenry.predict.octopus_v4 import Call
+from tokenry.predict.octopus_v4 import WorkerCall
 from tokenry.predict.octopus_v4.training import RoutingExample
 
 _TESTS = ("new things", "held-out paraphrases")
@@ -103,7 +103,7 @@ def _measure(study: Study, seed: int) -> _Measured:
     spell = train_speller(study, queries, seed)
     rows: dict[str, dict[str, float]] = {}
     lengths: dict[str, list[int]] = {_FREE: [], _SPELT: []}
-    calls: list[tuple[Call, RoutingExample]] = []
+    calls: list[tuple[WorkerCall, RoutingExample]] = []
     for name, asked in zip(_TESTS, (queries.new_things, queries.paraphrases), strict=True):
         texts = [example.query for example in asked]
         chosen = octopus.route_many(texts)

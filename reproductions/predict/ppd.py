@@ -10,7 +10,7 @@ import torch
 from reproductions.predict.ppd_decoding import continued, decode_with_all, differing
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.lm.ppd.prompts import PromptTokens
 from tokenry.predict.lm.ppd.training import (
     PromptTokenDistillation,
@@ -26,7 +26,7 @@ def experiment(study: Study) -> Outcome:
     s = study.settings
     corpus = load_corpus(s["corpus"], limit=s["bytes"])
     train_on, held_out = corpus.split(s["held_out"])
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     model.generation_config.eos_token_id = None  # every text gets the same length
     ids = pack(tokenizer, train_on.documents)
     beginnings = [

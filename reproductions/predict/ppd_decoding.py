@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.lm.ppd.prompts import PromptTokens
 from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding
 from tokenry.predict.lm.ppd.tree import best_trees, static_trees
@@ -132,7 +132,7 @@ def _repeated(text: torch.Tensor, context: int, length: int = 4) -> float:
 
 def differing(asked: Sequence[Sequence[int]], prompts: PromptTokens, s: Mapping[str, Any]) -> float:
     """How many texts are not those of greedy decoding, in float32."""
-    model, _ = load_smollm2()
+    model, _ = load("smollm2")
     model.generation_config.eos_token_id = None
     expected = _write(model, asked, s["exact_tokens"])
     how = Speculation(ParallelPromptDecoding(prompts), Fixed(max(s["limits"])))

@@ -10,7 +10,7 @@ from reproductions.text.dynamic_tokenization_index import measure_index
 from reproductions.text.dynamic_tokenization_probe import LanguageProbe
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
 from tokenry.data.packages import cache_folder
-from tokenry.text.dynamic_tokenization import DynamicModel, dynamic
+from tokenry.text.dynamic_tokenization.model import DynamicModel, dynamic
 from tokenry.text.zett import Hypernetwork
 
 

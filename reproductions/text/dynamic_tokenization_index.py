@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tokenry.text.dynamic_tokenization.large_vocabulary import LargeVocabulary
 from tokenry.text.knn import KnnIndex
-from tokenry.text.large_vocabulary import LargeVocabulary
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import Hypernetwork

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenry.data.packages import Provenance
 from tokenry.data.text.corpora import load_corpus
-from tokenry.text.dynamic_tokenization import DynamicModel
+from tokenry.text.dynamic_tokenization.model import DynamicModel
 
 _RIDGE = 1.0
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from tokenry.cli import options
-from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.groups import Loading
 from tokenry.cli.terminal import knowing, say, screen
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def reproduce_systems(
 
     @once
     def lab() -> VqaLab:
-        loaded, processor = options.load(model, Dtype.AUTO, Attention.SDPA, "cpu")
+        loaded, processor = Loading(device="cpu").load(model)
         opened = reproduce.VqaLab(loaded, processor, options.display_name(model), cache, progress=True)
         if fresh:
             opened.forget()

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.hosts.upstream import longest_text
+from tokenry.models.pretrained import find
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 Encoder = Callable[[list[str]], Any]
@@ -52,10 +54,8 @@ class SentenceEncoder:
     ) -> None:
         if pooling not in get_args(Pooling):
             raise InputError(f"Pooling is one of {', '.join(get_args(Pooling))}, got {pooling!r}")
-        longest = min(
-            tokenizer.model_max_length,
-            getattr(model.config, "max_position_embeddings", tokenizer.model_max_length),
-        )
+        longest = tokenizer.model_max_length
+        longest = min(longest, longest_text(model.config) or longest)
         if batch < 1 or (max_length is not None and not 2 < max_length <= longest):
             raise InputError(
                 f"Batch must be positive and max_length between 3 and the model's {longest}, "
@@ -69,7 +69,8 @@ class SentenceEncoder:
         """Load an encoder in float32; what a sentence-transformers folder says of pooling and length is obeyed.
 
         Args:
-            folder: "minilm" (all-MiniLM-L6-v2, 384 wide), or a folder with a transformers model and its tokenizer.
+            folder: "minilm" (all-MiniLM-L6-v2, 384 wide), a folder with a transformers model and its tokenizer, or a
+                hub id.
             batch: texts in one pass.
 
         Raises:
@@ -79,11 +80,8 @@ class SentenceEncoder:
         """
         from transformers import AutoModel
 
-        from tokenry.models.pretrained import model_folder
-
-        path = model_folder(folder)
-        pooling, max_length = _sentence_transformers_settings(path)
-        source = Checkpoint(str(path))
+        source = find(folder)
+        pooling, max_length = _sentence_transformers_settings(source)
         return cls(
             source.model(AutoModel, spare=_POOLER, dtype=torch.float32),
             source.tokenizer(),
@@ -161,11 +159,11 @@ def unit_vectors(encoder: Encoder, texts: Sequence[str]) -> Float[np.ndarray, "n
     return vectors / norms
 
 
-def _sentence_transformers_settings(folder: Path) -> tuple[Pooling, int | None]:
+def _sentence_transformers_settings(source: Checkpoint) -> tuple[Pooling, int | None]:
     """Pooling and length that a folder of sentence-transformers asks for; ("mean", None) if it is not one."""
-    if not (folder / "modules.json").is_file():
+    folder = source.name
+    if not (modules := _json(source, "modules.json")):
         return "mean", None
-    modules = _json(folder / "modules.json")
     kinds = {entry["type"].rsplit(".", 1)[-1]: entry["path"] for entry in modules}
     if strange := sorted(set(kinds) - _KNOWN_MODULES):
         raise UnsupportedError(
@@ -176,8 +174,8 @@ def _sentence_transformers_settings(folder: Path) -> tuple[Pooling, int | None]:
         raise UnsupportedError(
             f"{folder} keeps its transformer in {kinds['Transformer']}: name that folder instead."
         )
-    length = _json(folder / "sentence_bert_config.json").get("max_seq_length")
-    pooling = _json(folder / kinds["Pooling"] / "config.json") if "Pooling" in kinds else {}
+    length = _json(source, "sentence_bert_config.json").get("max_seq_length")
+    pooling = _json(source, f"{kinds['Pooling']}/config.json") if "Pooling" in kinds else {}
     # two spellings: a flag for each mode, and, since sentence-transformers 5.4, one word
     modes = {
         n.removeprefix("pooling_mode_") for n, on in pooling.items() if n.startswith("pooling_mode_") and on
@@ -194,8 +192,9 @@ def _sentence_transformers_settings(folder: Path) -> tuple[Pooling, int | None]:
     )
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _json(source: Checkpoint, name: str) -> Any:
+    path = source.file(name)
+    return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
 def _shown(text: str, length: int = 40) -> str:

@@ -29,6 +29,7 @@ from tokenry.hosts.upstream import (
     PIXELS,
     TOKEN_TYPES,
     TYPE_OF,
+    Listener,
     Tiling,
     blocks_of,
     encoder_name,
@@ -117,7 +118,7 @@ class Pictures:
         if self.tile is None or self.cell is None or layer not in self.cls:
             raise UnsupportedError(
                 "This model folds or interpolates the encoder's patches before its language model sees them, so [CLS] "
-                "attention cannot be assigned to tokens. Methods that do without it: divprune, fastv, pyramiddrop, aim."
+                "attention cannot be assigned to tokens. Use a method whose `needs` names no `cls_layers`."
             )
         rows = self.cls[layer][
             self.first[item] + self.tile[item].clamp(min=0), :, self.cell[item].clamp(min=0)
@@ -207,12 +208,12 @@ def _brings(modality: str, inputs: Mapping[str, Any]) -> bool:
 def no_cls(host: Host) -> str:
     """What to tell a user whose encoder has no [CLS] token."""
     return (
-        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Methods that do without "
-        "it: divprune, fastv, pyramiddrop, aim."
+        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Use a method whose "
+        "`needs` names no `cls_layers`."
     )
 
 
-class Recorder(threading.local):
+class VisionRecorder(threading.local):
     """What the encoders delivered to one thread; every thread has its own.
 
     Attributes:
@@ -225,12 +226,13 @@ class Recorder(threading.local):
         self.packed: list[list[_Packed]] = []
         self.busy = False
 
-    def listen(self, layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
+    def listen(self, layer: int) -> Listener:
         """What notes the [CLS] attention of an encoder block."""
 
-        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> bool:
             with torch.no_grad():
                 self.rows.setdefault(layer, []).append(cls_rows(query.detach(), key.detach(), scale))
+            return False
 
         return heard
 
@@ -275,7 +277,7 @@ class Recorder(threading.local):
 
 
 @contextmanager
-def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[Recorder]:
+def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[VisionRecorder]:
     """While open, every call of the model's encoders is recorded, for the thread that makes it.
 
     Raises:
@@ -283,7 +285,7 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[Recorder]:
     """
     if cls_layers and not host.has_cls:
         raise UnsupportedError(no_cls(host))
-    recorder = Recorder()
+    recorder = VisionRecorder()
     towers = list(dict.fromkeys(host.towers.values()))
     modules = {
         m: i for tower in towers for m, i in host.attention_modules(blocks_of(tower), cls_layers).items()

@@ -116,7 +116,7 @@ class Reducer(ABC):
         return Session(model, [self], **options)
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON values; `from_json` (or `tokenry.method`) reads it back."""
+        """The configuration as JSON values; `from_json` (or `tokenry.reducer`) reads it back."""
         return {"method": self.slug, "version": CONFIG_VERSION} | {
             f.name: _to_json(getattr(self, f.name)) for f in fields(self)
         }

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.reduce.base import Reducer, layer_at
-from tokenry.reduce.random import RandomTokens
 from tokenry.reduce.shared.diverse import Rule, chosen, greedy_diverse
+from tokenry.reduce.shared.lots import uniform
 from tokenry.tokens import (
     HALF,
     BudgetLike,
@@ -111,7 +111,7 @@ class ToDRE(Reducer):
     def start(self, view: TokenView) -> Int[Tensor, " items"]:
         """The pivot of each item."""
         if self.pivot == "random":
-            score = RandomTokens(seed=self.seed).score(view)
+            score = uniform(view, self.seed)
         else:
             score = view.cls_attention(layer_at(self.layer, view.depth.encoder)).mean(1)
         thumbnail = (view.tile == 0) & view.valid

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.laws.reducers.variants import choices_of
 from tests.laws.reducers.views import DEPTH, DIM, Scene, Sequence, picture, scenes
 from tests.laws.strategies import DTYPES, laws, well_formed
-from tokenry.reduce import Reducer, Scorer, methods
+from tokenry.reduce import Reducer, Scorer, reducers
 from tokenry.tokens import BudgetError, Reduction, ReductionError
 
-METHODS = methods()
+METHODS = reducers()
 UPPER_BOUND = {"pool"}
 """Methods whose documentation says that a budget is an upper bound: a grid rarely has exactly that many cells."""
 

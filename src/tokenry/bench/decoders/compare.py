@@ -27,24 +27,25 @@ from typing import Any, Final
 import numpy as np
 import torch
 from jaxtyping import Int
-from jinja2 import TemplateError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
-from tokenry.bench.decoders.log import Call, DecodingLog, LeftOut, Session
+from tokenry.bench.decoders.log import DecodingLog, DecodingSession, LeftOut, TimedDecoding
 from tokenry.bench.decoders.report import GREEDY, DecodingReport
 from tokenry.bench.reducers.results import digest
+from tokenry.catalog.registry import catalogued
 from tokenry.data.text.prompts import Prompt, Prompts
+from tokenry.hosts.chat import ChatPrompt, Message
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.plain_text import PlainText
+from tokenry.hosts.upstream import longest_text
 from tokenry.hosts.wrappers import device_of, synchronise, unwrap
 from tokenry.predict.lm.calibrate import Calibration
-from tokenry.predict.lm.generate import DECODERS as NAMED
-from tokenry.predict.lm.generate import decoder
+from tokenry.predict.lm.generate import decoder, decoder_names, require_decoder
 from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.registry import DECODERS as NAMED
 from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.predict.lm.speculate import Speculation
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
@@ -54,16 +55,18 @@ ASSISTED: Final = "assisted"
 COLD: Final = "-cold"
 """Ending of a decoder's name: it forgets all it has learned before every prompt."""
 
-DECODERS: Final = (
-    GREEDY,
-    TRANSFORMERS_LOOKUP,
-    ASSISTED,
-    "prompt-lookup",
-    "token-recycling",
-    "token-recycling-cold",
-    "recycling+lookup",
-    "recycling+lookup-cold",
-)
+
+def _usual() -> tuple[str, ...]:
+    """Transformers' own, and every decoder that needs no training; those that learn from texts also without that."""
+    untrained = [
+        name for name, entry in catalogued(NAMED.kind).items() if entry.card and not entry.card.trained
+    ]
+    learn = [name for name in untrained if hasattr(NAMED.get(name), "warm_up")]
+    ours = [name + end for name in untrained for end in ("", *([COLD] if name in learn else []))]
+    return (GREEDY, TRANSFORMERS_LOOKUP, ASSISTED, *ours)
+
+
+DECODERS: Final = _usual()
 """What is compared unless something else is asked for."""
 
 _OTHERS: Final = (GREEDY, TRANSFORMERS_LOOKUP, ASSISTED)
@@ -140,7 +143,7 @@ def compare_decoders(
     }
     with DecodingLog.open(None if out is None else Path(out), digest(facts, plan)) as log, evaluating(model):
         found = _calibrated(calibration, log)
-        session = Session(
+        session = DecodingSession(
             setting=log.setting,
             facts=facts,
             items=[[item.kind, item.name, item.digest] for item in items],
@@ -177,11 +180,15 @@ def check_request(prompts: Prompts, decoders: Sequence[str], new_tokens: int, ro
     if new_tokens < 1 or rounds < 1:
         raise InputError(f"At least one new token and one round are needed, got {new_tokens} and {rounds}.")
     for name in decoders:
-        if name not in _OTHERS and name.removesuffix(COLD) not in NAMED:
-            known = ", ".join((*_OTHERS, *NAMED))
+        if name in _OTHERS:
+            continue
+        try:
+            require_decoder(name.removesuffix(COLD))
+        except UnknownNameError as error:
+            known = ", ".join((*_OTHERS, *decoder_names()))
             raise UnknownNameError(
                 f"No decoder is called {name!r}; there are {known}; {COLD!r} may stand behind those of tokenry."
-            )
+            ) from error
 
 
 # --------------------------------------------------------------------------------------------------------- what runs
@@ -283,22 +290,12 @@ def _fresh(
 def _encode(model: PreTrainedModel, tokenizer: Any, prompt: Prompt, new_tokens: int) -> dict[str, Tensor]:
     roles, contents = zip(*prompt.messages, strict=True)
 
-    def encode(tokenizer: Any, contents: Sequence[str]) -> Mapping[str, Any]:
-        if not getattr(tokenizer, "chat_template", None):
-            return dict(tokenizer("\n\n".join(contents), return_tensors="pt"))
-        chat = replace(prompt, messages=tuple(zip(roles, contents, strict=True))).chat
-        try:
-            return dict(
-                tokenizer.apply_chat_template(
-                    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-                )
-            )
-        except TemplateError as error:
-            raise InputError(f"The model's chat template refuses prompt {prompt.name!r}: {error}") from error
+    def chat(contents: Sequence[str]) -> Sequence[Message]:
+        return replace(prompt, messages=tuple(zip(roles, contents, strict=True))).chat
 
-    found = PlainText(tokenizer).encode(contents, encode)
-    ids: Int[Tensor, "1 s"] = found["input_ids"].to(device_of(model))
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    found = ChatPrompt(tokenizer).ids(contents, chat, what=f"prompt {prompt.name!r}")
+    ids: Int[Tensor, "1 s"] = torch.tensor([found], device=device_of(model))
+    most = longest_text(model.config)
     if most is not None and ids.shape[1] + new_tokens > most:
         raise InputError(
             f"Prompt {prompt.name!r} has {ids.shape[1]} tokens; with {new_tokens} new ones that is more than the "
@@ -400,7 +397,9 @@ class _Task:
                 self.log.append(LeftOut(self.log.setting, way.name, str(error)))
                 self.ways.remove(way)
 
-    def _call(self, number: int, item: _Item, name: str, options: dict[str, Any], new_tokens: int) -> Call:
+    def _call(
+        self, number: int, item: _Item, name: str, options: dict[str, Any], new_tokens: int
+    ) -> TimedDecoding:
         pad = self.model.generation_config.pad_token_id
         options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
         speculation = options.get("custom_generate")
@@ -412,7 +411,7 @@ class _Task:
         if isinstance(speculation, Speculation):
             speculation.stats.raise_if_interrupted()
         tokens, spent = (now - then for now, then in zip(_expectation(speculation), before, strict=True))
-        return Call(
+        return TimedDecoding(
             setting=self.log.setting,
             session=self.log.sessions[-1].started,
             round=number,

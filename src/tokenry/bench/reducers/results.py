@@ -21,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NotRequired, Protocol, Self, TypeAlias, TypedDict, runtime_checkable
 
-from tokenry.bench.typed_json import reader
 from tokenry.bench.writing import Claim
 from tokenry.tokens import InputError
+from tokenry.tokens.typed import reader
 
 FILE_NAME = "results.jsonl"
 """What the file is called in the folder of a comparison."""
@@ -392,7 +392,7 @@ def read_results(path: str | Path, setting: str | None = None) -> Results:
         lines: list[Line | None] = read_lines(path, _KINDS)
     except OSError as error:
         raise InputError(
-            f"Cannot read {path}: {error.strerror}. `tokenry compare` writes such a file."
+            f"Cannot read {path}: {error.strerror}. `tokenry reduce compare` writes such a file."
         ) from error
     good = [line for line in lines if line is not None]
     settings = [line.setting for line in good if isinstance(line, Run)]

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from tokenry.tokens import InputError
-from tokenry.train.recipe import reason
+from tokenry.train.recipe import read_as, read_yaml
 
 BOUNDS = ("at_least", "at_most", "above")
 
@@ -110,21 +108,18 @@ class StudyDesign:
         Raises:
             InputError: it cannot be read, or lacks something.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            asked = dict(content["questions"]) if "questions" in content else None
-            seeds = tuple((content if asked is None else asked).pop("seeds"))
-            design = cls(
-                claim=str(content["claim"]).strip(),
-                settings=content["settings"],
-                criteria=tuple(Criterion.read(name, values) for name, values in content["criteria"].items()),
-                seeds=seeds,
-                questions=None if asked is None else Questions(seeds, **asked),
-                smoke=content.get("smoke", {}),
-                notes=tuple(content.get("notes", ())),
-            )
-        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not the design of a reproduction: {reason(error)}.") from error
+        what = "the design of a reproduction"
+        file = read_as(_File, read_yaml(path, what), path, what)
+        seeds = file.seeds if file.questions is None else file.questions.seeds
+        design = cls(
+            claim=file.claim.strip(),
+            settings=file.settings,
+            criteria=tuple(Criterion.read(name, values) for name, values in file.criteria.items()),
+            seeds=seeds,
+            questions=file.questions,
+            smoke=file.smoke,
+            notes=file.notes,
+        )
         if not design.seeds:
             raise InputError(f"{path}: a reproduction needs at least one seed.")
         if strange := sorted(set(design.smoke) - set(design.settings)):
@@ -155,6 +150,19 @@ class StudyDesign:
             "settings": _json(self.settings),
             "criteria": {c.name: [c.kind, c.bound, c.decisive] for c in self.criteria},
         }
+
+
+@dataclass(frozen=True)
+class _File:
+    """What stands in a design's YAML."""
+
+    claim: str
+    settings: dict[str, Any]
+    criteria: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...] = ()
+    questions: Questions | None = None
+    smoke: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def _json(value: Any) -> Any:

@@ -19,7 +19,7 @@ from tokenry.bench.reproduce.result import Reproduction
 from tokenry.bench.reproduce.study import Study
 from tokenry.bench.reproduce.vqa.lab import VqaLab
 from tokenry.catalog import card
-from tokenry.models.vlm.embedded.model import load_embedded
+from tokenry.models.load import load
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def find(slug: str, *, designs: str | Path | None = None, out: str | Path | None
 
 def embedded_lab() -> VqaLab:
     """The embedded model, without a cache."""
-    return VqaLab(*load_embedded())
+    return VqaLab(*load("embedded"))
 
 
 def reproduce(

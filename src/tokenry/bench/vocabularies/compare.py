@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.bench.canvas import Canvas
 from tokenry.data.text.corpora import Corpus
-from tokenry.models.pretrained import model_folder
 from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.tokens.files import whole_file
@@ -130,7 +129,7 @@ class VocabularyComparison:
 
 
 def read_vocabulary(path: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from its folder, a model's folder or name ("smollm2"), or a ``tokenizer.json``.
+    """Load a tokenizer by name (`tokenry.text.vocabulary.load_tokenizer`), or from a ``tokenizer.json``.
 
     Raises:
         InputError: there is nothing at this path, or no tokenizer.
@@ -144,7 +143,7 @@ def read_vocabulary(path: str | Path) -> PreTrainedTokenizerBase:
         except Exception as error:  # the library has no class for it
             raise InputError(f"{path} is no tokenizer.json: {error}.") from error
         return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
-    loaded = load_tokenizer(model_folder(path))
+    loaded = load_tokenizer(path)
     if not loaded.is_fast:
         raise UnsupportedError(f"{path} holds a tokenizer without tokenizer.json, which runs in Python only.")
     return loaded

@@ -23,7 +23,7 @@ def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[in
         TokenryError: no method, or methods in an order in which they cannot act.
     """
     if not methods:
-        raise TokenryError("No method given; name at least one, for example 'fastervlm'.")
+        raise TokenryError("No method given; name at least one (`tokenry list` shows them).")
     if not host.token_ids and not marked:
         raise UnsupportedError(
             f"{host.name} has no visual tokens ({host.why_no_pictures}). For a text model, say which "

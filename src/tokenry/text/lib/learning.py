@@ -20,7 +20,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from rich.progress import track
@@ -28,7 +28,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tokenry.hosts.encoding import byte_alphabet
-from tokenry.text.lexicon import RankedLexicon
+from tokenry.text.lib.ranked import RankedLexicon
 from tokenry.text.training import END_OF_TEXT, as_fast, byte_level, check_size, documents, special
 from tokenry.text.vocabulary import to_surface
 from tokenry.tokens.errors import InputError
@@ -379,7 +379,10 @@ def train_lib(
     progress: bool = False,
     **settings: Any,
 ) -> PreTrainedTokenizerFast:
-    """Learn a lexicon and make it a tokenizer of exactly `size` entries: bytes, the best chunks, special tokens.
+    """Less-is-Better vocabulary (arXiv 2403.00417): a ranked lexicon of parts of words, words and phrases.
+
+    The lexicon is learned by `Lib` and becomes a tokenizer of exactly `size` entries: bytes, the best chunks, special
+    tokens.
 
     Args:
         texts: documents.
@@ -422,9 +425,10 @@ def fit(lexicon: Lexicon, room: int) -> Lexicon:
 
 
 def _configured(settings: Mapping[str, Any]) -> Lib:
+    known = [field.name for field in fields(Lib)]
+    if unknown := sorted(settings.keys() - known):
+        raise InputError(f"LiB has no setting {', '.join(unknown)}; its settings: {', '.join(known)}.")
     try:
         return Lib(**settings)
-    except TypeError as error:
-        raise InputError(
-            f"{error}; the settings of LiB are {', '.join(Lib.__dataclass_fields__)}."
-        ) from error
+    except TypeError as error:  # a text where a number belongs, mostly
+        raise InputError(f"LiB cannot be set up with {dict(settings)}: {error}.") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 import numpy as np
 import torch
@@ -15,9 +15,12 @@ from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from tokenry.hosts.reducing.hooks import paused
 from tokenry.predict.lm.guesses import Guesses, TrackRecord
 from tokenry.predict.lm.proposer import Verified
+from tokenry.predict.lm.token_recycling.warm_up import usual_successors
 from tokenry.predict.lm.tree import Draft, DraftTree
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.files import whole_folder
@@ -86,6 +89,24 @@ class TokenRecycling:
         # A belief to begin with: the first candidate is right in two of five cases, every further one half as often.
         self._record = TrackRecord(0.4 * 0.5**self.tree.rank)
         self._sort()
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel) -> Self:
+        """See `NamedProposer.for_model`: an empty matrix for the model's vocabulary."""
+        return cls(int(model.config.get_text_config().vocab_size))
+
+    def warm_up(self, model: PreTrainedModel, folder: Path | None = None) -> None:
+        """See `WarmProposer.warm_up`: the matrix begins with what the model expects after each token.
+
+        That costs as much as reading a text as long as the vocabulary: a minute for SmolLM2 on one CPU core.
+        """
+        if folder is not None and folder.exists():
+            self.load(folder)
+            return
+        with paused(model):
+            self.successors[:] = usual_successors(model, k=self.k)
+        if folder is not None:
+            self.save(folder)
 
     def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None) -> None:
         """See `Proposer.begin`. The matrix stays."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenry.text.boundaries import Boundary, check_boundary, pair_rule, segments
-from tokenry.text.embedding_cache import LRUEmbeddingCache
-from tokenry.text.merge_queue import MergeQueue
+from tokenry.text.dynamic_tokenization.boundaries import Boundary, check_boundary, pair_rule, segments
+from tokenry.text.dynamic_tokenization.embedding_cache import LRUEmbeddingCache
+from tokenry.text.dynamic_tokenization.merge_queue import MergeQueue
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett.network import Hypernetwork, MeanOfPieces, is_tied, source_rows
 from tokenry.text.zett.surface import Surfaces

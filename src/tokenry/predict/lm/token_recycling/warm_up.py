@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.reducing import layout
-from tokenry.hosts.upstream import plain_layers, with_cache
+from tokenry.hosts.treepass import read_text, tree_pass
+from tokenry.hosts.upstream import longest_text
 from tokenry.hosts.wrappers import device_of, unwrap
-from tokenry.predict.lm.requirements import longest_text, plain_cache
-from tokenry.predict.lm.trial import try_drafts
+from tokenry.predict.lm.requirements import try_drafts
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.ids import IdsLike, id_rows
 
@@ -67,22 +66,16 @@ def _successors(model: PreTrainedModel, start: Tensor, k: int, rows: int) -> Int
                 f"Behind a beginning of {held} tokens no other has room; the model has {longest} positions."
             )
         rows = min(rows, longest - held)
-    cache = plain_cache(model)
-    model(input_ids=start.to(device_of(model)), **with_cache(model, cache), use_cache=True)
-    plain_layers(cache)  # refuses what cannot be cut
+    device = device_of(model)
+    cache = read_text(model, start.to(device))
     found = np.empty((config.vocab_size, k), np.int32)
     for first in range(0, config.vocab_size, rows):
-        ids = torch.arange(first, min(first + rows, config.vocab_size), device=device_of(model))
+        ids = torch.arange(first, min(first + rows, config.vocab_size), device=device)
         n = len(ids)
-        visible = torch.ones(1, 1, n, held + n, dtype=torch.bool, device=device_of(model))
-        visible[..., held:] = torch.eye(n, dtype=torch.bool, device=device_of(model))
-        logits = model(
-            input_ids=ids[None],
-            attention_mask=layout.additive(visible, model.dtype),
-            position_ids=torch.full_like(ids, held)[None],
-            **with_cache(model, cache),
-            use_cache=True,
-        ).logits[0]
+        own = torch.eye(n, dtype=torch.bool, device=device)
+        sees = torch.cat([own.new_ones(n, held), own], 1)
+        positions = torch.full_like(ids, held)[None]
+        logits = tree_pass(model, cache, {"input_ids": ids[None]}, sees[None], positions).logits[0]
         cache.crop(-n)
         found[first : first + n] = logits.topk(k, dim=-1).indices.to("cpu", torch.int32).numpy()
     return found

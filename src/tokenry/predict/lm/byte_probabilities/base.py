@@ -1,4 +1,4 @@
-"""Drawing texts byte by byte from anything that gives a distribution over the next byte."""
+"""Language models over bytes: what each can do once it gives the distribution of the next byte."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tokenry.predict.lm.byte_probabilities.covers import END
 from tokenry.tokens.errors import InputError
 
 
-class State(ABC):
-    """A model after some bytes."""
+class ByteLMState(ABC):
+    """A language model over bytes after some of them."""
 
     @property
     @abstractmethod
@@ -22,19 +22,19 @@ class State(ABC):
         """Log-probability of each next byte, and at 256 of the end (nats)."""
 
     @abstractmethod
-    def step(self, byte: int) -> State:
+    def step(self, byte: int) -> ByteLMState:
         """The state after one more byte."""
 
 
-class Draw(ABC):
-    """What every model of bytes can do once it gives states."""
+class ByteLM(ABC):
+    """A language model over bytes: draws texts byte by byte and scores them, from the states that it gives."""
 
     @abstractmethod
-    def states(self, prompts: Sequence[bytes | str]) -> Sequence[State]:
+    def states(self, prompts: Sequence[bytes | str]) -> Sequence[ByteLMState]:
         """The model after each of several prompts."""
 
     @abstractmethod
-    def evaluate(self, states: Sequence[State]) -> None:
+    def evaluate(self, states: Sequence[ByteLMState]) -> None:
         """Prepare the next distributions of several states together."""
 
     def sample(
@@ -81,7 +81,7 @@ class Draw(ABC):
 
     def draw(
         self,
-        states: Sequence[State],
+        states: Sequence[ByteLMState],
         max_bytes: int,
         temperature: float,
         top_p: float,
