@@ -9,6 +9,7 @@ from typing import Any
 from tokenry.bench.reproduce import Study
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.text.measure import bits_per_byte
+from tokenry.tokens.files import whole_file
 from tokenry.train.language import CausalLanguageModel, TokenBatches, pack
 from tokenry.train.loop import LoopSettings, train
 
@@ -41,9 +42,9 @@ def train_on(
             stop_after=stop,
             console=study.console,
         )
-        kept.write_text(
-            json.dumps(measure_bits(objective.model.cpu().eval(), tokenizer, texts)), encoding="utf-8"
-        )
+        bits = measure_bits(objective.model.cpu().eval(), tokenizer, texts)
+        with whole_file(kept) as scratch:
+            scratch.write_text(json.dumps(bits), encoding="utf-8")
     found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
     return found
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tokenry.data.packages import Provenance
 from tokenry.data.text.corpora import load_corpus
 from tokenry.text.dynamic_tokenization.model import DynamicModel
+from tokenry.tokens.pooling import mean_pool
 
 _RIDGE = 1.0
 
@@ -80,8 +81,7 @@ class LanguageProbe:
         for start in range(0, len(lines), self.batch):
             batch = run(lines[start : start + self.batch])
             hidden = run.model.base_model(**batch).last_hidden_state
-            mask = batch["attention_mask"][..., None].to(hidden.dtype)
-            rows.append((hidden * mask).sum(1) / mask.sum(1))
+            rows.append(mean_pool(hidden, batch["attention_mask"]))
             before += sum(batch.original_lengths)
             after += sum(batch.lengths)
         return torch.cat(rows), 1 - after / before

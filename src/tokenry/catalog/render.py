@@ -14,9 +14,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +28,7 @@ from tokenry.catalog.page import MEASURED, NOTE, figure, metric, paper, records_
 from tokenry.catalog.registry import Registry, catalogued
 from tokenry.catalog.results import VERDICTS
 from tokenry.tokens.errors import TokenryError
+from tokenry.tokens.files import whole_file
 
 _FOLDER = "docs/methods"
 _RESULTS = "docs/results"
@@ -284,12 +283,8 @@ def _read(path: Path) -> str | None:
 
 
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.chmod(temporary, 0o644)  # mkstemp's files are private; these are part of the checkout
-    os.replace(temporary, path)
+    with whole_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from tokenry.hosts.reducing.visual import Marked
 from tokenry.hosts.trace import ItemTrace
 from tokenry.hosts.upstream import watch_attention
 from tokenry.hosts.vision import Encoded, VisionRecorder, watch_vision
-from tokenry.tokens import Method
+from tokenry.tokens import Method, Needs
 
 
 class Session:
@@ -146,12 +146,12 @@ class Session:
             self._attachment, self._prompts, self._open = attachment, prompts, stack.pop_all()
 
     def _watch_vision(self, stack: ExitStack) -> VisionRecorder:
-        """Record what the encoders deliver, with the [CLS] rows that methods read."""
+        """Record what the encoders deliver, with what methods read of them."""
         if not self.host.token_ids:
             return VisionRecorder()
         depth = self.host.depth
         needs = [m.needs(layer, depth) for layer, methods in self._runner.plan.items() for _, m in methods]
-        return stack.enter_context(watch_vision(self.host, {layer for n in needs for layer in n.cls_layers}))
+        return stack.enter_context(watch_vision(self.host, Needs.of_encoder(needs)))
 
     def _watch_attention(self, stack: ExitStack, state: ThreadState) -> Callable[[], None]:
         """Listen to the decoder layers whose attention methods read."""

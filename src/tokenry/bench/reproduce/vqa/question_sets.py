@@ -18,7 +18,7 @@ from tokenry.data.questions.examples import Example, load_scenes, region_mask
 from tokenry.data.scenes.scenes import Box
 from tokenry.hosts import Encoded, Host, encode_pictures
 from tokenry.models.vlm.embedded.model import PROMPT
-from tokenry.tokens import InputError
+from tokenry.tokens import InputError, Needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class QuestionSets:
         batches = [self._batch([group[j] for group in groups]) for j in range(questions.per_picture)]
         host = Host.of(self.model)
         # Every block's [CLS] row, whatever method will want it.
-        encoded = encode_pictures(host, batches[0], set(range(host.depth.encoder)))
+        encoded = encode_pictures(host, batches[0], Needs(cls_layers=tuple(range(host.depth.encoder))))
         (pictures,) = encoded.pictures.values()
         grid = (int(pictures.grid[0, 1]), int(pictures.grid[0, 2]))
         rounds = []
