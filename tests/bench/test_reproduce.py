@@ -15,7 +15,7 @@ from transformers import LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
 from tokenry.bench import reproduce as package
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce import Criterion, Lab, Questions, Recipe, Reproduction, find, reproduce, systems
 from tokenry.bench.reproduce.controls import (
     AttentionToPicture,

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel
 
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce import experiments, findings, study, verdict
 from tokenry.bench.reproduce.findings import Findings, Trial
 from tokenry.bench.reproduce.lab import Lab

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokenry.bench import environment
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce.figure import Figure
 from tokenry.bench.reproduce.lab import Arms, Chain, Lab
 from tokenry.bench.reproduce.recipe import Questions, Recipe

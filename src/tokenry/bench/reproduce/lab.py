@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce import controls, sheet
 from tokenry.bench.reproduce.controls import Gauge
 from tokenry.bench.reproduce.recipe import Questions

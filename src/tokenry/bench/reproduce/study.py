@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from tokenry.bench import environment
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce.figure import Figure, rounded
 from tokenry.bench.reproduce.recipe import Recipe
 from tokenry.bench.reproduce.verdict import judge

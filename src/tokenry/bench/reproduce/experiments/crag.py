@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.data.text.manpages import load_manpages, manpages_provenance
 from tokenry.data.text.reviews import aspects_in, product_reviews
