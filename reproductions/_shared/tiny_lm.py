@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.text.training import train_bpe

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.embed.chat import ChatModel, Completion
 from tokenry.embed.encoder import SentenceEncoder
 from tokenry.models.load import load

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce import (
     Arm,
     Criterion,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tokenry.bench import environment
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce.design import StudyDesign
 from tokenry.bench.reproduce.measurement import BY_SEED, BY_SET, Measurement, rounded
 from tokenry.bench.reproduce.outcome import ACCURACY, Arm, Outcome

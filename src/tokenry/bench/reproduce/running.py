@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce.design import StudyDesign
 from tokenry.bench.reproduce.folder import design_path, load_experiment, reproductions_folder
 from tokenry.bench.reproduce.result import Reproduction

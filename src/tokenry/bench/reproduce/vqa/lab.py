@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.bench.reproduce.design import Questions
 from tokenry.bench.reproduce.measurement import Measurement
 from tokenry.bench.reproduce.outcome import ACCURACY, Arm, Asked, Outcome
