@@ -30,6 +30,7 @@ from tokenry.predict.lm.ppd.training import (
     prompt_settings,
 )
 from tokenry.predict.lm.ppd.tree import best_trees
+from tokenry.tokens.files import whole_file
 from tokenry.train.loop import train
 
 REQUESTS = (  # corpus, what is asked about a piece of it; the last kind is no request: the text just goes on
@@ -101,8 +102,8 @@ def main() -> None:
     kept = s.work / f"answers-{s.texts}-{s.held_out}.safetensors"
     if not kept.exists():
         written = answers(model, requests(tokenizer, s.texts + s.held_out))
-        save_file({"ids": written}, kept.with_suffix(".tmp"))
-        kept.with_suffix(".tmp").replace(kept)
+        with whole_file(kept) as scratch:
+            save_file({"ids": written}, scratch)
     ids = load_file(kept)["ids"]
     measured = torch.arange(len(ids)) % (s.texts + s.held_out) >= s.texts
     prompts = PromptTokens.from_words(model, tokenizer, s.prompts)

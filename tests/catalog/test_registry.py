@@ -12,9 +12,18 @@ from typing import Any, ClassVar
 
 import pytest
 
+from tests.laws.codecs import members as codec_members
+from tests.laws.connectors import members as connector_members
+from tests.laws.generators import members as generator_members
 from tokenry.catalog import Registry, card, cards, registry
 from tokenry.catalog.card import KINDS
-from tokenry.predict.lm.proposer import Proposer
+from tokenry.codecs import Codec
+from tokenry.codecs.registry import CODECS
+from tokenry.models import Connector
+from tokenry.models.vlm.registry import CONNECTORS
+from tokenry.predict import TokenGenerator
+from tokenry.predict.image.registry import GENERATORS
+from tokenry.predict.lm.registry import DECODERS
 from tokenry.reduce import Scorer
 from tokenry.reduce.registry import REDUCERS
 from tokenry.text.kinds import TRAINERS
@@ -50,6 +59,24 @@ class Loudly(Transplant):
         """Nothing."""
 
 
+class Whisper(Codec):
+    """A codec."""
+
+
+class Wire(Connector):
+    """A connector."""
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+
+    def forward(self, view: Any, keep: Any = None) -> Any:
+        """Nothing."""
+
+
+class Dice(TokenGenerator):
+    """A generator."""
+
+
 class Shouting(Objective):
     """An objective."""
 
@@ -66,6 +93,11 @@ class Parrot:
     def __init__(self, depth: int = 2) -> None:
         self.depth = depth
 
+    @classmethod
+    def for_model(cls, model: Any) -> Parrot:
+        """One."""
+        return cls()
+
     def begin(self, prompts: Any, hidden: Any) -> None:
         """Start."""
 
@@ -81,12 +113,14 @@ def whole_words(texts: Any, size: int, *, glue: str = " ") -> Any:
     return size, glue
 
 
-DECODERS = Registry[type[Proposer]]("decoder", Proposer)
 BROUGHT: dict[str, tuple[Registry[Any], Any, tuple[Any, ...], dict[str, Any]]] = {
     "reducer": (REDUCERS, Loudest, (), {"budget": 0.25}),
     "transplant": (TRANSPLANTS, Loudly, (), {"strength": 2.0}),
     "objective": (OBJECTIVES, Shouting, (), {"strength": 2.0}),
     "decoder": (DECODERS, Parrot, (), {"depth": 3}),
+    "connector": (CONNECTORS, Wire, (), {"strength": 2.0}),
+    "codec": (CODECS, Whisper, (), {}),
+    "generator": (GENERATORS, Dice, (), {}),
     "tokenizer": (TRAINERS, whole_words, ([], 300), {"glue": "-"}),
 }
 every_kind = pytest.mark.parametrize("kind", BROUGHT)
@@ -124,6 +158,8 @@ def test_another_package_may_bring_one(kind: str, install: Callable[..., None]) 
     install(kind, loudest=thing)
     assert "loudest" in opened.names()
     assert opened.get("loudest") is thing
+    if not settings:  # made of a configuration, as every model of transformers
+        return
     made = opened.make("loudest", *given, **settings)
     assert made == (300, "-") if given else isinstance(made, thing)
     (name,) = settings
@@ -132,6 +168,15 @@ def test_another_package_may_bring_one(kind: str, install: Callable[..., None]) 
         opened.make("loudest", *given, tone=3)
     with pytest.raises(UnknownNameError, match=f"There is no {opened.what} 'loudes'. Did you mean 'loudest'"):
         opened.get("loudes")
+
+
+def test_the_laws_of_what_can_be_built_hold_to_every_member() -> None:
+    codecs = {type(member.build()) for member in codec_members.MEMBERS.values()}
+    connectors = {type(member.build(8)) for member in connector_members.MEMBERS.values()}
+    generators = {type(member.build(member.codes())) for member in generator_members.MEMBERS.values()}
+    assert codecs >= set(CODECS.all().values())
+    assert connectors >= set(CONNECTORS.all().values())
+    assert generators >= set(GENERATORS.all().values())
 
 
 @pytest.mark.parametrize("kind", sorted(BROUGHT.keys() - {"tokenizer"}))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from tokenry.tokens.errors import TokenryError
 
@@ -76,6 +75,20 @@ class Variant:
         return f"Variant {self.name!r}"
 
 
+_REDUCING = """\
+import tokenry as tk
+from tokenry.data import load_scenes
+from tokenry.hosts import question_inputs
+
+model, processor = tk.load("embedded")  # or another one of transformers
+(scene,) = load_scenes(n=1)
+inputs = question_inputs(model, processor, [[scene.image]], [scene.question])
+with tk.reduced(model, "{slug}", budget=0.25) as run:
+    ids = model.generate(**inputs, max_new_tokens=8)
+print(run.cost)
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """One system of the catalogue.
@@ -102,7 +115,9 @@ class Card:
         variants: What else its card answers for by name, such as further recipes and the simple ways it is compared
             with.
         default: True for the member of its kind that is taken where none is named.
-        use: One line of Python or a command that uses it, where it is used otherwise than `usage` says by itself.
+        use: Python that uses it and runs as it stands, in lines of at most 84 characters; reducers do without, as they
+            are all used alike.
+        command: A command line that uses it, if there is one; reducers do without.
         state: "done", "partly" or "open"; what done means is in docs/adding-a-method.md.
         baseline: True for methods that comparisons need but that are not among the catalogued systems.
         control: For a baseline that stands in every comparison of its kind: its place among these.
@@ -130,6 +145,7 @@ class Card:
     variants: tuple[Variant, ...] = ()
     default: bool = False
     use: str | None = None
+    command: str | None = None
     baseline: bool = False
     control: int | None = None
     checks: tuple[str, ...] = ()
@@ -186,17 +202,18 @@ class Card:
         return f"docs/results/{self.slug}.json"
 
     @property
-    def usage(self) -> tuple[str, ...]:
-        """Lines of Python or commands that use it; none for a system that is open."""
-        if self.entry_point is None:
-            return ()
-        if self.use is not None:
-            return (self.use,)
-        if self.kind == "reducer":
-            command = f'tokenry reduce run MODEL picture.jpg "what is this?" --method {self.slug}'
-            return (f'tk.reduced(model, "{self.slug}")', command)
-        module, _, name = self.entry_point.partition(":")
-        return (f"from {module} import {name}",)
+    def example(self) -> str | None:
+        """Python that uses it and runs as it stands; None for a system that cannot be used."""
+        if self.use is None and self.entry_point is not None and self.kind == "reducer":
+            return _REDUCING.format(slug=self.slug)
+        return self.use
+
+    @property
+    def shell(self) -> str | None:
+        """A command line that uses it, if there is one."""
+        if self.command is None and self.entry_point is not None and self.kind == "reducer":
+            return f'tokenry reduce run MODEL picture.jpg "what is this?" --method {self.slug}'
+        return self.command
 
     @property
     def link(self) -> str | None:
@@ -222,13 +239,11 @@ def _read(
         raise TokenryError(f"{label}: unknown field {unknown[0]!r}; a {what} has {', '.join(sorted(known))}")
     if missing := sorted(required - set(values)):
         raise TokenryError(f"{label}: {', '.join(missing)} missing.")
-    hints = _hints(cls)
+    hints = _HINTS[cls.__name__]
     return {name: _value(label, name, value, hints[name]) for name, value in values.items()}
 
 
-@cache
-def _hints(cls: type[Card] | type[Variant]) -> dict[str, Any]:
-    return get_type_hints(cls)
+_HINTS: Final = {cls.__name__: get_type_hints(cls) for cls in (Card, Variant)}
 
 
 def _value(label: str, name: str, value: Any, hint: Any) -> Any:
@@ -258,4 +273,4 @@ def _check_pattern(label: str, field: str, value: str | None, pattern: re.Patter
 
 def _check_summary(label: str, summary: str) -> None:
     if "\n" in summary or summary.endswith("."):
-        raise TokenryError(f"{label}: summary is one line without a full stop")
+        raise TokenryError(f"{label}: summary is one line without a full stop, got {summary!r}")

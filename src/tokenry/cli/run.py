@@ -13,6 +13,7 @@ from tokenry.catalog.registry import default
 from tokenry.cli import options
 from tokenry.cli.groups import Loading, spread
 from tokenry.cli.terminal import say, screen, visible
+from tokenry.tokens.files import whole_file
 
 
 def register(app: typer.Typer) -> None:
@@ -80,7 +81,8 @@ def run_once(
     shown.print()
     shown.print(costs)
     if target is not None:
-        found.overlay().save(target, "PNG")
+        with whole_file(target) as scratch:
+            found.overlay().save(scratch, "PNG")
         say(f"\nOverlay: {target}")
 
 

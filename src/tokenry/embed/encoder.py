@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Self, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.upstream import longest_text
 from tokenry.models.pretrained import find
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.tokens.pooling import Pooling, pool
 
 Encoder = Callable[[list[str]], Any]
 """Texts to one vector each: a `SentenceEncoder`, the `encode` of a sentence-transformers model, a function of yours.
@@ -23,7 +24,6 @@ Encoder = Callable[[list[str]], Any]
 It may return an array, a tensor or a list of rows; `unit_vectors` checks what comes back.
 """
 
-Pooling = Literal["mean", "cls"]
 _POOLER: Final = r"(\w+\.)?pooler\."
 """BERT's own pooling, which a model trained with another head does not have; vectors are pooled here from states."""
 _KNOWN_MODULES: Final = frozenset({"Transformer", "Pooling", "Normalize"})
@@ -115,11 +115,7 @@ class SentenceEncoder:
             self.model.device
         )
         hidden = self.model(**padded).last_hidden_state.float()
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            mask = padded["attention_mask"][..., None].to(hidden.dtype)
-            pooled = (hidden * mask).sum(1) / mask.sum(1)
+        pooled = pool(hidden, padded["attention_mask"], self.pooling)
         return torch.nn.functional.normalize(pooled, dim=-1)
 
 

@@ -232,7 +232,7 @@ def oracle_gap(
         trace = run.trace
     rules: dict[int, Positions] = {}
     for m in methods:
-        for cut in m.cuts(host.depth):
+        for cut in m.decoder_cuts(host.depth):
             compact = m.position_rule is Positions.COMPACT or rules.get(cut) is Positions.COMPACT
             rules[cut] = Positions.COMPACT if compact else Positions.KEEP
     ids: Tensor = inputs["input_ids"]

@@ -11,6 +11,7 @@ from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.text.dynamic_tokenization import dynamic as dynamic
+    from tokenry.text.lib import Lib as Lib
     from tokenry.text.measure import bits_per_byte as bits_per_byte
     from tokenry.text.measure import bytes_per_token as bytes_per_token
     from tokenry.text.transplant import Context as Context

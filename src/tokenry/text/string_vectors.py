@@ -7,10 +7,9 @@ known has a zero vector.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from tokenry.hosts.upstream import longest_text
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.files import whole_file
 
 _NGRAMS = (3, 6)  # characters
 _BUCKETS = 1 << 17
@@ -121,13 +121,8 @@ class SentenceVectors:
 
 def _save(path: Path, vectors: Tensor) -> None:
     """Keep vectors; a cache that cannot be written costs time later, not the run."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vectors-") as scratch:
-            save_file({"vectors": vectors.contiguous()}, Path(scratch) / "vectors")
-            os.replace(Path(scratch) / "vectors", path)
-    except (OSError, SafetensorError):
-        return
+    with suppress(InputError), whole_file(path) as scratch:
+        save_file({"vectors": vectors.contiguous()}, scratch)
 
 
 # ---------------------------------------------------------------------------------------------------- co-occurrence

@@ -23,7 +23,7 @@ def renamed(**old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(*args, **_of_today(function.__name__, old, kwargs))  # type: ignore[arg-type]
+            return function(*args, **_of_today(function.__name__, old, kwargs))
 
         return called
 

@@ -9,7 +9,7 @@ from tokenry.data.text.sources import gather
 from tokenry.models.load import load
 from tokenry.text.measure import bits_per_byte
 from tokenry.text.transplant import Donor
-from tokenry.text.zett.network import is_tied
+from tokenry.text.transplant.base import is_tied
 from tokenry.tokens.errors import InputError
 
 

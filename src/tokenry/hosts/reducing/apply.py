@@ -31,6 +31,7 @@ from tokenry.tokens import (
     DenseReduction,
     Method,
     Positions,
+    ReadAttention,
     Reduction,
     ReductionError,
     TokenView,
@@ -61,9 +62,9 @@ class MethodRunner:
         for layer, methods in self.plan.items():
             for _, method in methods:
                 match method.needs(layer, self.host.depth).attention:
-                    case "previous":
+                    case ReadAttention.PREVIOUS:
                         layers.add(layer - 1)
-                    case "next":
+                    case ReadAttention.NEXT:
                         layers.add(layer)
         return layers
 
@@ -111,6 +112,7 @@ class MethodRunner:
         """
         if any(segment.first == i for segment in call.segments):
             # Gradient checkpointing runs the layer again: what was decided stands.
+            self._refuse_learned(i)
             for move in call.moves.get(i, ()):
                 hidden = move(hidden)
             return hidden
@@ -136,6 +138,15 @@ class MethodRunner:
         call.heard.clear()
         return hidden
 
+    def _refuse_learned(self, i: int) -> None:
+        """Under checkpointing a choice is made without a record for gradients, so none would reach its method."""
+        learned = [m.slug for _, m in self.plan.get(i, ()) if m.differentiable]
+        if learned and torch.is_grad_enabled():
+            raise UnsupportedError(
+                f"{learned[0]} learns from what the model makes of its choice before layer {i}, which gradient "
+                "checkpointing cuts off. Call model.gradient_checkpointing_disable() to train it."
+            )
+
     def _apply(
         self,
         at: int,
@@ -153,8 +164,8 @@ class MethodRunner:
         slot = item_io.of_items(items, layout.places(columns, call.shape[1]))
         if (at, number) not in call.decisions:
             started = time.perf_counter()
-            # Without a record for gradients: running a layer again under checkpointing would find another one.
-            with torch.no_grad():
+            # Without a record for gradients, unless they are the point of it (see `_refuse_learned`).
+            with torch.set_grad_enabled(method.differentiable and torch.is_grad_enabled()):
                 shown = self._view(at, method, call, items, slot, columns, hidden, attention())
                 decided = method.apply(shown)
             _require_fit(method, decided, slot, items.length)
@@ -222,7 +233,7 @@ class MethodRunner:
         match method.needs(at, self.host.depth).attention:
             case None:
                 return None
-            case "next":
+            case ReadAttention.NEXT:
                 self._project(at, call, now, hidden, layer, kwargs)
                 return self._heard_at(at, call, now)
             case _:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from tokenry.hosts.alternatives import no_cls, reads_cls
 from tokenry.hosts.host import Host
-from tokenry.hosts.upstream import attention_kernel
-from tokenry.hosts.vision import no_cls
-from tokenry.tokens import Depth, Method, Stage, TokenryError, UnsupportedError
+from tokenry.hosts.upstream import attention_kernel, is_flash
+from tokenry.tokens import Cut, Depth, Method, Restriction, Stage, TokenryError, UnsupportedError
+
+_SUPPORTED: Final = frozenset({Stage.INPUT, Stage.LAYER})
 
 
-def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[int, list[tuple[int, Method]]]:
+def plan_methods(
+    host: Host, methods: Sequence[Method], marked: bool, restrictions: Sequence[Restriction] = ()
+) -> dict[int, list[tuple[int, Method]]]:
     """Which methods act before which decoder layer, each with its number in the list.
 
     Args:
         host: the model.
         methods: in the order in which they act.
         marked: whether the user says which tokens may go (a text model has none of its own).
+        restrictions: what restricts attention besides, or instead.
 
     Raises:
         UnsupportedError: a method cannot run on this model; the message says what can.
         TokenryError: no method, or methods in an order in which they cannot act.
     """
-    if not methods:
+    if not methods and not restrictions:
         raise TokenryError("No method given; name at least one (`tokenry list` shows them).")
     if not host.token_ids and not marked:
         raise UnsupportedError(
@@ -32,14 +38,12 @@ def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[in
     require_kernel(host)
     if host.why_not:
         raise UnsupportedError(f"{host.name} supports no stage: {host.why_not}.")
+    for restriction in restrictions:
+        _require_masks(host, restriction)
     depth, first = host.depth, -1
     plan: dict[int, list[tuple[int, Method]]] = {}
     for number, method in enumerate(methods):
-        if method.stage in (Stage.ENCODER, Stage.CACHE):
-            raise UnsupportedError(
-                f"{method.slug} acts at stage {method.stage}; supported here: input, layer."
-            )
-        cuts = method.cuts(depth)
+        cuts = _decoder_cuts(method, depth)
         if any(cut > 0 for cut in cuts) and host.why_no_layer_stage:
             raise UnsupportedError(f"{host.name} supports stage input only: {host.why_no_layer_stage}.")
         if not cuts or list(cuts) != sorted(set(cuts)) or not 0 <= cuts[0] <= cuts[-1] < depth.decoder:
@@ -53,10 +57,43 @@ def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[in
             )
         first = cuts[0]
         for cut in cuts:
-            if not host.has_cls and _reads_cls(method, cut, depth):
+            if not host.has_cls and reads_cls(method, cut, depth):
                 raise UnsupportedError(no_cls(host))
             plan.setdefault(cut, []).append((number, method))
     return dict(sorted(plan.items()))
+
+
+def _require_masks(host: Host, restriction: Restriction) -> None:
+    """See that a restriction can be told to the layers that it names."""
+    layers = restriction.layers(host.depth)
+    if (
+        not layers
+        or list(layers) != sorted(set(layers))
+        or not 0 <= layers[0] <= layers[-1] < host.depth.decoder
+    ):
+        raise TokenryError(
+            f"{restriction.slug} wants to restrict layers {layers} of a decoder with {host.depth.decoder}."
+        )
+    if is_flash(host.text_config):
+        raise UnsupportedError(
+            f"{restriction.slug} hides keys from single queries, which flash attention takes no mask for. Load the "
+            "model with attn_implementation='sdpa' (or 'eager')."
+        )
+    if other := [layer for layer in layers if not host.takes_mask(layer)]:
+        raise UnsupportedError(
+            f"{restriction.slug} restricts attention in layers {other} of {host.name}, which have none."
+        )
+
+
+def _decoder_cuts(method: Method, depth: Depth) -> tuple[int, ...]:
+    """The decoder layers before which a method acts, if it acts nowhere else."""
+    cuts = [Cut.of(cut) for cut in method.cuts(depth)]
+    stages = {method.stage, *(cut.stage for cut in cuts)}
+    if beyond := sorted(stages - _SUPPORTED):
+        raise UnsupportedError(
+            f"{method.slug} acts at stage {', '.join(beyond)}; supported here: {', '.join(sorted(_SUPPORTED))}."
+        )
+    return tuple(cut.block for cut in cuts)
 
 
 def require_kernel(host: Host) -> None:
@@ -70,12 +107,3 @@ def require_kernel(host: Host) -> None:
         raise UnsupportedError(
             f"Attention {kernel!r} is not supported; load the model with sdpa, flash or eager."
         )
-
-
-def _reads_cls(method: Method, cut: int, depth: Depth) -> bool:
-    try:
-        return bool(method.needs(cut, depth).cls_layers)
-    except TokenryError:
-        if depth.encoder:
-            raise
-        return True  # it asks for a block of an encoder that is not there

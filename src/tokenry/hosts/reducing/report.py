@@ -51,8 +51,8 @@ class LastPrompts:
 
 def traces(call: DecoderCall) -> list[ItemTrace]:
     """What happened to each picture of a prompt, in order of appearance; empty if it had none."""
-    items = call.items
-    if items is None:
+    met = call.met
+    if met is None:
         return []
     return [
         ItemTrace(
@@ -64,7 +64,7 @@ def traces(call: DecoderCall) -> list[ItemTrace]:
             steps=tuple((at, reduction.item(i).to("cpu")) for at, reduction in call.steps),
         )
         for i, (row, grid, n) in enumerate(
-            zip(items.row.tolist(), items.grid.tolist(), call.delivered.tolist(), strict=True)
+            zip(met.row.tolist(), met.grid.tolist(), met.length.tolist(), strict=True)
         )
     ]
 

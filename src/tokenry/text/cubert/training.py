@@ -135,9 +135,9 @@ class LinePretraining(Pretraining):
     """
 
     @classmethod
-    def train_tokenizer(cls, texts: Sequence[str], size: int = 50_000) -> PreTrainedTokenizerBase:
+    def train_tokenizer(cls, texts: Sequence[str], **options: Any) -> PreTrainedTokenizerBase:
         """Sub-words of the lexer's tokens."""
-        return CodeTokenizer.train(texts, size).subwords
+        return CodeTokenizer.train(texts, **options).subwords
 
     @classmethod
     def job(cls, given: Ingredients, texts: Sequence[str], tokenizer: Any) -> Job:

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.text.knn import KnnIndex
+from tokenry.text.transplant.base import is_tied
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
-from tokenry.text.zett.network import HypernetOutput, Hypernetwork, MeanOfPieces, is_tied, source_rows
+from tokenry.text.zett.network import HypernetOutput, Hypernetwork, MeanOfPieces, source_rows
 from tokenry.text.zett.surface import Surfaces
 from tokenry.text.zett.swap import embed
 from tokenry.tokens.errors import InputError, UnsupportedError

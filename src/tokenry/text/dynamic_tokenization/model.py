@@ -18,8 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.text.dynamic_tokenization.boundaries import Boundary, check_boundary, pair_rule, segments
 from tokenry.text.dynamic_tokenization.embedding_cache import LRUEmbeddingCache
 from tokenry.text.dynamic_tokenization.merge_queue import MergeQueue
+from tokenry.text.transplant.base import is_tied
 from tokenry.text.vocabulary import ByteVocab
-from tokenry.text.zett.network import Hypernetwork, MeanOfPieces, is_tied, source_rows
+from tokenry.text.zett.network import Hypernetwork, MeanOfPieces, source_rows
 from tokenry.text.zett.surface import Surfaces
 from tokenry.text.zett.swap import embed
 from tokenry.tokens.errors import InputError, UnsupportedError

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from tokenry.text.string_vectors import AuxEmbedder
 from tokenry.text.transplant.plan import TransplantPlan
@@ -243,6 +244,12 @@ class Mixing(Transplant):
     ) -> Float[Tensor, "n width"]:
         """Rows for tokens that nothing is known of: N(mean, std) of all numbers of the matrix."""
         return normal_rows(rows, n, generator)
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether a model's head is its input embedding; models without a head count as tied."""
+    head = model.get_output_embeddings()
+    return head is None or head.weight is model.get_input_embeddings().weight
 
 
 def check_rows(plan: TransplantPlan, rows: int) -> None:

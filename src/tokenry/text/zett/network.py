@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, RobertaConfig, RobertaModel
 
 from tokenry.hosts.upstream import ModelOutput
+from tokenry.text.transplant.base import is_tied
 from tokenry.text.zett.surface import PAD
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.pooling import mean_pool
 
 _FITTED_ON = 2048  # source tokens whose first predictions the output scalers are fitted to
 _INPUT_STD = 0.02
@@ -320,8 +322,8 @@ class MeanOfPieces:
     ) -> HypernetOutput:
         """Mean rows; bytes that the source vocabulary lacks have no row and count for nothing."""
         known = (surface != PAD) & (surface < len(source))
-        rows = source[surface.clamp(0, len(source) - 1)].float() * known[..., None]
-        mean = (rows.sum(1) / known.sum(1, keepdim=True).clamp(min=1)).to(source.dtype)
+        rows = source[surface.clamp(0, len(source) - 1)].float()
+        mean = mean_pool(rows, known).to(source.dtype)
         if self.tied:
             return HypernetOutput(mean)
         return HypernetOutput(*mean.chunk(2, 1))
@@ -331,12 +333,6 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
     """Blocks of rows as one; None where there is no such output."""
     found = [part for part in parts if part is not None]
     return torch.cat(found) if found else None
-
-
-def is_tied(model: PreTrainedModel) -> bool:
-    """Whether a model's head is its input embedding; models without a head count as tied."""
-    head = model.get_output_embeddings()
-    return head is None or head.weight is model.get_input_embeddings().weight
 
 
 def source_rows(model: PreTrainedModel) -> Float[Tensor, "s n_in"]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from tokenry.text.zett.network import HypernetOutput, is_tied
+from tokenry.text.transplant.base import is_tied
+from tokenry.text.zett.network import HypernetOutput
 from tokenry.tokens.errors import InputError
 
 

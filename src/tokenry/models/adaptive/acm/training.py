@@ -26,6 +26,7 @@ from tokenry.models.adaptive.acm.conversion import Converted
 from tokenry.models.adaptive.acm.layer import ACM, Gate
 from tokenry.models.adaptive.conditional import absolute_budget_loss, budget_fraction
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.pooling import mean_pool
 from tokenry.train.loop import Batch, Figures, Objective
 
 __all__ = [
@@ -255,10 +256,7 @@ def diversity_loss(
 
 def _sequence_means(gate: Float[Tensor, "b s c"], mask: Bool[Tensor, "b s"] | None) -> Float[Tensor, "b c"]:
     gate = gate.float()
-    if mask is None:
-        return gate.mean(1)
-    kept = mask[..., None]
-    return (gate * kept).sum(1) / kept.sum(1).clamp(min=1)
+    return gate.mean(1) if mask is None else mean_pool(gate, mask)
 
 
 def _recorded(

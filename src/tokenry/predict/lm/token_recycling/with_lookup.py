@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from transformers import PreTrainedModel
@@ -20,3 +21,9 @@ class RecyclingWithLookup(Merged):
     def for_model(cls, model: PreTrainedModel) -> Self:
         """See `NamedProposer.for_model`."""
         return cls((PromptLookup.for_model(model), TokenRecycling.for_model(model)))
+
+    def warm_up(self, model: PreTrainedModel, folder: Path | None = None) -> None:
+        """See `WarmProposer.warm_up`: of token recycling; lookup learns nothing beforehand."""
+        for guesser in self.guessers:
+            if isinstance(guesser, TokenRecycling):
+                guesser.warm_up(model, folder)
