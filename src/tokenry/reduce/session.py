@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tokenry.hosts import Encoded, Host, Session, encode_pictures
 from tokenry.reduce.base import Reducer
 from tokenry.reduce.registry import read_methods
-from tokenry.tokens import Needs
+from tokenry.tokens import Needs, Restriction
 
 
 def reduced(
@@ -20,6 +20,7 @@ def reduced(
     encoded: Encoded | None = None,
     tokens: slice | Tensor | Callable[[Tensor], Tensor] | None = None,
     crops: Sequence[int] | None = None,
+    restrictions: Sequence[Restriction] = (),
     **settings: Any,
 ) -> Session:
     """Run a model on fewer visual tokens: ``with tk.reduced(model, "fastervlm", budget=64) as run: ...``.
@@ -40,6 +41,8 @@ def reduced(
             function from `input_ids` to a mask.
         crops: for models that cut pictures into tiles: how many tiles each picture has, in order of appearance. Only
             needed where the prompt does not tell (Gemma3's pan-and-scan, Idefics2's quarters).
+        restrictions: what restricts attention in some layers, besides the methods or, with an empty list of them,
+            alone. Nothing gets cheaper by it: the tokens stay.
         **settings: settings of methods given by name, such as `budget`.
 
     Returns:
@@ -50,7 +53,14 @@ def reduced(
         TokenryError: an unknown method or setting, methods in an order in which they cannot act, a model that already
             runs reduced.
     """
-    return Session(model, read_methods(method, **settings), encoded=encoded, tokens=tokens, crops=crops)
+    return Session(
+        model,
+        read_methods(method, **settings),
+        encoded=encoded,
+        tokens=tokens,
+        crops=crops,
+        restrictions=restrictions,
+    )
 
 
 def encode(

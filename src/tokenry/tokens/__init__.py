@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from tokenry.tokens.reduction import gather_rows as gather_rows
     from tokenry.tokens.reduction import prefix_mask as prefix_mask
     from tokenry.tokens.reduction import top_mask as top_mask
+    from tokenry.tokens.restriction import Columns as Columns
+    from tokenry.tokens.restriction import Restriction as Restriction
     from tokenry.tokens.signals import Signal as Signal
     from tokenry.tokens.signals import SignalSpec as SignalSpec
     from tokenry.tokens.view import AttentionView as AttentionView

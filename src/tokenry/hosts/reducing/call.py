@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from tokenry.hosts.host import Host
-from tokenry.hosts.masks import additive
+from tokenry.hosts.masks import additive, visible
 from tokenry.hosts.reducing import layout
 from tokenry.hosts.reducing.items import Items
 from tokenry.hosts.reducing.ledger import CacheLedger
@@ -25,7 +25,16 @@ from tokenry.hosts.upstream import (
     keys_seen,
     unknown_release,
 )
-from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
+from tokenry.tokens import (
+    ColumnKind,
+    Columns,
+    DenseReduction,
+    InputError,
+    Positions,
+    Reduction,
+    Restriction,
+    UnsupportedError,
+)
 
 ARGUMENT: Final = "tokenry_call"
 """Keyword argument under which a decoder that passes such on hands its call to its layers."""
@@ -94,6 +103,7 @@ class DecoderCall:
         shape: tuple[int, int],
         *,
         cuts: Iterable[int] = (),
+        restrictions: Sequence[Restriction] = (),
         prefix: torch.device | None = None,
     ) -> None:
         """Begin a call.
@@ -104,6 +114,7 @@ class DecoderCall:
             mask: the attention mask it was given, if any.
             shape: sequences and tokens of the call.
             cuts: decoder layers before which methods act.
+            restrictions: what restricts attention.
             prefix: see `CacheLedger.of`.
 
         Raises:
@@ -136,7 +147,9 @@ class DecoderCall:
         self.heard: dict[int, tuple[Tensor, Tensor, float]] = {}
         self.probed: int | None = None
         self.selection_s = 0.0
-        self._masks: dict[tuple[int, str], Tensor | None] = {}
+        depth = host.depth if restrictions else None
+        self._restrictions = [(r, r.layers(depth)) for r in restrictions if depth is not None]
+        self._masks: dict[tuple[int, str, int | None], Tensor | None] = {}
         self._keys: dict[tuple[int, str], Int[Tensor, "b k"]] = {}
 
     def expect(self, ids: Real[Tensor, "... t"] | None) -> None:
@@ -191,7 +204,7 @@ class DecoderCall:
             rule: what happens to their ids.
         """
         self.full_ids = ids
-        self.ledger.seen = self.offset + self.shape[1]
+        self.ledger.note(self.visual)
         if self.drawn and self.ledger.next is not None:
             # Branches of a tree share their ids; the next one is counted by the columns that will be left of it.
             self.ledger.next = self.ledger.next + self.shape[1]
@@ -276,10 +289,10 @@ class DecoderCall:
         return self.met.columns.amax(1)
 
     def kinds_of(self, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
-        """What columns are: 0 text before the row's first visual token, 1 visual, 2 text after it, -1 padding."""
+        """What columns of the call are, as `ColumnKind`."""
         visual = self.visual
-        kind = torch.where(visual, 1, 2 * (visual.cumsum(1) > 0).long())
-        return layout.take(kind, columns).masked_fill(~self._real(columns), -1)
+        kind = torch.where(visual, ColumnKind.VISUAL, ColumnKind.AFTER * (visual.cumsum(1) > 0).long())
+        return layout.take(kind, columns).masked_fill(~self._real(columns), ColumnKind.PADDING)
 
     @property
     def visual(self) -> Bool[Tensor, "b t"]:
@@ -293,10 +306,34 @@ class DecoderCall:
     def mask(self, layer: int) -> Bool[Tensor, "b 1 q k"] | Tensor | None:
         """The attention mask of a layer over its own cached columns, in the form its kernel takes."""
         segment = self.segment_at(layer)
-        name = (segment.first, self.host.layer_type(layer))
+        restricting = [r for r, layers in self._restrictions if layer in layers]
+        name = (segment.first, self.host.layer_type(layer), layer if restricting else None)
         if name not in self._masks:
-            self._masks[name] = self._build_mask(segment, layer)
+            mask = self._build_mask(segment, layer)
+            self._masks[name] = self._restricted(mask, segment, layer, restricting) if restricting else mask
         return self._masks[name]
+
+    def _restricted(
+        self, mask: Tensor | None, segment: Segment, layer: int, restricting: Sequence[Restriction]
+    ) -> Tensor:
+        """A layer's mask without what restrictions hide; padding queries see what they saw."""
+        places = segment.columns.add(self.offset).masked_fill(~segment.real, -1)
+        queries, keys = self._side(places), self._side(self.columns_of_keys(segment, layer))
+        if mask is None:
+            mask = keys.place[:, None, None, :] <= queries.place[:, None, :, None]
+        allowed = torch.ones_like(mask[:, :1], dtype=torch.bool)
+        for restriction in restricting:
+            allowed = allowed & restriction.visible(layer, queries, keys)[:, None]
+        allowed |= (queries.place < 0)[:, None, :, None]
+        seen = visible(mask) & allowed
+        return seen if mask.dtype == torch.bool else additive(seen, mask.dtype)
+
+    def _side(self, places: Int[Tensor, "b t"]) -> Columns:
+        """Columns of the full sequence, with what they are."""
+        visual = self.ledger.visual
+        assert visual is not None
+        kinds = torch.where(visual, ColumnKind.VISUAL, ColumnKind.AFTER * (visual.cumsum(1) > 0).long())
+        return Columns(layout.take(kinds, places).masked_fill(places < 0, ColumnKind.PADDING), places)
 
     def _build_mask(self, segment: Segment, layer: int) -> Tensor | None:
         # Linear attention skips the padding of a prompt, and remembers the rest.

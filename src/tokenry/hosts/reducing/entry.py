@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from tokenry.hosts.reducing.turns import Turns
 from tokenry.hosts.reducing.visual import Marked, visual_columns
 from tokenry.hosts.upstream import StaticCache, cache_given, named_arguments
 from tokenry.hosts.vision import brings_pictures
-from tokenry.tokens import UnsupportedError
+from tokenry.tokens import Restriction, UnsupportedError
 
 
 class ModelEntry:
@@ -28,6 +28,7 @@ class ModelEntry:
         state: ThreadState,
         turns: Turns,
         cuts: Collection[int],
+        restrictions: Sequence[Restriction],
         marked: Marked | None,
         follow: Callable[[], None],
     ) -> None:
@@ -38,11 +39,13 @@ class ModelEntry:
             state: what one part of a call leaves for the next.
             turns: calls of `generate`, which know where prompts end.
             cuts: decoder layers before which methods act.
+            restrictions: what restricts attention.
             marked: which columns of a text may go, where the user says so.
             follow: what to call before the model runs, see `watch_attention`.
         """
         self._host, self._state, self._turns = host, state, turns
-        self._cuts, self._marked, self._follow = cuts, marked, follow
+        self._cuts, self._restrictions = cuts, restrictions
+        self._marked, self._follow = marked, follow
 
     def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Labels of tokens that follow a dropped one will be ignored; the user's own tensor stays as it is."""
@@ -86,6 +89,7 @@ class ModelEntry:
             kwargs.get("attention_mask"),
             (like.shape[0], like.shape[1]),
             cuts=self._cuts,
+            restrictions=self._restrictions,
             prefix=like.device if brings_pictures(kwargs) else None,
         )
         call.tokens = ids

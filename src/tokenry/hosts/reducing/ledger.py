@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
-from jaxtyping import Int, Real
+from jaxtyping import Bool, Int, Real
 from torch import Tensor
 
 from tokenry.hosts.upstream import Cache, cache_watcher, keeps_keys, keys_by_layer, keys_seen, watch_cache
@@ -25,6 +25,7 @@ class CacheLedger:
 
     Attributes:
         seen: columns of the full sequence so far.
+        visual: which of them are visual tokens; None before anything was noted.
         columns: column of every cached token; -1 = padding.
         shift: what a new token's own position id is lowered by.
         next: the position id of the next token of every sequence, as the model would count without any dropping.
@@ -34,6 +35,7 @@ class CacheLedger:
     """
 
     seen: int = 0
+    visual: Bool[Tensor, "b seen"] | None = None
     next: Real[Tensor, " b"] | None = None
     columns: dict[int, Int[Tensor, "b c"]] = field(default_factory=dict)
     shift: dict[int, Real[Tensor, " b"]] = field(default_factory=dict)
@@ -89,6 +91,7 @@ class CacheLedger:
                 )
             self.columns[segment] = columns[:, :held]
         self.seen -= sum(gone)
+        self.visual = None if self.visual is None else self.visual[:, : self.seen]
         self.next = None if self.next is None else self.next - sum(gone)
 
     def _mend(self, cache: Cache) -> None:
@@ -110,10 +113,19 @@ class CacheLedger:
         """A call begins to write to the cache."""
         self.undo = {
             "seen": self.seen,
+            "visual": self.visual,
             "next": self.next,
             "columns": dict(self.columns),
             "shift": dict(self.shift),
         }
+
+    def note(self, visual: Bool[Tensor, "b t"]) -> None:
+        """The next columns of the sequence, and which of them are visual."""
+        before = self.visual
+        if before is None:
+            before = visual.new_zeros(len(visual), self.seen)
+        self.visual = torch.cat([before, visual], 1)
+        self.seen += visual.shape[1]
 
     def finish(self) -> None:
         """The call has come to its end, and the cache is nobody's until the next."""
@@ -192,6 +204,7 @@ class CacheLedger:
         self.columns = {segment: pick(columns) for segment, columns in self.columns.items()}
         self.shift = {segment: pick(shift) for segment, shift in self.shift.items()}
         self.next = None if self.next is None else pick(self.next)
+        self.visual = None if self.visual is None else pick(self.visual)
 
 
 def ledger_of(cache: Cache) -> CacheLedger | None:

@@ -7,25 +7,28 @@ from typing import Final
 
 from tokenry.hosts.alternatives import no_cls, reads_cls
 from tokenry.hosts.host import Host
-from tokenry.hosts.upstream import attention_kernel
-from tokenry.tokens import Cut, Depth, Method, Stage, TokenryError, UnsupportedError
+from tokenry.hosts.upstream import attention_kernel, is_flash
+from tokenry.tokens import Cut, Depth, Method, Restriction, Stage, TokenryError, UnsupportedError
 
 _SUPPORTED: Final = frozenset({Stage.INPUT, Stage.LAYER})
 
 
-def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[int, list[tuple[int, Method]]]:
+def plan_methods(
+    host: Host, methods: Sequence[Method], marked: bool, restrictions: Sequence[Restriction] = ()
+) -> dict[int, list[tuple[int, Method]]]:
     """Which methods act before which decoder layer, each with its number in the list.
 
     Args:
         host: the model.
         methods: in the order in which they act.
         marked: whether the user says which tokens may go (a text model has none of its own).
+        restrictions: what restricts attention besides, or instead.
 
     Raises:
         UnsupportedError: a method cannot run on this model; the message says what can.
         TokenryError: no method, or methods in an order in which they cannot act.
     """
-    if not methods:
+    if not methods and not restrictions:
         raise TokenryError("No method given; name at least one (`tokenry list` shows them).")
     if not host.token_ids and not marked:
         raise UnsupportedError(
@@ -35,6 +38,8 @@ def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[in
     require_kernel(host)
     if host.why_not:
         raise UnsupportedError(f"{host.name} supports no stage: {host.why_not}.")
+    for restriction in restrictions:
+        _require_masks(host, restriction)
     depth, first = host.depth, -1
     plan: dict[int, list[tuple[int, Method]]] = {}
     for number, method in enumerate(methods):
@@ -56,6 +61,28 @@ def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[in
                 raise UnsupportedError(no_cls(host))
             plan.setdefault(cut, []).append((number, method))
     return dict(sorted(plan.items()))
+
+
+def _require_masks(host: Host, restriction: Restriction) -> None:
+    """See that a restriction can be told to the layers that it names."""
+    layers = restriction.layers(host.depth)
+    if (
+        not layers
+        or list(layers) != sorted(set(layers))
+        or not 0 <= layers[0] <= layers[-1] < host.depth.decoder
+    ):
+        raise TokenryError(
+            f"{restriction.slug} wants to restrict layers {layers} of a decoder with {host.depth.decoder}."
+        )
+    if is_flash(host.text_config):
+        raise UnsupportedError(
+            f"{restriction.slug} hides keys from single queries, which flash attention takes no mask for. Load the "
+            "model with attn_implementation='sdpa' (or 'eager')."
+        )
+    if other := [layer for layer in layers if not host.takes_mask(layer)]:
+        raise UnsupportedError(
+            f"{restriction.slug} restricts attention in layers {other} of {host.name}, which have none."
+        )
 
 
 def _decoder_cuts(method: Method, depth: Depth) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from tokenry.hosts.reducing.visual import Marked
 from tokenry.hosts.trace import ItemTrace
 from tokenry.hosts.upstream import watch_attention
 from tokenry.hosts.vision import Encoded, VisionRecorder, watch_vision
-from tokenry.tokens import Method, Needs
+from tokenry.tokens import Method, Needs, Restriction
 
 
 class Session:
@@ -47,6 +47,7 @@ class Session:
         encoded: Encoded | None = None,
         tokens: Marked | None = None,
         crops: Sequence[int] | None = None,
+        restrictions: Sequence[Restriction] = (),
     ) -> None:
         """Check that the methods fit the model; nothing is touched yet.
 
@@ -57,6 +58,7 @@ class Session:
             tokens: for a text model: which columns of a prompt count as visual - a slice, a mask (batch x tokens), or
                 a function from `input_ids` to such a mask.
             crops: how many tiles each picture has, in order of appearance, where the prompt does not tell.
+            restrictions: what restricts attention, besides what the methods take away.
 
         Raises:
             UnsupportedError: a method cannot run on this model; the message says what can.
@@ -68,7 +70,9 @@ class Session:
         self.encoded = encoded
         self.tokens = tokens
         self.crops = None if crops is None else tuple(crops)
-        self._runner = MethodRunner(self.host, plan_methods(self.host, self.methods, tokens is not None))
+        self.restrictions = tuple(restrictions)
+        plan = plan_methods(self.host, self.methods, tokens is not None, self.restrictions)
+        self._runner = MethodRunner(self.host, plan)
         self._turns = Turns()
         self._prompts = LastPrompts()
         self._attachment: Attachment | None = None
@@ -164,7 +168,7 @@ class Session:
     ) -> Hooks:
         """What happens in a call, in the order in which it happens."""
         host, turns, runner = self.host, self._turns, self._runner
-        entry = ModelEntry(host, state, turns, runner.plan.keys(), self.tokens, follow)
+        entry = ModelEntry(host, state, turns, runner.plan.keys(), self.restrictions, self.tokens, follow)
         decoder = DecoderEntry(host, state, turns, runner, vision, encoded=self.encoded, crops=self.crops)
         layers = LayerEntry(host, state, runner, prompts)
         leaving = DecoderExit(state, turns, prompts, vision)
