@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 import tokenry as tk
 from benchmarks.common import interleave, write
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.data.packages import cache_folder
 from tokenry.data.text.corpora import load_corpus
 from tokenry.hosts.upstream import cache_of, with_cache

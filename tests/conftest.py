@@ -14,4 +14,4 @@ from jaxtyping import install_import_hook
 
 from tests import typechecking
 
-install_import_hook("tokenry", f"{typechecking.__name__}.{typechecking.checked.__name__}")
+install_import_hook(["tokenry", "reproductions"], f"{typechecking.__name__}.{typechecking.checked.__name__}")

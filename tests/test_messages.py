@@ -24,6 +24,8 @@ from tokenry.reduce.divprune import DivPrune
 __all__ = ["unchecked"]
 
 SOURCES = Path(tk.__file__).parent
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*SOURCES.rglob("*.py"), *(ROOT / "reproductions").rglob("*.py")])
 NAMES = "|".join(map(re.escape, sorted({*(card.slug for card in cards()), *catalogued("transplant")})))
 BEGINS = re.compile(rf"[^a-z]|({NAMES})\b|\w+(_\w+|=)")
 """A capital, a digit, a quotation mark ...; the name of a system; a name as it is written in code."""
@@ -37,7 +39,7 @@ def own_errors() -> set[str]:
     """Names of the classes below `TokenryError`, wherever they are."""
     bases = {
         node.name: {ast.unparse(base).rpartition(".")[2] for base in node.bases}
-        for path in SOURCES.rglob("*.py")
+        for path in FILES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef)
     }
@@ -67,13 +69,13 @@ def test_every_message_is_a_sentence() -> None:
     What is said of an item goes on from where the item is, and is no sentence by itself.
     """
     classes, wrong = own_errors() - {"ItemError"}, []
-    for path in sorted(SOURCES.rglob("*.py")):
+    for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] not in classes:
                 continue
             found = ends_of(node.args[0]) if node.args else None
             if found is not None and not (BEGINS.match(found[0]) and ENDS.search(found[1])):
-                wrong.append(f"{path.relative_to(SOURCES)}:{node.lineno}: {ast.unparse(node.args[0])}")
+                wrong.append(f"{path}:{node.lineno}: {ast.unparse(node.args[0])}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -137,7 +139,7 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "generate from nothing": lambda g: tk.generate(g.lm, None, max_new_tokens=2),
     "generate from text": lambda g: tk.generate(g.lm, "the cat", max_new_tokens=2),
     "generate from floats": lambda g: tk.generate(g.lm, torch.zeros(1, 3), max_new_tokens=2),
-    "generate with a number": lambda g: tk.generate(g.lm, g.ids, decoder=3, max_new_tokens=2),
+    "generate with a number": lambda g: tk.generate(g.lm, g.ids, method=3, max_new_tokens=2),
     "compare on nothing": lambda g: compare(g, data=[]),
     "compare on None": lambda g: compare(g, data=None),
     "compare on a name": lambda g: compare(g, data="scenes"),

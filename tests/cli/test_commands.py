@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 from tests.bench.conftest import make_model
 from tests.bench.reducers import synthetic
 from tokenry.bench import read_results
+from tokenry.bench.lines import ResultsWriter
 from tokenry.bench.reducers import measure
-from tokenry.bench.reducers.results import ResultsWriter
 from tokenry.cli.groups import Loading
 from tokenry.cli.main import app
 from tokenry.cli.options import split_budgets, split_methods

@@ -11,7 +11,7 @@ import torch
 from tests.hosts.families import FAMILIES, IMAGE
 from tokenry.hosts import Host, Session
 from tokenry.hosts.reducing.oracle import masked
-from tokenry.tokens import Depth, Method, Needs, Positions, Reduction, Stage, TokenView
+from tokenry.tokens import Depth, Method, Needs, Positions, ReadAttention, Reduction, Stage, TokenView
 
 
 class EveryOther:
@@ -22,14 +22,14 @@ class EveryOther:
     position_rule = Positions.KEEP
     differentiable = False
 
-    def __init__(self, layer: int, attention: str) -> None:
+    def __init__(self, layer: int, attention: ReadAttention) -> None:
         self.layer, self.attention = layer, attention
 
     def cuts(self, depth: Depth) -> tuple[int, ...]:
         return (0, self.layer)
 
     def needs(self, layer: int, depth: Depth) -> Needs:
-        return Needs(attention=self.attention if layer else None)  # type: ignore[arg-type]
+        return Needs(attention=self.attention if layer else None)
 
     def apply(self, view: TokenView) -> Reduction:
         if not view.layer:
@@ -38,9 +38,9 @@ class EveryOther:
         return Reduction.top(view.of_columns(view.attention.row().mean(1)), view.length // 2, view.length)
 
 
-@pytest.mark.parametrize("attention", ["previous", "next"])
+@pytest.mark.parametrize("attention", ReadAttention)
 @pytest.mark.parametrize("name", ["llava", "qwen2-vl"])
-def test_a_method_of_somebody_elses_class_runs_exactly(name: str, attention: str) -> None:
+def test_a_method_of_somebody_elses_class_runs_exactly(name: str, attention: ReadAttention) -> None:
     model: Any = FAMILIES[name].build()
     inputs = FAMILIES[name].batch(model, "ragged")
     method, host = EveryOther(2, attention), Host.of(model)
@@ -64,7 +64,7 @@ def test_a_layer_run_for_its_queries_and_keys_alone_attends_to_nothing() -> None
     attention = model.get_decoder().layers[2].self_attn
     outputs: list[torch.Tensor] = []
     hook = attention.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
-    with torch.no_grad(), Session(model, [EveryOther(2, "next")]):
+    with torch.no_grad(), Session(model, [EveryOther(2, ReadAttention.NEXT)]):
         model(**inputs)
     hook.remove()
     probed, run = outputs
@@ -78,7 +78,7 @@ def test_a_session_that_nobody_keeps_stays_attached() -> None:
     inputs = FAMILIES["llava"].batch(model, "one")
     with torch.no_grad():
         whole = model(**inputs).logits
-        Session(model, [EveryOther(2, "previous")]).attach()
+        Session(model, [EveryOther(2, ReadAttention.PREVIOUS)]).attach()
         gc.collect()
         reduced = model(**inputs).logits
     assert reduced.shape == whole.shape

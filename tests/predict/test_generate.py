@@ -83,9 +83,9 @@ IDS = torch.tensor([[3, 14, 15, 9, 2, 6, 3, 14]])
 def test_every_decoder_writes_what_plain_decoding_writes(model: Any, name: str) -> None:
     expected = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=40, do_sample=False)
     for _ in range(2):  # cold, and with what it has learned
-        found = tk.generate(model, IDS, decoder=name, calibration=LATENCY, max_new_tokens=40, do_sample=False)
+        found = tk.generate(model, IDS, method=name, calibration=LATENCY, max_new_tokens=40, do_sample=False)
         assert torch.equal(found, expected)
-    assert torch.equal(tk.generate(model, {"input_ids": IDS}, decoder=name, max_new_tokens=40), expected)
+    assert torch.equal(tk.generate(model, {"input_ids": IDS}, method=name, max_new_tokens=40), expected)
 
 
 def test_a_named_decoder_goes_on_with_what_it_has_learned(model: Any) -> None:
@@ -93,13 +93,13 @@ def test_a_named_decoder_goes_on_with_what_it_has_learned(model: Any) -> None:
     options = {"max_new_tokens": 40, "do_sample": False}
     lengths = []
     for _ in range(2):
-        tk.generate(model, IDS, decoder=how, **options)
+        tk.generate(model, IDS, method=how, **options)
         lengths.append(how.stats.acceptance_length)
     assert lengths[1] > lengths[0]
 
 
 def test_what_was_learned_outlasts_a_change_of_the_machine(model: Any) -> None:
-    options = {"decoder": "token-recycling", "max_new_tokens": 10, "do_sample": False}
+    options = {"method": "token-recycling", "max_new_tokens": 10, "do_sample": False}
     tk.generate(model, IDS, calibration=LATENCY, **options)
     before = _IN_USE[model]["token-recycling", 48][1]
     tk.generate(model, IDS, calibration=LATENCY, **options)
@@ -112,7 +112,7 @@ def test_what_was_learned_outlasts_a_change_of_the_machine(model: Any) -> None:
 
 def test_a_proposer_of_ones_own(model: Any) -> None:
     expected = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=20, do_sample=False)
-    found = tk.generate(model, IDS, decoder=PromptLookup(), calibration=LATENCY, max_new_tokens=20)
+    found = tk.generate(model, IDS, method=PromptLookup(), calibration=LATENCY, max_new_tokens=20)
     assert torch.equal(found, expected)
 
 
@@ -223,7 +223,7 @@ def test_the_prompt_tokens_that_are_shipped_fit_smollm2() -> None:
     ids = tokenizer("The three primary colours are", return_tensors="pt").input_ids
     plain = smollm2.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
     how = tk.decoder(smollm2, "ppd", sizing=Fixed(8))
-    assert torch.equal(tk.generate(smollm2, ids, decoder=how, max_new_tokens=16, do_sample=False), plain)
+    assert torch.equal(tk.generate(smollm2, ids, method=how, max_new_tokens=16, do_sample=False), plain)
     assert how.stats.acceptance_length > 1.2
 
 
@@ -242,14 +242,14 @@ def test_what_cannot_be_asked_for(model: Any, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(UnsupportedError, match=said):
             tk.decoder(model, trained, calibration=LATENCY)
     with pytest.raises(UnknownNameError, match="recycling"):
-        tk.generate(model, IDS, decoder="recicling")
+        tk.generate(model, IDS, method="recicling")
     with pytest.raises(UnknownNameError, match="lookup"):
         require_decoder("token-recycling+prompt-lockup")
     with pytest.raises(InputError, match="The guesses of 'alone' cannot be merged"):
         tk.decoder(model, "prompt-lookup+alone", calibration=LATENCY)
     with pytest.raises(InputError, match="has its sizes already"):
         tk.generate(
-            model, IDS, decoder=tk.decoder(model, "prompt-lookup", sizing=Fixed(4)), calibration=LATENCY
+            model, IDS, method=tk.decoder(model, "prompt-lookup", sizing=Fixed(4)), calibration=LATENCY
         )
     with pytest.raises(InputError, match="custom_generate"):
         tk.generate(model, IDS, custom_generate=lambda: None)
@@ -286,7 +286,7 @@ def plain(model: Any, inputs: Any = IDS, **options: Any) -> Any:
 @pytest.mark.parametrize("name", UNTRAINED)
 def test_tokens_come_and_go_between_two_texts(name: str, size: int) -> None:
     model = fresh_model()
-    options = {"decoder": name, "calibration": LATENCY, "max_new_tokens": 24, "do_sample": False}
+    options = {"method": name, "calibration": LATENCY, "max_new_tokens": 24, "do_sample": False}
     tk.generate(model, IDS, **options)
     model.resize_token_embeddings(size, mean_resizing=False)
     with torch.no_grad():  # new tokens are what it likes best
@@ -299,14 +299,14 @@ def test_tokens_come_and_go_between_two_texts(name: str, size: int) -> None:
 def test_a_decoder_held_on_to_learns_tokens_that_were_added_since() -> None:
     model = fresh_model()
     held = tk.decoder(model, "token-recycling", calibration=LATENCY)
-    tk.generate(model, IDS, decoder=held, max_new_tokens=8, do_sample=False)
+    tk.generate(model, IDS, method=held, max_new_tokens=8, do_sample=False)
     learned = held.proposer.successors.copy()  # type: ignore[attr-defined]
     model.resize_token_embeddings(60, mean_resizing=False)
     held.proposer.begin([[3, 59]])  # type: ignore[attr-defined]
     np.testing.assert_array_equal(held.proposer.successors[4:48], learned[4:])  # type: ignore[attr-defined]
     ids = torch.tensor([[59, 3, 58, 59, 3, 58]])
     assert torch.equal(
-        tk.generate(model, ids, decoder=held, max_new_tokens=24, do_sample=False), plain(model, ids)
+        tk.generate(model, ids, method=held, max_new_tokens=24, do_sample=False), plain(model, ids)
     )
 
 
@@ -371,7 +371,7 @@ def test_texts_fill_a_short_table_of_positions(kind: str, positions: int) -> Non
     expected = plain(model, max_new_tokens=positions - 8)
     noise = Noise(0, 48)
     for how in (tk.decoder(model, calibration=found), tk.decoder(model, noise, sizing=Fixed(12))):
-        got = tk.generate(model, IDS, decoder=how, max_new_tokens=positions - 8, do_sample=False)
+        got = tk.generate(model, IDS, method=how, max_new_tokens=positions - 8, do_sample=False)
         assert torch.equal(got, expected)
 
 
@@ -382,7 +382,7 @@ def test_a_text_that_ends_in_time_may_be_asked_to_go_on_beyond_the_positions() -
     expected = plain(model, **options)
     assert expected.shape[1] <= 22
     how = tk.decoder(model, Noise(0, 48), sizing=Fixed(12))
-    assert torch.equal(tk.generate(model, IDS, decoder=how, **options), expected)
+    assert torch.equal(tk.generate(model, IDS, method=how, **options), expected)
 
 
 def test_a_beginning_that_leaves_no_position_is_refused() -> None:
@@ -462,7 +462,7 @@ def test_prompts_as_embeddings(model: Any, name: str, ids: bool) -> None:
     ):
         options |= {"do_sample": False}
         expected = model.generate(**inputs, **options)
-        assert torch.equal(tk.generate(model, inputs, decoder=name, calibration=LATENCY, **options), expected)
+        assert torch.equal(tk.generate(model, inputs, method=name, calibration=LATENCY, **options), expected)
 
 
 def test_a_proposer_that_reads_tokens_needs_those_of_the_prompt(model: Any) -> None:
@@ -472,9 +472,9 @@ def test_a_proposer_that_reads_tokens_needs_those_of_the_prompt(model: Any) -> N
     inputs = {"inputs_embeds": model.get_input_embeddings()(IDS).detach()}
     how = tk.decoder(model, Reader(0, 48), sizing=Fixed(4))
     with pytest.raises(UnsupportedError, match="Reader reads the prompt's tokens, and this prompt came as"):
-        tk.generate(model, inputs, decoder=how, max_new_tokens=4)
+        tk.generate(model, inputs, method=how, max_new_tokens=4)
     with pytest.raises(InputError, match="The prompt is empty"):
-        tk.generate(model, IDS[:, :0], decoder="prompt-lookup", calibration=LATENCY, max_new_tokens=4)
+        tk.generate(model, IDS[:, :0], method="prompt-lookup", calibration=LATENCY, max_new_tokens=4)
 
 
 # -------------------------------------------------------------------------------------------------------------- peft
@@ -590,10 +590,10 @@ def test_layers_that_look_at_their_neighbourhood_alone_are_refused_where_it_matt
     )  # fmt: skip
     local = GPTNeoForCausalLM(config).eval()
     how = tk.decoder(local, calibration=LATENCY)
-    found = tk.generate(local, IDS, decoder=how, max_new_tokens=4, do_sample=False)
+    found = tk.generate(local, IDS, method=how, max_new_tokens=4, do_sample=False)
     assert torch.equal(found, plain(local, max_new_tokens=4))
     with pytest.raises(UnsupportedError, match="sliding window of 12 tokens"):
-        tk.generate(local, IDS, decoder=how, max_new_tokens=5)
+        tk.generate(local, IDS, method=how, max_new_tokens=5)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reproductions.predict import octopus_lookups, octopus_workers
+from reproductions.predict.octopus_queries import TEMPLATES, make_queries
+from reproductions.predict.octopus_units import convert
 from tests.text.transplant import tiny
-from tokenry.bench.reproduce import octopus_workers
-from tokenry.bench.reproduce.octopus_queries import TEMPLATES, make_queries
 from tokenry.models.load import load
 from tokenry.predict.octopus_v4 import Edge, FunctionalRouter, Graph, Node, Octopus, WorkerError, Written
 from tokenry.predict.octopus_v4.adapter import LoraSettings, load_adapter, save_adapter, with_lora
@@ -678,7 +679,7 @@ def test_smollm2_routes_under_the_mask_and_keeps_its_old_logits() -> None:
     ],
 )
 def test_conversions_are_exact(request_: str, answer: str) -> None:
-    assert octopus_workers.convert(request_) == answer
+    assert convert(request_) == answer
 
 
 def test_conversions_refuse_nonsense() -> None:
@@ -688,15 +689,15 @@ def test_conversions_refuse_nonsense() -> None:
         ("3 miles to grams", "measure length and grams mass"),
     ):
         with pytest.raises(InputError, match=message):
-            octopus_workers.convert(request_)
+            convert(request_)
 
 
 def test_lookups_answer_or_say_that_they_know_nothing() -> None:
-    verses = octopus_workers.bible_worker(["The cat sat there.", "It’s the other cat, and the weather."])
+    verses = octopus_lookups.bible_worker(["The cat sat there.", "It’s the other cat, and the weather."])
     assert verses("THE CAT, SAT") == "The cat sat there."
     assert verses("other cat weather") == "It’s the other cat, and the weather."
     assert verses("a dog barks loudly") == "No verse has most of the words of 'a dog barks loudly'."
-    docs = octopus_workers.python_worker({"os.path.join": "Join two or more\npathnames.\n\nMore."})
+    docs = octopus_lookups.python_worker({"os.path.join": "Join two or more\npathnames.\n\nMore."})
     assert docs("os.path.join()") == "Join two or more pathnames."
     assert (
         docs("os.path.joint") == "There is no Python function 'os.path.joint' here. Is 'os.path.join' meant?"
@@ -704,7 +705,7 @@ def test_lookups_answer_or_say_that_they_know_nothing() -> None:
     emoji = octopus_workers.octopus_loaders()["name_emoji"]()
     assert emoji("🐶").startswith("🐶 dog, ")
     assert emoji("Dog") == emoji("🐶")
-    assert octopus_workers.python_docs()["os.path.join"].startswith("Join two or more pathname components")
+    assert octopus_lookups.python_docs()["os.path.join"].startswith("Join two or more pathname components")
 
 
 def test_the_example_has_a_loader_for_every_node() -> None:

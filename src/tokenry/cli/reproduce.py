@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from tokenry.cli.groups import Loading
 from tokenry.cli.terminal import knowing, say, screen
 
 if TYPE_CHECKING:
-    from tokenry.bench.reproduce import Reproduction
+    from tokenry.bench.reproduce import Plan, Reproduction, VqaLab
 
 
 def register(app: typer.Typer) -> None:
@@ -31,19 +32,20 @@ def reproduce_systems(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for results.", show_default="docs/results")
     ] = None,
-    recipes: Annotated[
-        Path | None, typer.Option(help="Folder with NAME.yaml.", show_default="recipes/reproduce")
+    designs: Annotated[
+        Path | None, typer.Option(help="Folder with NAME.yaml.", show_default="reproductions/ROOM")
     ] = None,
     model: Annotated[
         str, typer.Option(help="'embedded', or a folder with another training of it.")
     ] = "embedded",
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what earlier runs have answered.")] = False,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="Run studies in seconds, to see that they run; needs --out.")
+        bool,
+        typer.Option("--rehearse", help="Run all of the code in seconds, to see that it runs; needs --out."),
     ] = False,
     threads: options.ThreadsOption = None,
 ) -> None:
-    """Run small-scale reproductions, at most ten minutes each, and write their results.
+    """Run small-scale reproductions, at most ten minutes each, and write their results; needs a checkout of tokenry.
 
     Answers and checkpoints are kept in a cache as they come (TOKENRY_CACHE, ~/.cache/tokenry); the same command
     continues where it was interrupted.
@@ -55,50 +57,48 @@ def reproduce_systems(
     if bool(systems) == every:
         raise InputError(f"Name systems, or give --all. There are {', '.join(reproduce.systems())}.")
     chosen = reproduce.systems() if every else tuple(systems or ())
-    plans = [reproduce.find(slug, recipes=recipes, out=out) for slug in chosen]  # mistakes before any work
+    plans = [reproduce.find(slug, designs=designs, out=out) for slug in chosen]  # mistakes before any work
     if rehearse:
         if out is None:
             raise InputError("A rehearsal measures nothing: say with --out where its results go instead.")
-        plans = [replace(plan, recipe=plan.recipe.rehearsal()) for plan in plans]
-    asking = [plan for plan in plans if plan.recipe.questions is not None]
-    studies = [plan for plan in plans if plan.recipe.questions is None]
+        plans = [replace(plan, design=plan.design.rehearsal()) for plan in plans]
     cache = cache_folder() / "reproduce"
+
+    @once
+    def lab() -> VqaLab:
+        loaded, processor = Loading(device="cpu").load(model)
+        opened = reproduce.VqaLab(loaded, processor, options.display_name(model), cache, progress=True)
+        if fresh:
+            opened.forget()
+        return opened
+
     so_far = f"What was done so far is in {cache}; the same command continues there."
     with knowing(so_far), environment.limit_threads(threads):
-        if asking:
-            loaded, processor = Loading(device="cpu").load(model)
-            name = options.display_name(model)
-            with reproduce.open_lab(
-                loaded, processor, name=name, cache=cache, fresh=fresh, progress=True
-            ) as lab:
-                for plan in asking:
-                    _show(reproduce.reproduce(plan, lab))
-        for plan in studies:
-            _show(reproduce.reproduce(plan, cache=cache / "studies", fresh=fresh))
+        for plan in plans:
+            _show(plan, reproduce.reproduce(plan, lab=lab, cache=cache / "studies", fresh=fresh))
 
 
-def _show(done: Reproduction) -> None:
+def _show(plan: Plan, done: Reproduction) -> None:
+    from tokenry.bench import reproduce
+
     console = screen()
-    values = done.values
     table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
-    table.title = f"{values['system']}: {done.verdict}"
+    table.title = f"{done.system}: {done.verdict}"
     for heading in ("criterion", "bound", "measured", "95 % interval", "holds"):
         table.add_column(heading)
-    for means, judged in values["criteria"].items():
-        kind = next(k for k in ("at least", "at most", "above") if k in judged)
-        low_high = judged.get("interval")
+    for judged in done.criteria:
+        criterion, shown = judged.criterion, judged.measured.to_json(reproduce.BY_SEED)
         table.add_row(
-            means + (" (decisive)" if judged["decisive"] else ""),
-            f"{kind} {judged[kind]:g}",
-            f"{judged['value']}",
-            f"{low_high[0]} .. {low_high[1]}" if low_high else "",
-            "yes" if judged["holds"] else "no",
+            criterion.means + (" (decisive)" if criterion.decisive else ""),
+            f"{criterion.kind.replace('_', ' ')} {criterion.bound:g}",
+            f"{shown['value']}",
+            " .. ".join(map(str, shown.get("interval", ()))),
+            "yes" if judged.holds else "no",
         )
     console.print(table)
-    for name in ("ours", "baseline", "full"):
-        if (arm := values.get(name)) is not None:
-            measured = f"{100 * arm['accuracy']:.1f} %" if "accuracy" in arm else f"{arm['value']:.4g}"
-            console.print(f"{arm['what']}: {measured}")
-    if "metric" in values:
-        console.print(f"({values['metric']})")
-    say(f"Result: {done.path}\n")
+    for arm in (done.ours, done.baseline, *([done.full] if done.full else [])):
+        if arm.value is not None:
+            value = f"{arm.value:.4g}" if done.questions is None else f"{100 * arm.value:.1f} %"
+            console.print(f"{arm.what}: {value}")
+    console.print(f"({done.metric})")
+    say(f"Result: {plan.path}\n")

@@ -19,12 +19,14 @@ from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.host import Host
 from tokenry.hosts.wrappers import device_of
 from tokenry.tokens import InputError
+from tokenry.tokens.renamed import renamed
 
 
+@renamed(pictures="images")
 def question_inputs(
     model: Any,
     processor: Any,
-    pictures: Sequence[Sequence[Image.Image]],
+    images: Sequence[Sequence[Image.Image]],
     questions: Sequence[str],
 ) -> dict[str, Any]:
     """The inputs that a model's own `generate` takes for questions about pictures, one row for each question.
@@ -32,7 +34,7 @@ def question_inputs(
     Args:
         model: what is asked; its device and type of numbers are what the inputs get.
         processor: its processor, which is not changed.
-        pictures: RGB, one or several for each question; they stand before it.
+        images: RGB, one or several for each question; they stand before it.
         questions: the user's texts. Rows of different length are padded on the left, as generation wants them.
 
     Raises:
@@ -43,8 +45,8 @@ def question_inputs(
     options = {"padding": True, "padding_side": "left"} if len(questions) > 1 else {}
     found = ChatPrompt(processor).encode(
         list(questions),
-        partial(_chats, pictures),
-        partial(_without_template, pictures, options),
+        partial(_chats, images),
+        partial(_without_template, images, options),
         what="a question about a picture",
         processor_kwargs=options,
     )

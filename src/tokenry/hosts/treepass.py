@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Real
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -204,7 +204,7 @@ def tree_pass(
     cache: Cache | None,
     rows: Mapping[str, Tensor],
     sees: Bool[Tensor, "b q t"] | None,
-    positions: Int[Tensor, "b q"],
+    positions: Real[Tensor, "*axes b q"],
     **options: Any,
 ) -> Any:
     """One forward pass over rows that stand side by side behind a cached text; the cache grows by all of them.
@@ -214,7 +214,7 @@ def tree_pass(
         cache: of the text.
         rows: `input_ids` [b, q], or `inputs_embeds` [b, q, d] where some rows are no tokens.
         sees: what each row attends to, of the text and of the rows; None for rows one behind the other.
-        positions: the position of each row, as the model counts them; [axes, b, q] where it has several.
+        positions: the position of each row, as the model counts them, on each of its axes if it has several.
         options: of the model's forward.
 
     Returns:

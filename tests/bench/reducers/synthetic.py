@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tokenry.bench.lines import ResultsWriter, digest
 from tokenry.bench.reducers.overlay import encode_picture
-from tokenry.bench.reducers.results import Line, Picture, Refusal, Result, ResultsWriter, Run, Trace, digest
+from tokenry.bench.reducers.results import Line, Picture, Refusal, Result, Run, Trace
 
 SETTING = "5e77"
 FACTS: dict[str, Any] = {

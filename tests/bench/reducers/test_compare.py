@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.bench.reducers import synthetic
-from tokenry.bench.reducers import compare, measure, tune
+from tokenry.bench import compare, tune
+from tokenry.bench.reducers import measure
 from tokenry.bench.reducers.arms import plan_arms
 from tokenry.bench.reducers.compare import Comparison
 from tokenry.bench.reducers.measure import Batch, Prompt, as_seen, recall

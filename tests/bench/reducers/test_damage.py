@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests.bench.reducers import synthetic
 from tokenry.bench import as_table
-from tokenry.bench.reducers import results as module
+from tokenry.bench import lines as module
 from tokenry.bench.reducers.page import render
 from tokenry.bench.reducers.results import Failure, read_results
 from tokenry.bench.reducers.summary import failed

@@ -15,9 +15,10 @@ from rich.console import Console
 from tests.bench import browser
 from tests.bench.reducers import synthetic
 from tokenry.bench import as_table
+from tokenry.bench.lines import ResultsWriter
 from tokenry.bench.reducers.page import render
 from tokenry.bench.reducers.report import Report, write_report
-from tokenry.bench.reducers.results import Line, Picture, Refusal, Result, ResultsWriter, Run, read_results
+from tokenry.bench.reducers.results import Line, Picture, Refusal, Result, Run, read_results
 from tokenry.bench.reducers.summary import summarise
 from tokenry.tokens import InputError
 

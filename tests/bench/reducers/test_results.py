@@ -11,15 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench.reducers import synthetic
-from tokenry.bench.reducers.results import (
-    EVERY_ARM,
-    Failure,
-    Picture,
-    Result,
-    ResultsWriter,
-    digest,
-    read_results,
-)
+from tokenry.bench.lines import ResultsWriter, digest
+from tokenry.bench.reducers.results import EVERY_ARM, Failure, Picture, Result, read_results
 from tokenry.tokens import InputError
 
 

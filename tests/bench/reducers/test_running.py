@@ -23,10 +23,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tokenry.bench import environment, write_report
-from tokenry.bench.reducers import compare, measure, running
+from tokenry.bench import compare, environment, write_report
+from tokenry.bench.lines import ResultsWriter
+from tokenry.bench.reducers import measure, running
 from tokenry.bench.reducers.measure import Batch, Prompt
-from tokenry.bench.reducers.results import EVERY_ARM, Failure, Result, ResultsWriter, read_results
+from tokenry.bench.reducers.results import EVERY_ARM, Failure, Result, read_results
 from tokenry.bench.reducers.summary import failed
 from tokenry.data.images.pictures import Picture
 from tokenry.data.questions.examples import Example, load_scenes

@@ -12,14 +12,12 @@ comparison goes on where it was stopped.
 from __future__ import annotations
 
 import copy
-import random
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, Final
@@ -27,15 +25,15 @@ from typing import Any, Final
 import numpy as np
 import torch
 from jaxtyping import Int
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
 from tokenry.bench.decoders.log import DecodingLog, DecodingSession, LeftOut, TimedDecoding
 from tokenry.bench.decoders.report import GREEDY, DecodingReport
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
+from tokenry.bench.run import Interleaved, Problem, Record
+from tokenry.bench.task import BatchedTask
 from tokenry.catalog.registry import catalogued
 from tokenry.data.text.prompts import Prompt, Prompts
 from tokenry.hosts.chat import ChatPrompt, Message
@@ -48,7 +46,7 @@ from tokenry.predict.lm.proposer import Proposer
 from tokenry.predict.lm.registry import DECODERS as NAMED
 from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.predict.lm.speculate import Speculation
-from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
+from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError, UnsupportedError
 
 TRANSFORMERS_LOOKUP: Final = "prompt-lookup-transformers"
 ASSISTED: Final = "assisted"
@@ -164,7 +162,8 @@ def compare_decoders(
             for name in session.decoders
             if name not in log.left_out
         ]
-        _Task(model, items, ways, log, new_tokens, seed).run(rounds, progress)
+        task = Decoding(model, items, log, new_tokens, rounds)
+        Interleaved(task, ways, _LogRecord(log), seed=seed).run(task.items(), progress=progress)
         return log.report()
 
 
@@ -332,81 +331,104 @@ class _Passes:
         self.rows.append(next(int(tensor.shape[1]) for tensor in given if tensor is not None))
 
 
-class _Task:
-    """One comparison."""
+class LeftOutError(UnsupportedError):
+    """A way of decoding that does not run on this model."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prompt in a round."""
+
+    round: int
+    prompt: _Item
+
+
+class Decoding(BatchedTask[_Way, Turn, Turn, TimedDecoding]):
+    """Prompts, decoded greedily in several ways, in several rounds.
+
+    What a way has learned stays with it for a round; prompts that were measured in a session before are decoded again,
+    unmeasured, so that it has learned from them when the next one's turn comes. Errors end the comparison.
+    """
+
+    name = "decoding"
+    metric = "tokens/s"
+    higher_is_better = True
+    tolerated = (LeftOutError,)
 
     def __init__(
         self,
         model: PreTrainedModel,
-        items: list[_Item],
-        ways: list[_Way],
+        prompts: Sequence[_Item],
         log: DecodingLog,
         new_tokens: int,
-        seed: int,
+        rounds: int,
     ) -> None:
-        self.model, self.items, self.ways, self.log = model, items, ways, log
-        self.new_tokens, self.seed = new_tokens, seed
+        self.model, self.prompts, self.log = model, prompts, log
+        self.new_tokens, self.rounds = new_tokens, rounds
         self.process_time = _process_time(model)
+        self._begun: tuple[int, int] = (-1, 0)  # round, and how many of its prompts all ways have seen
+        self._options: dict[str, dict[str, Any]] = {}
 
-    def run(self, rounds: int, progress: bool) -> None:
-        """Measure what is not yet known."""
-        with _bar(not progress) as bar:
-            shown = bar.add_task("decoding", total=rounds * len(self.items) * len(self.ways))
-            warm = False
-            for number in range(rounds):
-                pending = [item for item in self.items if self.log.whole(number, item.digest) is None]
-                bar.advance(shown, (len(self.items) - len(pending)) * len(self.ways))
-                if not pending:
-                    continue
-                if not warm:
-                    self._warm_up()
-                    bar.update(shown, total=rounds * len(self.items) * len(self.ways))
-                    warm = True
-                options = {way.name: way.fresh() for way in self.ways}
-                last = self.items.index(pending[-1])
-                for item in self.items[: last + 1]:
-                    if item in pending:
-                        self._measure(number, item, options, partial(bar.advance, shown))
-                    else:
-                        self._catch_up(item, options)
+    def items(self, limit: int | None = None) -> list[Turn]:
+        """Every prompt in every round."""
+        return [Turn(number, one) for number in range(self.rounds) for one in self.prompts[:limit]]
 
-    def _measure(
-        self, number: int, item: _Item, options: Mapping[str, dict[str, Any]], advance: Callable[[], object]
-    ) -> None:
-        """Decode a prompt in every way, in an order of its own."""
-        order = random.Random(f"{self.seed} {number} {item.digest}")
-        for way in order.sample(self.ways, len(self.ways)):
-            given = way.fresh() if way.cold else options[way.name]
-            self.log.append(self._call(number, item, way.name, given, self.new_tokens))
-            advance()
+    def open(self, item: Turn) -> Turn:
+        """The prompt as it is."""
+        return item
 
-    def _catch_up(self, item: _Item, options: Mapping[str, dict[str, Any]]) -> None:
-        """Let the decoders that learn see a prompt that was measured in a session before, as they did then."""
-        for way in self.ways:
-            if not way.cold and "custom_generate" in options[way.name]:
-                self._call(0, item, way.name, options[way.name], self.new_tokens)
+    def join(self, opened: Sequence[Turn]) -> Turn:
+        """The only one: prompts are decoded one at a time."""
+        (only,) = opened
+        return only
 
-    def _warm_up(self) -> None:
-        """What happens only once does not count; and a way that this model does not support is left out."""
-        for way in list(self.ways):
-            try:
-                self._call(0, self.items[0], way.name, way.fresh(), min(8, self.new_tokens))
-            except (TokenryError, ValueError, NotImplementedError) as error:
-                if way.name == GREEDY:
-                    raise
-                self.log.append(LeftOut(self.log.setting, way.name, str(error)))
-                self.ways.remove(way)
+    def warm_up(self, subject: _Way, batch: Turn) -> None:
+        """Decode a few tokens of the first prompt.
 
-    def _call(
-        self, number: int, item: _Item, name: str, options: dict[str, Any], new_tokens: int
-    ) -> TimedDecoding:
+        Raises:
+            LeftOutError: the model does not support this way.
+        """
+        try:
+            self._call(Turn(0, self.prompts[0]), subject.name, subject.fresh(), min(8, self.new_tokens))
+        except (TokenryError, ValueError, NotImplementedError) as error:
+            if subject.name == GREEDY:
+                raise
+            raise LeftOutError(str(error)) from error
+
+    def prepare(self, batch: Turn, subjects: Sequence[_Way]) -> Turn:
+        """Let the ways that learn see the prompts before this one that were measured in a session before."""
+        number, seen = self._begun
+        if number != batch.round:
+            seen, self._options = 0, {way.name: way.fresh() for way in subjects}
+        place = next(i for i, one in enumerate(self.prompts) if one is batch.prompt)
+        for prompt in self.prompts[seen:place]:
+            for way in subjects:
+                if not way.cold and "custom_generate" in self._options[way.name]:
+                    self._call(Turn(batch.round, prompt), way.name, self._options[way.name], self.new_tokens)
+        self._begun = batch.round, place + 1
+        return batch
+
+    def run(self, subject: _Way, batch: Turn) -> list[TimedDecoding]:
+        """Decode the prompt."""
+        options = subject.fresh() if subject.cold else self._options[subject.name]
+        return [self._call(batch, subject.name, options, self.new_tokens)]
+
+    def score(self, output: TimedDecoding, item: Turn) -> float:
+        """Tokens in a second of the whole call."""
+        return len(output.ids) / output.seconds
+
+    def settle(self, reason: str) -> None:
+        """Nothing is held that could be lost."""
+
+    def _call(self, turn: Turn, name: str, options: dict[str, Any], new_tokens: int) -> TimedDecoding:
         pad = self.model.generation_config.pad_token_id
         options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
         speculation = options.get("custom_generate")
         before = _expectation(speculation)
+        inputs = turn.prompt.inputs
         with environment.PeakMemory(device_of(self.model)) as peak, _Passes(self.model) as passes:
             started = self._now()
-            ids = self.model.generate(**item.inputs, max_new_tokens=new_tokens, do_sample=False, **options)
+            ids = self.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, **options)
             seconds = self._now() - started
         if isinstance(speculation, Speculation):
             speculation.stats.raise_if_interrupted()
@@ -414,10 +436,10 @@ class _Task:
         return TimedDecoding(
             setting=self.log.setting,
             session=self.log.sessions[-1].started,
-            round=number,
-            item=item.digest,
+            round=turn.round,
+            item=turn.prompt.digest,
             decoder=name,
-            ids=ids[0, item.inputs["input_ids"].shape[1] :].tolist(),
+            ids=ids[0, inputs["input_ids"].shape[1] :].tolist(),
             rows=passes.rows,
             seconds=seconds,
             expected=tokens / spent if spent else None,
@@ -432,15 +454,44 @@ class _Task:
         return time.process_time() if self.process_time else time.perf_counter()
 
 
+@dataclass(frozen=True)
+class _LogRecord(Record[_Way, Turn, Turn, TimedDecoding]):
+    """The log of a comparison of decoders: a prompt counts once one session has decoded it in every way."""
+
+    log: DecodingLog
+
+    def known(self, subject: _Way, opened: Turn) -> bool:
+        """Whether a session has decoded this prompt in every way."""
+        return self.log.whole(opened.round, opened.prompt.digest) is not None
+
+    def admits(self, subject: _Way) -> bool:
+        """Whether this way runs on the model."""
+        return subject.name not in self.log.left_out
+
+    def begin(self, opened: Sequence[Turn]) -> None:
+        """The log has the prompts already."""
+
+    def line(self, subject: _Way, item: Turn, output: TimedDecoding, score: float | None) -> TimedDecoding:
+        """The call; what it adds up to is worked out from all of them."""
+        return output
+
+    def append(self, line: TimedDecoding) -> None:
+        """Keep a call."""
+        self.log.append(line)
+
+    def failed(self, item: Turn, subject: _Way | None, problem: Problem) -> None:
+        """A way that ran on one prompt and refuses another; none is left out for that."""
+        raise LeftOutError(problem.reason)
+
+    def refused(self, subject: _Way, problem: Problem) -> None:
+        """Leave a way out."""
+        self.log.append(LeftOut(self.log.setting, subject.name, problem.reason))
+
+
 def _expectation(speculation: Any) -> tuple[float, float]:
     """Tokens that a decoder has expected so far, and the time it has expected them to take."""
     sizing = getattr(speculation, "sizing", None)
     return (sizing.expected, sizing.spent) if isinstance(sizing, Expected) else (0.0, 0.0)
-
-
-def _bar(hidden: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True)
 
 
 def held_bytes(thing: object, *, beside: PreTrainedModel) -> int:

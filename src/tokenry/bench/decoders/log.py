@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 import numpy as np
 
 from tokenry.bench.decoders.report import GREEDY, Decoded, DecodingReport
-from tokenry.bench.reducers.results import ResultsWriter, read_lines
+from tokenry.bench.lines import ResultsWriter, read_lines
 from tokenry.predict.lm.calibrate import Calibration
 
 

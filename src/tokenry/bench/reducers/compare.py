@@ -10,11 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
+from tokenry.bench.lines import ResultsWriter, digest
 from tokenry.bench.reducers import measure
-from tokenry.bench.reducers.arms import BUDGETS, Spec, plan_arms
+from tokenry.bench.reducers.arms import BUDGETS, Arm, Spec, plan_arms
 from tokenry.bench.reducers.metrics import MetricLike, require_judgeable
 from tokenry.bench.reducers.metrics import metric as find_metric
 from tokenry.bench.reducers.prompts import Template
@@ -23,13 +25,12 @@ from tokenry.bench.reducers.results import (
     Facts,
     Plan,
     Results,
-    ResultsWriter,
     Run,
-    digest,
     read_results,
 )
-from tokenry.bench.reducers.running import Task, pictures_of
+from tokenry.bench.reducers.running import ResultsRecord, VisualQuestions, pictures_of
 from tokenry.bench.reducers.summary import Row, nothing_ran, summarise
+from tokenry.bench.run import Interleaved
 from tokenry.bench.writing import Claim
 from tokenry.data.questions.examples import Example
 from tokenry.hosts.host import evaluating
@@ -160,35 +161,27 @@ def compare(
     arms = plan_arms(methods, budgets, seeds=seeds, positions=positions)
     if batch_size < 1:
         raise InputError(f"A pass takes at least one question, got a batch size of {batch_size}.")
-    judge, template = find_metric(metric), Template(prompt)
-    examples = [template.apply(e) for e in _choose(data, limit)]
-    require_judgeable(judge, examples)
+    task = VisualQuestions(model, processor, data, find_metric(metric), Template(prompt), max_new_tokens)
+    examples = task.items(limit)
+    require_judgeable(task.judge, examples)
     path = Path(out) / FILE_NAME
     with ResultsWriter(path) as writer, environment.limit_threads(threads), evaluating(model):
         facts = environment.facts(model, name) | {
             "data": data_name,
             "max_new_tokens": max_new_tokens,
-            "metric": judge.name,
-            "prompt": str(template),
+            "metric": task.metric,
+            "prompt": str(task.template),
             "positions": str(positions or Positions.KEEP),
             "batch_size": batch_size,
         }
         setting = digest(facts)
-        plan: Plan = {
-            "arms": list(dict.fromkeys((arm.method, arm.budget) for arm in arms)),
-            "against": [*{(arm.method, arm.budget): list(arm.against) for arm in arms}.values()],
-            "items": [measure.item_digest(e) for e in examples],
-            "pictures": len({pictures_of(e) for e in examples}),
-            "seeds": seeds,
-            "left_out": list(map(str, left_out)),
-        }
+        plan = _plan(arms, examples, seeds, left_out)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         writer.append(Run(setting, cast(Facts, facts), plan, started, environment.load_average()))
         done = read_results(path, setting).keys  # of the examples that this run announces
-        shown = _shown(examples, pictures)
-        Task(model, processor, arms, setting, writer, judge, max_new_tokens, batch_size, done, shown).run(
-            examples, progress
-        )
+        record = ResultsRecord(task, setting, writer, done, _shown(examples, pictures))
+        with torch.inference_mode():
+            Interleaved(task, arms, record, batch_size).run(examples, progress=progress)
     return Comparison(path, read_results(path, setting))
 
 
@@ -201,24 +194,16 @@ def require_free(out: str | Path) -> None:
     Claim.require(Path(out) / FILE_NAME)
 
 
-def _choose(data: Sequence[Example], limit: int | None) -> list[Example]:
-    """The examples to ask, questions about one picture next to each other."""
-    if limit is not None and limit < 1:
-        raise InputError(f"A limit of {limit} examples leaves nothing to compare on.")
-    if not isinstance(data, Sequence) or not all(isinstance(one, Example) for one in data):
-        raise InputError(
-            f"The data of a comparison are a list of Examples, as tokenry.bench.load_data(...).examples is one; got "
-            f"{type(data).__name__}."
-        )
-    chosen = list(data)[:limit]
-    if not chosen:
-        raise InputError("There is nothing to compare on: the data set is empty.")
-    names = [e.id for e in chosen]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise InputError(f"Examples need names of their own; {twice!r} occurs more than once.")
-    first = {pictures: i for i, pictures in reversed(list(enumerate(map(pictures_of, chosen))))}
-    return sorted(chosen, key=lambda e: first[pictures_of(e)])
+def _plan(arms: Sequence[Arm], examples: Sequence[Example], seeds: int, left_out: Sequence[object]) -> Plan:
+    """What a run announces."""
+    return {
+        "arms": list(dict.fromkeys((arm.method, arm.budget) for arm in arms)),
+        "against": [*{(arm.method, arm.budget): list(arm.against) for arm in arms}.values()],
+        "items": [measure.item_digest(e) for e in examples],
+        "pictures": len({pictures_of(e) for e in examples}),
+        "seeds": seeds,
+        "left_out": list(map(str, left_out)),
+    }
 
 
 def _shown(examples: Sequence[Example], count: int) -> frozenset[str]:

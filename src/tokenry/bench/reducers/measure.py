@@ -29,10 +29,10 @@ from PIL import Image
 from torch import Tensor
 
 from tokenry.bench.environment import PeakMemory
+from tokenry.bench.lines import digest
 from tokenry.bench.reducers.arms import Arm
-from tokenry.bench.reducers.results import Result, Trace, digest
+from tokenry.bench.reducers.results import Result, Trace
 from tokenry.data.questions.examples import Example, region_mask
-from tokenry.data.questions.metrics import Metric
 from tokenry.data.scenes.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes, question_inputs, visual_kinds
 from tokenry.hosts.wrappers import device_of, synchronise, unwrap
@@ -78,10 +78,12 @@ class Batch:
     Attributes:
         prompts: one for each row.
         inputs: what the processor made of all of them together.
+        encoded: the vision side, once it has been run.
     """
 
     prompts: tuple[Prompt, ...]
     inputs: dict[str, Any]
+    encoded: Encoded | None = None
 
     @classmethod
     def of(cls, model: Any, processor: Any, prompts: Sequence[Prompt]) -> Batch:
@@ -260,7 +262,7 @@ def to_result(
     rows: int,
     setting: str,
     key: str,
-    metric: Metric,
+    score: float | None,
     shown: bool,
 ) -> Result:
     """The line that the results file keeps of a question in a pass of so many; `shown` examples keep their traces."""
@@ -279,7 +281,7 @@ def to_result(
         question=example.question,
         truth=" / ".join(example.references) if example.references else None,
         answer=found.text,
-        score=metric.score(found.text, example) if example.references else None,
+        score=score,
         tokens=found.by_layer[0],
         full_tokens=found.full_tokens,
         by_layer=found.by_layer,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
 
-from tokenry.bench.reducers.results import digest
+from tokenry.bench.lines import digest
 from tokenry.data.questions.examples import Example
 from tokenry.data.questions.metrics import METRICS, Metric
 from tokenry.tokens import InputError, UnknownNameError

@@ -17,6 +17,7 @@ from tokenry.data.questions.examples import Example
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer, read_methods
 from tokenry.tokens import BudgetLike, InputError, Positions
+from tokenry.tokens.renamed import renamed
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ class Single:
         ]
 
 
+@renamed(picture="image")
 def ask(
     model: Any,
     processor: Any,
-    picture: Image.Image,
+    image: Image.Image,
     question: str,
     method: str | Reducer,
     budget: BudgetLike | None = None,
@@ -95,7 +97,7 @@ def ask(
     Args:
         model: a vision-language model.
         processor: its processor.
-        picture: what the question is about.
+        image: what the question is about.
         question: the text.
         method: a name, a chain of names, or a configured `Reducer`.
         budget: its budget, unless it is configured.
@@ -110,7 +112,7 @@ def ask(
     methods = read_methods(method, **({} if budget is None else {"budget": budget}))
     if positions is not None:
         methods = tuple(replace(m, positions=positions) for m in methods)
-    prompt = _prompt(model, processor, picture, question)
+    prompt = _prompt(model, processor, image, question)
     arms = [Arm(*named(methods), 0, methods)]
     arms += [Arm(FULL, "", 0, ())] if compare_full else []
     batch = Batch.of(model, processor, [prompt])
@@ -132,13 +134,14 @@ def ask(
     )
 
 
-def prepare(model: Any, processor: Any, picture: Image.Image, question: str) -> dict[str, Any]:
+@renamed(picture="image")
+def prepare(model: Any, processor: Any, image: Image.Image, question: str) -> dict[str, Any]:
     """The inputs that the model's own `generate` takes for a question about a picture."""
-    return _prompt(model, processor, picture, question).inputs
+    return _prompt(model, processor, image, question).inputs
 
 
-def _prompt(model: Any, processor: Any, picture: Image.Image, question: str) -> Prompt:
-    return Prompt.of(model, processor, Example("question", "picture", picture, question))
+def _prompt(model: Any, processor: Any, image: Image.Image, question: str) -> Prompt:
+    return Prompt.of(model, processor, Example("question", "picture", image, question))
 
 
 def _ms(answer: Answer | None, index: int) -> str:

@@ -1,85 +1,70 @@
-"""The verdict on what was measured, and the file that it ends up in."""
+"""The verdict on what was measured."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tokenry.bench.reproduce.figure import Figure
-from tokenry.bench.reproduce.recipe import Criterion
+from tokenry.bench.reproduce.design import BOUNDS, Criterion
+from tokenry.bench.reproduce.measurement import Measurement
 from tokenry.tokens import InputError
-from tokenry.tokens.files import whole_file
 
 
 @dataclass(frozen=True)
-class Reproduction:
-    """A finished reproduction.
+class Judged:
+    """A criterion beside what was measured.
 
     Attributes:
-        path: the file it was written to.
-        values: its content.
+        criterion: the bound.
+        measured: the value it is about.
+        holds: whether it meets the bound.
     """
 
-    path: Path
-    values: Mapping[str, Any]
+    criterion: Criterion
+    measured: Measurement
+    holds: bool
 
-    @property
-    def verdict(self) -> str:
-        """ "shown", "partly" or "not shown"."""
-        return str(self.values["verdict"])
+    def to_json(self, seeds: str) -> dict[str, Any]:
+        """JSON values, under the sentence that the criterion says.
+
+        Args:
+            seeds: what the values of one seed each are called.
+        """
+        c = self.criterion
+        said = {"holds": self.holds, _in_words(c.kind): c.bound, "decisive": c.decisive}
+        return said | self.measured.to_json(seeds)
+
+    @classmethod
+    def of_json(cls, means: str, values: Mapping[str, Any], seeds: str) -> Self:
+        """What `to_json` wrote; results name criteria by what they mean."""
+        (kind,) = (k for k in BOUNDS if _in_words(k) in values)
+        bound, decisive = values[_in_words(kind)], values["decisive"]
+        measured = Measurement.of_json(values, seeds)
+        return cls(Criterion(means, kind, bound, means, decisive), measured, values["holds"])
 
 
-def judge(
-    criteria: tuple[Criterion, ...], figures: Mapping[str, Figure], seeds: str
-) -> tuple[str, dict[str, Any]]:
-    """The verdict: `shown` if every criterion holds, `partly` if a decisive one does, else `not shown`.
-
-    Args:
-        criteria: of the recipe.
-        figures: what was measured.
-        seeds: what the values of one seed each are called.
-
-    Returns:
-        The verdict, and for each criterion what it says, its bound, the figure, and whether it holds.
+def judge(criteria: Sequence[Criterion], measurements: Mapping[str, Measurement]) -> tuple[Judged, ...]:
+    """Hold every criterion against the measurement it is about.
 
     Raises:
-        InputError: a criterion about a figure that the experiment does not measure.
+        InputError: a criterion about something that the experiment does not measure.
     """
-    if missing := [c.name for c in criteria if c.name not in figures]:
+    if missing := [c.name for c in criteria if c.name not in measurements]:
         raise InputError(
-            f"The recipe has a criterion about {missing[0]!r}; measured were {', '.join(figures)}."
+            f"The design has a criterion about {missing[0]!r}; measured were {', '.join(measurements)}."
         )
-    held = {c.name: c.holds(figures[c.name].value) for c in criteria}
-    judged = {
-        c.means: {"holds": held[c.name], c.kind.replace("_", " "): c.bound, "decisive": c.decisive}
-        | figures[c.name].to_json(seeds)
-        for c in criteria
-    }
-    if all(held.values()):
-        return "shown", judged
-    return ("partly" if any(held[c.name] for c in criteria if c.decisive) else "not shown"), judged
+    found = ((c, measurements[c.name]) for c in criteria)
+    return tuple(Judged(c, measured, c.holds(measured.value)) for c, measured in found)
 
 
-def write(values: Mapping[str, Any], path: Path) -> Reproduction:
-    """Write a result, whole or not at all.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    text = json.dumps(_without_nan(values), indent=1, ensure_ascii=False, allow_nan=False)
-    with whole_file(path) as scratch:
-        scratch.write_text(text + "\n", encoding="utf-8")
-    return Reproduction(path, values)
+def verdict(judged: Iterable[Judged]) -> str:
+    """`shown` if every criterion holds, `partly` if a decisive one does, else `not shown`."""
+    every = tuple(judged)
+    if all(one.holds for one in every):
+        return "shown"
+    return "partly" if any(one.holds for one in every if one.criterion.decisive) else "not shown"
 
 
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what was not measured is null."""
-    if isinstance(value, Mapping):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _in_words(kind: str) -> str:
+    return kind.replace("_", " ")

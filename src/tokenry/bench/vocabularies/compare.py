@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Group
 from rich.table import Table
@@ -18,6 +19,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokenry.bench.canvas import Canvas
+from tokenry.bench.run import measure
+from tokenry.bench.task import Task
 from tokenry.data.text.corpora import Corpus
 from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
@@ -163,17 +166,84 @@ def compare_vocabularies(
     """
     if not vocabularies or not any(corpus.n_bytes for corpus in corpora):
         raise InputError("A comparison needs at least one vocabulary and some text.")
-    sample = _sample(corpora)
+    counted = measure(TokenCounts(vocabularies, corpora), list(vocabularies), tolerated=())
+    speed = measure(EncodingSpeed(vocabularies, corpora), list(vocabularies), tolerated=())
     rows = []
     for name, tokenizer in vocabularies.items():
         total, by_language = Count(), dict[str, Count]()
-        for corpus in corpora:
-            counted = count_tokens(tokenizer, corpus.documents)
-            total += counted
+        for corpus, count, _ in counted.made[name]:
+            total += count
             if corpus.language:
-                by_language[corpus.language] = by_language.get(corpus.language, Count()) + counted
-        rows.append(VocabularyRow(name, len(tokenizer), total, by_language, _speed(tokenizer, sample)))
+                by_language[corpus.language] = by_language.get(corpus.language, Count()) + count
+        rows.append(VocabularyRow(name, len(tokenizer), total, by_language, max(speed.scores(name))))
     return VocabularyComparison(tuple(rows), tuple(corpus.name for corpus in corpora))
+
+
+@dataclass(frozen=True)
+class TokenCounts(Task[str, Corpus, Count]):
+    """How much a token of each vocabulary holds, on every corpus.
+
+    Attributes:
+        vocabularies: tokenizers by name.
+        corpora: the text.
+    """
+
+    name: ClassVar[str] = "counting"  # type: ignore[misc]
+    metric: ClassVar[str] = "bytes per token"  # type: ignore[misc]
+    higher_is_better: ClassVar[bool] = True  # type: ignore[misc]
+
+    vocabularies: Mapping[str, PreTrainedTokenizerBase]
+    corpora: Sequence[Corpus]
+
+    def items(self, limit: int | None = None) -> Sequence[Corpus]:
+        """The corpora."""
+        return self.corpora[:limit]
+
+    def run(self, subject: str, item: Corpus) -> Count:
+        """The tokens of a corpus."""
+        return count_tokens(self.vocabularies[subject], item.documents)
+
+    def score(self, output: Count, item: Corpus) -> float | None:
+        """Bytes in a token."""
+        return output.bytes_per_token
+
+
+@dataclass(frozen=True)
+class EncodingSpeed(Task[str, int, float]):
+    """How fast each vocabulary's tokenizer is on a little text of each corpus, in several rounds with empty caches.
+
+    Attributes:
+        vocabularies: tokenizers by name.
+        corpora: the text.
+    """
+
+    name: ClassVar[str] = "encoding"  # type: ignore[misc]
+    metric: ClassVar[str] = "MB/s"  # type: ignore[misc]
+    higher_is_better: ClassVar[bool] = True  # type: ignore[misc]
+
+    vocabularies: Mapping[str, PreTrainedTokenizerBase]
+    corpora: Sequence[Corpus]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """A little text of each corpus."""
+        return [corpus.text(_SPEED_BYTES // len(self.corpora) + 1) for corpus in self.corpora]
+
+    def items(self, limit: int | None = None) -> Sequence[int]:
+        """The rounds."""
+        return range(_ROUNDS)[:limit]
+
+    def run(self, subject: str, item: int) -> float:
+        """Seconds of process time that the text takes."""
+        core = _plain(self.vocabularies[subject])  # a new one has no cache
+        started = time.process_time()
+        for text in self.texts:
+            core.encode(text, add_special_tokens=False)
+        return time.process_time() - started
+
+    def score(self, output: float, item: int) -> float:
+        """Megabytes encoded in a second."""
+        return sum(len(text.encode()) for text in self.texts) / max(output, 1e-9) / 1e6
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Count:
@@ -196,23 +266,6 @@ def _plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     core.no_padding()
     core.encode_special_tokens = True
     return core
-
-
-def _sample(corpora: Sequence[Corpus]) -> list[str]:
-    """A little text of each corpus."""
-    return [corpus.text(_SPEED_BYTES // len(corpora) + 1) for corpus in corpora]
-
-
-def _speed(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:
-    """Megabytes encoded in a second of process time: the best of several rounds, each with empty caches."""
-    best = float("inf")
-    for _ in range(_ROUNDS):
-        core = _plain(tokenizer)  # a new one has no cache
-        started = time.process_time()
-        for text in texts:
-            core.encode(text, add_special_tokens=False)
-        best = min(best, time.process_time() - started)
-    return sum(len(text.encode()) for text in texts) / max(best, 1e-9) / 1e6
 
 
 def vocabulary_tables(comparison: VocabularyComparison) -> Group:

@@ -31,6 +31,7 @@ from tokenry.tokens import (
     DenseReduction,
     Method,
     Positions,
+    ReadAttention,
     Reduction,
     ReductionError,
     TokenView,
@@ -61,9 +62,9 @@ class MethodRunner:
         for layer, methods in self.plan.items():
             for _, method in methods:
                 match method.needs(layer, self.host.depth).attention:
-                    case "previous":
+                    case ReadAttention.PREVIOUS:
                         layers.add(layer - 1)
-                    case "next":
+                    case ReadAttention.NEXT:
                         layers.add(layer)
         return layers
 
@@ -232,7 +233,7 @@ class MethodRunner:
         match method.needs(at, self.host.depth).attention:
             case None:
                 return None
-            case "next":
+            case ReadAttention.NEXT:
                 self._project(at, call, now, hidden, layer, kwargs)
                 return self._heard_at(at, call, now)
             case _:

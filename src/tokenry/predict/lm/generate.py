@@ -25,6 +25,7 @@ from tokenry.predict.lm.sizing import Expected, Sizing
 from tokenry.predict.lm.speculate import Speculation
 from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.tokens.ids import IdsLike, id_rows
+from tokenry.tokens.renamed import renamed
 
 _COMBINED: Final = "+"
 """Between names of decoders: their guesses in one tree."""
@@ -51,9 +52,10 @@ def require_decoder(name: str) -> None:
         DECODERS.get(each)
 
 
+@renamed(how="method")
 def decoder(
     model: nn.Module,
-    how: str | Proposer | None = None,
+    method: str | Proposer | None = None,
     *,
     calibration: Calibration | Mapping[int, float] | None = None,
     sizing: Sizing | None = None,
@@ -67,8 +69,8 @@ def decoder(
 
     Args:
         model: a causal language model, or a vision-language model; also one of peft or `torch.compile`.
-        how: the name of a decoder (`tokenry.predict.decoder_names`), two of them joined by "+" for the guesses of both
-            in one tree, or a proposer (`tokenry.predict.Proposer`); by default the fastest that needs no training.
+        method: the name of a decoder (`tokenry.predict.decoder_names`), two of them joined by "+" for the guesses of
+            both in one tree, or a proposer (`tokenry.predict.Proposer`); by default the fastest that needs no training.
         calibration: forward times on this machine, from `tokenry.predict.lm.calibrate`; measured once for a model, in
             a few seconds, if not given.
         sizing: decides how many guesses a pass judges; by default as many as the calibration says repay their time.
@@ -87,7 +89,7 @@ def decoder(
     """
     plain: PreTrainedModel = unwrap(model, bare=False)
     try_drafts(plain)
-    proposer = _named(plain, how) if how is None or isinstance(how, str) else how
+    proposer = _named(plain, method) if method is None or isinstance(method, str) else method
     if not isinstance(proposer, Proposer):
         raise InputError(
             f"A decoder is a name ({', '.join(decoder_names())}) or a proposer, which has begin, propose and learn; "
@@ -101,11 +103,12 @@ def decoder(
     return Speculation(proposer, sizing)
 
 
+@renamed(decoder="method")
 def generate(
     model: nn.Module,
     inputs: Mapping[str, Any] | IdsLike,
     *,
-    decoder: str | Proposer | Speculation | None = None,
+    method: str | Proposer | Speculation | None = None,
     calibration: Calibration | Mapping[int, float] | None = None,
     tokenizer: Any = None,
     streamer: Any = None,
@@ -120,7 +123,7 @@ def generate(
             ``with tk.reduced(model, ...)``.
         inputs: what the tokenizer or processor made, or ids without padding; ids of one text may do without a batch
             axis. `inputs_embeds` stand for tokens as in `model.generate`.
-        decoder: see `tokenry.decoder`; also what that returned.
+        method: see `tokenry.decoder`; also what that returned.
         calibration: see `tokenry.decoder`.
         tokenizer: for the option `stop_strings`.
         streamer: shows tokens as they are written, as in transformers; for one text.
@@ -141,7 +144,7 @@ def generate(
     if _setting("token_healing", options):
         raise UnsupportedError(
             "Transformers hands no tokenizer to a decoding loop that it is given, which `token_healing` needs. "
-            "tokenry.text.byte_model goes on from a prompt that ends inside a token."
+            "tokenry.predict.byte_model goes on from a prompt that ends inside a token."
         )
     if options.get("assistant_model") is not None:
         raise InputError(
@@ -151,9 +154,9 @@ def generate(
     plain: PreTrainedModel = unwrap(model, bare=False)
     require_drafts(plain)
     given = _batched(inputs, device_of(plain))
-    if isinstance(decoder, Speculation) and calibration is not None:
+    if isinstance(method, Speculation) and calibration is not None:
         raise InputError("This decoder has its sizes already; give `calibration` to tokenry.decoder.")
-    speculation = decoder if isinstance(decoder, Speculation) else _kept(plain, decoder, calibration)
+    speculation = method if isinstance(method, Speculation) else _kept(plain, method, calibration)
     return cast(Any, model).generate(  # with what peft does around it
         **given | _with_stop_strings(tokenizer, options),
         custom_generate=speculation,
@@ -179,17 +182,19 @@ def _batched(inputs: Any, device: torch.device) -> dict[str, Any]:
 
 
 def _kept(
-    model: PreTrainedModel, how: str | Proposer | None, calibration: Calibration | Mapping[int, float] | None
+    model: PreTrainedModel,
+    method: str | Proposer | None,
+    calibration: Calibration | Mapping[int, float] | None,
 ) -> Speculation:
     """The decoder of that name which this model has used before, if any, sized for the machine as it is now."""
-    how = DECODERS.default if how is None else how
-    if not isinstance(how, str):
-        return decoder(model, how, calibration=calibration)
+    method = DECODERS.default if method is None else method
+    if not isinstance(method, str):
+        return decoder(model, method, calibration=calibration)
     known = _IN_USE.setdefault(model, {})
     # What was learned of ids goes with the vocabulary.
-    key = how, int(model.config.get_text_config().vocab_size)
+    key = method, int(model.config.get_text_config().vocab_size)
     before = known.get(key)
-    proposer = _named(model, how) if before is None else before[1].proposer
+    proposer = _named(model, method) if before is None else before[1].proposer
     latency = _latency(model, calibration)
     if before is None or before[0] != latency:  # other sizes are worth their time; what was learned holds
         known[key] = latency, decoder(model, proposer, calibration=latency)

@@ -1,0 +1,1 @@
+"""Reproductions of the systems of `tokenry.models`."""

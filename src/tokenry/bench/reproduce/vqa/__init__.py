@@ -1,0 +1,1 @@
+"""Questions about composed pictures, put to the embedded model under every method."""

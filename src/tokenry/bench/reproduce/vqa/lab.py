@@ -1,0 +1,197 @@
+"""The embedded model, sets of held-out questions, and what an experiment can ask of the two.
+
+Pictures are encoded once per set of questions and shared by all arms. Predictions depend on model, weights, questions,
+methods and code version; once made they are kept in a cache, so that experiments share arms and an interrupted
+reproduction goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers import PreTrainedModel
+
+from tokenry.bench import environment
+from tokenry.bench.lines import digest
+from tokenry.bench.reproduce.design import Questions
+from tokenry.bench.reproduce.measurement import Measurement
+from tokenry.bench.reproduce.outcome import ACCURACY, Arm, Asked, Outcome
+from tokenry.bench.reproduce.vqa import answering, predictions, question_sets, recorder
+from tokenry.bench.reproduce.vqa.predictions import Predictions, mean_over
+from tokenry.bench.reproduce.vqa.question_sets import QuestionSets
+from tokenry.data.questions import examples
+from tokenry.data.questions.examples import Example
+from tokenry.data.scenes import scenes
+from tokenry.hosts import Host, decoder_flops
+from tokenry.reduce import Reducer
+
+Chain: TypeAlias = tuple[Reducer, ...]
+"""Methods in the order in which they act; none = the model as it is."""
+Arms: TypeAlias = dict[str, list[Chain]]
+"""Ways of running the model, by name: a chain of methods, or several whose answers are averaged."""
+
+
+@dataclass(eq=False)
+class VqaLab:
+    """Puts questions to a vision-language model under every arm, and keeps what it answered.
+
+    Attributes:
+        model: a vision-language model whose encoder has a [CLS] token and whose visual tokens form one square grid.
+        processor: its processor.
+        name: what the model is called in results.
+        cache: where predictions are kept; None keeps nothing.
+        progress: whether to show progress on stderr.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+    name: str = "embedded"
+    cache: Path | None = None
+    progress: bool = False
+
+    @cached_property
+    def sets(self) -> QuestionSets:
+        """The questions that were asked so far, with their pictures."""
+        return QuestionSets(self.model, self.processor)
+
+    @property
+    def host(self) -> Host:
+        """The model as tokenry sees it."""
+        return Host.of(self.model)
+
+    def forget(self) -> None:
+        """Empty the cache."""
+        for kept in () if self.cache is None else self.cache.glob("*.safetensors"):
+            kept.unlink()
+
+    def ask(self, arms: Arms, questions: Questions, label: str = "asking") -> dict[str, Predictions]:
+        """Put all questions under every arm.
+
+        Args:
+            arms: ways of running the model. What recorders in a chain note comes with the predictions.
+            questions: what is asked.
+            label: what the progress display says.
+        """
+        jobs = [(name, i, seed) for seed in questions.seeds for name in arms for i in range(len(arms[name]))]
+        found: dict[tuple[str, int], list[Predictions]] = defaultdict(list)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), disable=not self.progress) as bar:
+            for name, i, seed in bar.track(jobs, description=label):
+                found[name, i].append(self._predictions(arms[name][i], questions, seed))
+        whole = {name: [Predictions.join(found[name, i]) for i in range(len(arms[name]))] for name in arms}
+        return {name: runs[0] if len(runs) == 1 else Predictions.mean(runs) for name, runs in whole.items()}
+
+    def patches(self, questions: Questions) -> tuple[list[Example], Bool[np.ndarray, "q n"]]:
+        """The questions in the order of predictions, and the patches that each answer depends on."""
+        rounds = [r for seed in questions.seeds for r in self.sets.get(questions, seed).rounds]
+        return [e for r in rounds for e in r.examples], np.concatenate([r.asked for r in rounds])
+
+    def visual_flops(self, counts: Sequence[float] | Float[np.ndarray, "*q layers"]) -> float:
+        """FLOPs that the decoder spends on visual tokens alone, as papers count them: `counts` of them per layer."""
+        rows = torch.from_numpy(np.atleast_2d(np.asarray(counts, dtype=np.float64))).round().long()
+        return decoder_flops(self.host, rows, logits=0) / len(rows)
+
+    def share_of_flops(self, found: Predictions, full: Predictions, *, visual: bool) -> float:
+        """Prefill FLOPs against all tokens: of the visual tokens alone, or of the whole prompt."""
+        if visual:
+            return self.visual_flops(found.counts) / self.visual_flops(full.counts)
+        rows = [torch.from_numpy(s.counts + s.text[:, None]).round().long() for s in (found, full)]
+        return decoder_flops(self.host, rows[0]) / decoder_flops(self.host, rows[1])
+
+    def outcome(
+        self,
+        what: tuple[str, str],
+        ours: Predictions,
+        baseline: Predictions,
+        full: Predictions,
+        measurements: Mapping[str, Measurement],
+        answered: Mapping[str, Predictions],
+        details: Mapping[str, Any] | None = None,
+    ) -> Outcome:
+        """What an experiment found by asking.
+
+        Args:
+            what: names of the two arms of the claim.
+            ours, baseline: what is measured, and the same for what the claim compares with.
+            full: the model on all tokens.
+            measurements: what the criteria of the design are about, by name.
+            answered: everything that was run, by name.
+            details: further JSON values.
+        """
+        facts = environment.facts(self.model, self.name)
+        arms = [
+            Arm(name, mean_over(p, p.correct))
+            for name, p in zip((*what, f"{ACCURACY} on all tokens"), (ours, baseline, full), strict=True)
+        ]
+        tables = {
+            "arms": self._scores(answered, full),
+            "accuracy by kind of question": _kinds(answered),
+        }
+        asked = Asked(
+            arms[2],
+            f"{len(full.correct)} about {len(set(full.pictures))} held-out scenes",
+            {k: facts[k] for k in ("model", "class", "fingerprint", "parameters", "dtype", "attention")},
+            sum(p.seconds for p in answered.values()),
+        )
+        return Outcome(ACCURACY, arms[0], arms[1], measurements, tables, details or {}, asked=asked)
+
+    def _scores(self, answered: Mapping[str, Predictions], full: Predictions) -> dict[str, list[Any]]:
+        """One row for each arm; the first row names the columns."""
+        table: dict[str, list[Any]] = {
+            "arm": [ACCURACY, "object patches kept", "asked patches kept", "tokens per layer", "FLOPs"]
+        }
+        for name, p in answered.items():
+            recall = [float(np.nanmean(values)) for values in (p.objects, p.asked)]
+            flops = self.share_of_flops(p, full, visual=False)
+            table[name] = [round(v, 4) for v in (p.accuracy, *recall)] + [round(p.tokens, 1), round(flops, 4)]
+        return table
+
+    # --- one arm on one set ---------------------------------------------------------------------------------------
+
+    def _predictions(self, methods: Chain, questions: Questions, seed: int) -> Predictions:
+        if self.cache is None:
+            return answering.answer(self.model, self.processor, methods, self.sets.get(questions, seed))
+        path = self.cache / f"{self._key(methods, questions, seed)}.safetensors"
+        known = Predictions.load(path)
+        if known is None:
+            known = answering.answer(self.model, self.processor, methods, self.sets.get(questions, seed))
+            known.save(path)
+        return known
+
+    def _key(self, methods: Chain, questions: Questions, seed: int) -> str:
+        """Everything that predictions depend on."""
+        return digest(
+            self._circumstances,
+            [m.to_json() for m in methods],
+            environment.foreign_code(methods),
+            [questions.pictures, questions.per_picture, seed],
+        )
+
+    @cached_property
+    def _circumstances(self) -> list[Any]:
+        """Model, versions and the code that predictions are made by."""
+        facts = environment.facts(self.model)
+        modules = (answering, predictions, question_sets, recorder, sys.modules[__name__], scenes, examples)
+        return [
+            [facts[k] for k in ("fingerprint", "dtype", "attention", "device", "code", "versions")],
+            [inspect.getsource(module) for module in modules],
+        ]
+
+
+def _kinds(answered: Mapping[str, Predictions]) -> dict[str, list[Any]]:
+    """Accuracy by kind of question, one row per arm; the first row names the kinds."""
+    tables = {name: p.by_kind() for name, p in answered.items()}
+    kinds = list(next(iter(tables.values())))
+    return {"arm": kinds} | {name: [round(t[kind], 4) for kind in kinds] for name, t in tables.items()}
