@@ -11,7 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from tokenry.cli.groups import Comparing, Loading, Printing, spread
-from tokenry.cli.main import _RENAMED, app
+from tokenry.cli.main import app
+from tokenry.cli.old_names import RENAMED
 from tokenry.cli.terminal import USER_ERROR
 
 ROOT: Any = typer.main.get_command(app)
@@ -23,10 +24,10 @@ def test_commands_stand_by_noun() -> None:
     assert set(ROOT.commands["vocab"].commands) == {"train", "compare", "transplant", "hypernet"}
 
 
-@pytest.mark.parametrize("old", _RENAMED)
+@pytest.mark.parametrize("old", RENAMED)
 def test_old_names_lead_to_the_same_command_and_say_so_in_one_line(old: str) -> None:
     assert old not in ROOT.commands
-    now = _RENAMED[old].now
+    now = RENAMED[old].now
     found, same = (CliRunner().invoke(app, [*words, "--help"]) for words in ([old], now.split()))
     assert found.exit_code == 0
     assert found.stdout == same.stdout

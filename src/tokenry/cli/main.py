@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import metadata
 from types import MappingProxyType, ModuleType
 from typing import Annotated, Any, Final
@@ -33,6 +32,7 @@ from tokenry.cli import (
     tune,
     vocab,
 )
+from tokenry.cli.old_names import RENAMED
 from tokenry.tokens.errors import TokenryError
 
 _COMMANDS: Final = (catalog, demo, train, reproduce)
@@ -51,36 +51,6 @@ _GROUPS: Final[Mapping[str, tuple[str, tuple[ModuleType, ...]]]] = MappingProxyT
 )  # a new command module is one entry here, or in _COMMANDS
 
 
-@dataclass(frozen=True)
-class _Renamed:
-    """A command of version 0.1: what it is called now, and those of its options that are called otherwise."""
-
-    now: str
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    def words(self, old: str, words: list[str]) -> list[str]:
-        """A command line of today for one of version 0.1, told on standard error."""
-        found = []
-        for word in words:
-            option, equals, value = word.partition("=")
-            found.append(self.options.get(option, option) + equals + value)
-        also = "".join(f", {a} is {b}" for a, b in self.options.items() if words != found)
-        terminal.say(
-            f"`tokenry {old}` is now `tokenry {self.now}`{also}; the old name goes with the next release.",
-            err=True,
-        )
-        return [*self.now.split(), *found]
-
-
-_RENAMED: Final[Mapping[str, _Renamed]] = MappingProxyType(
-    {
-        **{name: _Renamed(f"reduce {name}") for name in ("run", "compare", "tune", "report", "check")},
-        **{name: _Renamed(f"vocab {name}") for name in ("transplant", "hypernet")},
-        "decode-bench": _Renamed("decode bench", {"--new-tokens": "--max-new-tokens"}),
-    }
-)
-
-
 class _Group(TyperGroup):
     """How every command begins and ends.
 
@@ -96,8 +66,8 @@ class _Group(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that a command line names; `ctx` is click's context."""
-        if args and args[0] in _RENAMED:
-            args = _RENAMED[args[0]].words(args[0], args[1:])
+        if args and args[0] in RENAMED:
+            args = RENAMED[args[0]].words(args[0], args[1:])
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
