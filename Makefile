@@ -80,7 +80,7 @@ reproduce: $(STAMP) ## Run every reproduction, going on where it was interrupted
 	$(BIN)/tokenry reproduce --all $(if $(FRESH),--fresh)
 
 train: $(STAMP) ## Train the embedded model again (resumes where it stopped)
-	$(BIN)/python -m tokenry.models.vlm.embedded recipes/embedded_vlm.yaml
+	$(BIN)/tokenry train recipes/embedded_vlm.yaml
 
 clean: ## Remove the environment, caches and built pages
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -27,7 +27,7 @@ from tokenry.data.text.corpora import load_corpus
 from tokenry.models.adaptive.acm.conversion import Converted, convert
 from tokenry.models.adaptive.acm.layer import ACM, AcmConfig, FixedGate, Gate, ThresholdGate
 from tokenry.models.adaptive.acm.training import EndToEnd, EndToEndWeights, ModuleDistillation
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.text.measure import bits_per_byte
 from tokenry.train.language import TokenBatches, pack
 from tokenry.train.loop import LoopSettings, Objective, train
@@ -110,7 +110,7 @@ def one_layer(console: Console, rounds: int) -> None:
 
 def smollm2(console: Console, rounds: int) -> None:
     """Phases 1 and 3 on SmolLM2, short, and what each way of choosing costs and keeps."""
-    model, tokenizer = load_smollm2()
+    model, tokenizer = load("smollm2")
     corpus = load_corpus(CORPUS, limit=TRAIN_BYTES)
     train_on, held_out = corpus.split(0.1)
     batches = TokenBatches(pack(tokenizer, train_on.documents), TOKENS, 2)

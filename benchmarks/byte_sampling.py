@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 from benchmarks.common import interleave, write
 from tokenry.hosts.upstream import with_cache
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.lm.byte_probabilities.byte_model import ByteModel, byte_model
 
 PROMPT = (
@@ -34,7 +34,7 @@ PEERS = {"genlm-bytes, beam 5, prune 0.05": (5, 0.05), "genlm-bytes, beam 5, pru
 
 def run(console: Console, rounds: int) -> None:
     """Time for 19 bytes after a prompt of 205, which ends inside a word."""
-    lm, tokenizer = load_smollm2()
+    lm, tokenizer = load("smollm2")
     model = byte_model(lm, tokenizer)
     exact = _ours(model)
     ways: dict[str, Callable[[], Any]] = {

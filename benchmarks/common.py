@@ -21,6 +21,7 @@ from rich.table import Table
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from tokenry.hosts.upstream import BaseModelOutputWithPooling
+from tokenry.tokens.files import whole_file
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 IMAGE = 99
@@ -150,13 +151,10 @@ def write(name: str, rows: list[dict[str, Any]], targets: Mapping[str, Any], con
     for row in rows:
         table.add_row(*(_cell(row.get(c)) for c in columns))
     console.print(table)
-    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"bench-{name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(
-        json.dumps({"name": name, "rows": rows, "targets": dict(targets)} | provenance(), indent=1) + "\n"
-    )
-    temporary.replace(path)
+    content = {"name": name, "rows": rows, "targets": dict(targets)} | provenance()
+    with whole_file(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=1) + "\n")
     console.print(f"targets: {dict(targets)}\nwritten to {path}\n")
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.common import RESULTS
-from tokenry.bench.canvas import Canvas
+from tokenry.bench.charts.canvas import Canvas
+from tokenry.tokens.files import whole_file
 
 ASSETS = RESULTS.parent / "assets"
 COLOURS = ("#2f74d0", "#d2691e", "#2a9461")
@@ -107,5 +108,5 @@ def _rows(name: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    ASSETS.mkdir(exist_ok=True)
-    draw([duo(), acm()]).png(scale=1).save(ASSETS / "adaptive.png", optimize=True)
+    with whole_file(ASSETS / "adaptive.png") as scratch:
+        draw([duo(), acm()]).png(scale=1).save(scratch, optimize=True)

@@ -18,7 +18,8 @@ from benchmarks.common import write
 from tokenry.bench.decoders.compare import DECODERS, TRANSFORMERS_LOOKUP, compare_decoders
 from tokenry.bench.decoders.report import DecodingReport, decoding_table
 from tokenry.data.text.prompts import Prompts, load_prompts
-from tokenry.models.pretrained import load_smollm2, smollm2_folder
+from tokenry.models.load import load
+from tokenry.models.pretrained import smollm2_folder
 from tokenry.predict.lm.calibrate import calibrate
 from tokenry.predict.lm.generate import decoder
 
@@ -38,7 +39,7 @@ TARGETS = {
 def run(console: Console, rounds: int) -> None:
     """Every decoder on thirty prompts of up to 128 new tokens; the peers on the same prompts, in their own process."""
     rounds = max(1, rounds // 15)  # thirty prompts are thirty repetitions already
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     prompts = load_prompts()
     calibration = calibrate(model)
     times = [{"rows": n, "times one row": ratio} for n, ratio in calibration.latency.items()]

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from transformers import DynamicCache
 
+import tokenry as tk
 from benchmarks.common import interleave, write
 from tokenry.bench.lines import digest
 from tokenry.data.packages import cache_folder
@@ -23,7 +24,6 @@ from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.models.adaptive.duo_llm.model import Choice, DuoForCausalLM, Routing, convert
 from tokenry.models.adaptive.duo_llm.routing import pattern
 from tokenry.models.adaptive.duo_llm.training import RandomRouting, RouterTraining, annealed, fit_budget
-from tokenry.models.pretrained import load_smollm2
 from tokenry.text.measure import bits_per_byte
 from tokenry.train.language import TokenBatches, pack
 from tokenry.train.loop import LoopSettings, Objective, train
@@ -88,8 +88,8 @@ def load(duo: DuoForCausalLM, weights: dict[str, torch.Tensor]) -> None:
 @torch.no_grad()
 def run(console: Console, rounds: int) -> None:
     """Measure bits per byte, then time, of fixed patterns and of routers."""
-    model, tokenizer = load_smollm2()
-    plain, _ = load_smollm2()
+    model, tokenizer = tk.load("smollm2")
+    plain, _ = tk.load("smollm2")
     train_on, held_out = load_corpus(CORPUS, limit=2_600_000).split(0.1)
     ids = pack(tokenizer, train_on.documents)
     texts = [text[:CHARACTERS] for text in held_out.documents[:TEXTS]]

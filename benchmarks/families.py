@@ -28,6 +28,7 @@ import tokenry as tk
 from benchmarks.common import RESULTS, provenance
 from tests.hosts.families import FAMILIES, Family
 from tests.hosts.zoo import specimen
+from tokenry.tokens.files import whole_file
 
 STAGES = ("input", "layer")
 LIMIT_S = 120
@@ -172,10 +173,8 @@ def totals(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def _write(name: str, document: dict[str, Any], console: Console) -> None:
     target = RESULTS / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(json.dumps(document | provenance(), indent=2) + "\n")
-    os.replace(temporary, target)
+    with whole_file(target) as scratch:
+        scratch.write_text(json.dumps(document | provenance(), indent=2) + "\n")
     console.print(f"Written to {target}")
 
 

@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 
 from benchmarks.common import RESULTS, provenance
 from tokenry.bench.stats import LEVEL, corrected, lower_bound, paired_interval
+from tokenry.tokens.files import whole_file
 
 TAIL = 0.025
 TAILS = (TAIL, 0.0025, 0.0005)  # alone, and Bonferroni's over 10 and 50 arms
@@ -418,6 +419,5 @@ def _percent(share: float) -> float:
 def _write(name: str, rows: list[dict[str, Any]], what: str) -> None:
     """Store a table for the documentation as ``docs/results/NAME.json``."""
     path = RESULTS / f"{name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"what": what, name: rows} | provenance(), indent=1) + "\n")
-    temporary.replace(path)
+    with whole_file(path) as scratch:
+        scratch.write_text(json.dumps({"what": what, name: rows} | provenance(), indent=1) + "\n")

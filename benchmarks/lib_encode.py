@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.common import interleave, write
 from tokenry.data.text.corpora import load_corpus
-from tokenry.text.lib import Lib, fit
-from tokenry.text.supertokens import train_supertokens
+from tokenry.text.lib.learning import Lib, fit
 from tokenry.text.training import train_bpe
+from tokenry.text.transplant.tokenadapt.supertokens import train_supertokens
 
 SIZE, TRAIN, TEST = 8192, 2_000_000, 300_000
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.common import interleave, write
 from tokenry.data.text.corpora import load_corpus
-from tokenry.text.merge_queue import MergeQueue, naive_merges
+from tokenry.text.dynamic_tokenization.merge_queue import MergeQueue, naive_merges
 
 SHAPES = ((16, 128), (64, 256), (64, 512))  # samples, tokens a sample
 MERGES = 300

@@ -48,8 +48,9 @@ def _probed(model: Any, inputs: dict[str, Any]) -> None:
     host = Host.of(model)
     heard = {}
 
-    def listen(query: Any, key: Any, mask: Any, scale: float) -> None:
+    def listen(query: Any, key: Any, mask: Any, scale: float) -> bool:
         heard[0] = (query, key, scale)
+        return False
 
     modules = host.attention_modules(host.layers, {1})
     with watch_attention([host.text_config], dict.fromkeys(modules, listen)):

@@ -34,7 +34,7 @@ def run(console: Console, rounds: int) -> None:
                 use_cache=True,
             )
 
-    methods = {slug: _at(cls) for slug, cls in tk.methods().items()}
+    methods = {slug: _at(cls) for slug, cls in tk.reducers().items()}
     views = {slug: _views(m) for slug, m in methods.items()}
     ways: dict[str, Any] = {"prefill": prefill}
     for slug, method in methods.items():

@@ -11,7 +11,8 @@ from rich.console import Console
 from benchmarks.common import write
 from tokenry.bench.vocabularies.transplant import load_donor
 from tokenry.data.text.corpora import load_corpus
-from tokenry.models.pretrained import load_smollm2, minilm_folder
+from tokenry.models.load import load
+from tokenry.models.pretrained import minilm_folder
 from tokenry.text.measure import bits_per_byte
 from tokenry.text.string_vectors import SentenceVectors
 from tokenry.text.training import train_bpe
@@ -37,7 +38,7 @@ def run(console: Console, rounds: int) -> None:
 
 
 def _run(console: Console) -> None:
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     train, held_out = load_corpus("debian-docs", limit=TRAINED).split(0.1, seed=0)
     texts = [document[:2000] for document in held_out.documents][: TEXT // 2000]
     # As WordPiece reads it, so that all three vocabularies are scored on the same text.

@@ -11,7 +11,7 @@ from benchmarks.common import write
 from tokenry.bench.vocabularies.compare import compare_vocabularies, read_vocabulary
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.models.pretrained import minilm_folder, smollm2_folder
-from tokenry.text.kinds import kinds, train
+from tokenry.text.kinds import TRAINERS, train
 
 LANGUAGES = ("en", "de", "fr", "es", "it", "nl", "pl", "pt", "ru", "ja", "zh")
 SIZE = 16_384
@@ -27,7 +27,7 @@ def run(console: Console, rounds: int) -> None:
         "SmolLM2": read_vocabulary(smollm2_folder()),
         "MiniLM (WordPiece)": read_vocabulary(minilm_folder()),
     }
-    for kind in kinds():
+    for kind in TRAINERS.names():
         size = 4096 if kind == "kl3m-char" else SIZE
         vocabularies[f"{kind} {size:,}"] = train(kind, texts, size)
     comparison = compare_vocabularies(vocabularies, held_out)

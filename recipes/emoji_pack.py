@@ -14,12 +14,13 @@ licence). The copyright files of the packages are copied beside the pack.
 
 import argparse
 import json
-import os
 import string
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from tokenry.tokens.files import whole_file
 
 SPRITE = 48  # side of one picture in the sheet, pixels
 COLUMNS = 16
@@ -128,16 +129,13 @@ def glyph_sheet(fonts: list[Path]) -> Image.Image:
 
 
 def write(path: Path, payload: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(payload)
-    os.replace(temporary, path)
+    with whole_file(path) as scratch:
+        scratch.write_bytes(payload)
 
 
 def save_png(path: Path, image: Image.Image) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, format="PNG", optimize=True)
-    os.replace(temporary, path)
+    with whole_file(path) as scratch:
+        image.save(scratch, format="PNG", optimize=True)
 
 
 def main() -> None:

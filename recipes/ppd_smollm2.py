@@ -1,6 +1,6 @@
-"""Train the prompt tokens in ``src/tokenry/models/weights/ppd-smollm2``, for Parallel Prompt Decoding with SmolLM2.
+"""Train the prompt tokens in ``src/tokenry/predict/lm/ppd/smollm2``, for Parallel Prompt Decoding with SmolLM2.
 
-    python recipes/ppd_smollm2.py --out src/tokenry/models/weights/ppd-smollm2
+    python recipes/ppd_smollm2.py --out src/tokenry/predict/lm/ppd/smollm2
 
 What they learn from is what SmolLM2-135M-Instruct itself writes, greedily, in answer to five kinds of requests about
 handbooks and source code, since that is what they meet in decoding. Requests and answers have fixed lengths, so that no
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenry.data.text.corpora import load_corpus
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.lm.ppd.prompts import PromptTokens
 from tokenry.predict.lm.ppd.training import (
     PromptTokenDistillation,
@@ -30,6 +30,7 @@ from tokenry.predict.lm.ppd.training import (
     prompt_settings,
 )
 from tokenry.predict.lm.ppd.tree import best_trees
+from tokenry.tokens.files import whole_file
 from tokenry.train.loop import train
 
 REQUESTS = (  # corpus, what is asked about a piece of it; the last kind is no request: the text just goes on
@@ -94,15 +95,15 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=32)
     s = parser.parse_args()
 
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     end = model.generation_config.eos_token_id
     model.generation_config.eos_token_id = None  # all answers get the same length
     s.work.mkdir(parents=True, exist_ok=True)
     kept = s.work / f"answers-{s.texts}-{s.held_out}.safetensors"
     if not kept.exists():
         written = answers(model, requests(tokenizer, s.texts + s.held_out))
-        save_file({"ids": written}, kept.with_suffix(".tmp"))
-        kept.with_suffix(".tmp").replace(kept)
+        with whole_file(kept) as scratch:
+            save_file({"ids": written}, scratch)
     ids = load_file(kept)["ids"]
     measured = torch.arange(len(ids)) % (s.texts + s.held_out) >= s.texts
     prompts = PromptTokens.from_words(model, tokenizer, s.prompts)

@@ -17,14 +17,14 @@ from tests.bench.conftest import make_model
 from tests.text.transplant import tiny
 from tests.tokens.conftest import unchecked
 from tokenry.catalog import cards
+from tokenry.catalog.registry import catalogued
 from tokenry.data.questions.examples import load_scenes
 from tokenry.reduce.divprune import DivPrune
-from tokenry.text.transplant.registry import transplant_paths
 
 __all__ = ["unchecked"]
 
 SOURCES = Path(tk.__file__).parent
-NAMES = "|".join(map(re.escape, sorted({*(card.slug for card in cards()), *transplant_paths()})))
+NAMES = "|".join(map(re.escape, sorted({*(card.slug for card in cards()), *catalogued("transplant")})))
 BEGINS = re.compile(rf"[^a-z]|({NAMES})\b|\w+(_\w+|=)")
 """A capital, a digit, a quotation mark ...; the name of a system; a name as it is written in code."""
 ENDS = re.compile(r"[.?)]$")
@@ -123,8 +123,8 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "positions that do not exist": lambda g: enter(g.vlm, "divprune", budget=4, positions="left"),
     "no model": lambda g: enter(None, "divprune", budget=4),
     "a model's name": lambda g: enter("embedded", "divprune", budget=4),
-    "method(3)": lambda g: tk.method(3),
-    "method() with a setting": lambda g: tk.method("divprune", budget=3, x=1),
+    "reducer(3)": lambda g: tk.reducer(3),
+    "reducer() with a setting": lambda g: tk.reducer("divprune", budget=3, x=1),
     "Budget.of(nan)": lambda g: tk.Budget.of(float("nan")),
     "Budget.of([])": lambda g: tk.Budget.of([]),
     "Budget.of(object)": lambda g: tk.Budget.of(object()),
@@ -162,7 +162,7 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "decode a text": lambda g: g.bytes.decode("text"),
     "decode what is no id": lambda g: g.bytes.decode([10**9]),
     "bytes of a number": lambda g: tk.text.ByteVocab.from_tokenizer(3),
-    "a byte model of names": lambda g: tk.text.byte_model("a", "b"),
+    "a byte model of names": lambda g: tk.predict.byte_model("a", "b"),
 }
 
 

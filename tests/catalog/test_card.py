@@ -20,6 +20,19 @@ VALID = {
     "summary": "Keeps the brightest tokens",
     "state": "open",
 }
+VARIANT = {
+    "name": "dim+bright",
+    "kind": "reducer",
+    "summary": "Keeps the others",
+    "entry_point": "tokenry.reduce.dim:Dim",
+}
+
+
+def test_a_card_answers_for_its_variants() -> None:
+    made = Card.from_mapping(
+        "bright", VALID | {"variants": [VARIANT, VARIANT | {"name": "dim", "aliases": ["dark"]}]}
+    )
+    assert [(v.name, v.aliases) for v in made.variants] == [("dim+bright", ()), ("dim", ("dark",))]
 
 
 def test_paths_follow_from_slug_and_room() -> None:
@@ -50,13 +63,22 @@ def test_a_paper_outside_arxiv_has_a_url() -> None:
         ({"notes": ""}, "notes must be a non-empty str"),
         ({"arxiv": "2401.00001v2"}, "arxiv '2401.00001v2'"),
         ({"entry_point": "os.path:join"}, "entry_point 'os.path:join'"),
+        ({"entry_point": "tokenry.embed.bright:Bright"}, "is not in its room, 'reduce'"),
+        ({"control": 1}, "only a baseline can be the control"),
+        ({"aliases": "light"}, "aliases must be a non-empty list, not 'light'"),
+        ({"aliases": ["Light"]}, "alias 'Light' is not lower-case words"),
+        ({"variants": [VARIANT | {"kind": "gadget"}]}, "kind 'gadget' is none of"),
+        ({"variants": [VARIANT | {"summary": "Dim."}]}, "summary is one line without a full stop"),
+        ({"variants": [VARIANT | {"entry_point": "os.path:join"}]}, "entry_point 'os.path:join'"),
+        ({"variants": [VARIANT | {"colour": "red"}]}, "unknown field 'colour'; a variant has"),
+        ({"variants": [{"name": "dim"}]}, "entry_point, kind, summary missing"),
         ({"summary": "Keeps the brightest tokens."}, "summary is one line without a full stop"),
         ({"summary": "Keeps\nsome"}, "summary is one line"),
         ({"state": "done"}, "done has an entry_point"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(change: dict[str, object], message: str) -> None:
-    with pytest.raises(TokenryError, match="Card 'bright'") as error:
+    with pytest.raises(TokenryError, match=r"(Card|Variant) '(bright|dim\+bright)'") as error:
         Card.from_mapping("bright", VALID | change)
     assert message in str(error.value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenry.catalog.docstrings import Section, split
+from tokenry.catalog.docstrings import Section, docstring, split
 
 TEXT = """Keeps tokens.
 
@@ -34,3 +34,7 @@ def test_prose_is_markdown_and_entries_keep_their_lines() -> None:
 def test_one_entry_of_several_lines_is_one_entry() -> None:
     _, (section,) = split("One.\n\nArgs:\n    lm: a model;\n        any.\n")
     assert section.entries == (("lm", "a model;\nany."),)
+
+
+def test_a_name_of_a_packages_face_is_followed_to_where_it_is_defined() -> None:
+    assert docstring("tokenry.catalog:Card") == docstring("tokenry.catalog.card:Card")

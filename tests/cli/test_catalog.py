@@ -62,7 +62,7 @@ def _shown(what: Group, width: int) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize(("width", "most"), [(60, 60), (80, 45), (200, 40)])
+@pytest.mark.parametrize(("width", "most"), [(60, 66), (80, 54), (200, 45)])
 def test_info_of_every_system_fits_on_a_screen(width: int, most: int) -> None:
     for one in cards():
         out = _shown(system.brief(one, results.find(one), width), width)
@@ -70,7 +70,8 @@ def test_info_of_every_system_fits_on_a_screen(width: int, most: int) -> None:
         assert len(lines) <= most, one.slug
         assert max(map(len, lines)) <= width, one.slug
         shown = _words(out)
-        assert all(_words(told) in shown for told in (one.title, one.summary, *one.usage)), one.slug
+        used = filter(None, (one.example, one.shell))
+        assert all(_words(told) in shown for told in (one.title, one.summary, *used)), one.slug
         if (found := results.find(one)) is not None:
             rows = [line for line in lines if re.search(r"\d .* (yes|no) *$", line)]
             assert f"reproduction:{_words(found.verdict)}" in shown

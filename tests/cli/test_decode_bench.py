@@ -1,4 +1,4 @@
-"""`tokenry decode-bench`: calibration, a table, a file, and what it says about bad input."""
+"""`tokenry decode bench`: calibration, a table, a file, and what it says about bad input."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from tests.text.transplant import tiny
 from tokenry.bench.decoders import compare as decoding
-from tokenry.cli.main import USER_ERROR, app
-from tokenry.cli.options import FAILED
+from tokenry.cli.main import app
+from tokenry.cli.terminal import FAILED, USER_ERROR
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(place: Path, *extra: str | Path, model: str = "model") -> Result:
-    words = ["decode-bench", place / model, "--dtype", "float32", "--new-tokens", "5", "--rounds", "1"]
+    words = ["decode", "bench", place / model, "--dtype", "float32", "--max-new-tokens", "5", "--rounds", "1"]
     prompts = [] if "--prompts" in extra else ["--prompts", place / "prompts.jsonl"]
     return CliRunner().invoke(app, [str(word) for word in (*words, *prompts, *extra)])
 
@@ -118,7 +118,7 @@ def test_what_is_wrong_is_said(place: Path, tmp_path: Path) -> None:
         (("--assistant", tmp_path / "none"), "There is no folder"),
         (("--out", tmp_path / "file" / "x.json"), "Cannot write"),
         (("--out", tmp_path / "x.jsonl"), "x.json;"),
-        (("--new-tokens", "1000000"), "is more than the model's"),
+        (("--max-new-tokens", "1000000"), "is more than the model's"),
         (("--decoders", "assisted", "--assistant", "9"), "exits after 1 to 1 of them, not 9"),
     ):
         failed = call(place, "--no-calibrate", *words)
@@ -133,7 +133,7 @@ def test_what_is_wrong_is_said(place: Path, tmp_path: Path) -> None:
         ("--limit", "0"),
         ("--rounds", "0"),
         ("--threads", "0"),
-        ("--new-tokens", "0"),
+        ("--max-new-tokens", "0"),
         ("--decoders", "token-recyclin"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`tokenry hypernet` on a small model folder."""
+"""`tokenry vocab hypernet` on a small model folder."""
 
 from __future__ import annotations
 
@@ -53,4 +53,4 @@ def test_a_folder_without_a_model_is_refused(
     _, text = folders
     result = CliRunner().invoke(app, [str(tmp_path), "--on", str(text), "-o", str(tmp_path / "net"), *FAST])
     assert isinstance(result.exception, InputError)
-    assert "holds no tokenizer" in str(result.exception)
+    assert "has no config.json" in str(result.exception)

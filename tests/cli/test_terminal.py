@@ -127,7 +127,7 @@ def test_a_signal_that_whoever_called_has_had_ignored_stays_so() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_torch_is_imported_shows_no_traceback(number: signal.Signals) -> None:
-    with started("compare", "--limit", "1") as run:
+    with started("reduce", "compare", "--limit", "1") as run:
         while "libtorch" not in Path(f"/proc/{run.pid}/maps").read_text():
             assert run.poll() is None
             time.sleep(0.01)
@@ -246,8 +246,21 @@ def test_answers_questions_and_names_cannot_steer_the_terminal(
     load_scenes("test", 1)[0].image.save(picture)
     few = ("--max-new-tokens", "2")
     for words in (
-        ("run", model_folder, picture, HOSTILE, "-b", "25%", "--compare-full", "-o", tmp_path / "out", *few),
         (
+            "reduce",
+            "run",
+            model_folder,
+            picture,
+            HOSTILE,
+            "-b",
+            "25%",
+            "--compare-full",
+            "-o",
+            tmp_path / "out",
+            *few,
+        ),
+        (
+            "reduce",
             "compare",
             model_folder,
             "-b",
@@ -258,11 +271,11 @@ def test_answers_questions_and_names_cannot_steer_the_terminal(
             tmp_path / f"results{HOSTILE[:3]}",
             *few,
         ),
-        ("report", tmp_path / f"results{HOSTILE[:3]}"),
-        ("report", tmp_path / f"no{HOSTILE[:4]}"),
+        ("reduce", "report", tmp_path / f"results{HOSTILE[:3]}"),
+        ("reduce", "report", tmp_path / f"no{HOSTILE[:4]}"),
         ("info", HOSTILE),
-        ("run", HOSTILE, picture, "what?"),
-        ("run", model_folder, picture, "what?", "-m", json.dumps({"method": HOSTILE})),
+        ("reduce", "run", HOSTILE, picture, "what?"),
+        ("reduce", "run", model_folder, picture, "what?", "-m", json.dumps({"method": HOSTILE})),
         ("vocab", "compare", HOSTILE, "-t", HOSTILE),
     ):
         found = CliRunner().invoke(app, [str(word) for word in words])
@@ -296,8 +309,9 @@ def test_commands_speak_what_the_terminal_can_show(
         ("info", "fastervlm"),
         ("info", "naïve – 日本"),
         ("--help",),
-        ("compare", "--help"),
+        ("reduce", "compare", "--help"),
         (
+            "reduce",
             "compare",
             model_folder,
             "-b",

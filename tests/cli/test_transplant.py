@@ -1,4 +1,4 @@
-"""`tokenry transplant`: a folder in, a folder out, and what it says about bad input."""
+"""`tokenry vocab transplant`: a folder in, a folder out, and what it says about bad input."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_ctrl_c_loses_no_step_and_the_same_command_ends_in_the_same_bytes(
 
     monkeypatch.setattr(TokenBatches, "__call__", interrupted)
     paths = [str(place / name) for name in ("model", "target", "out")]
-    command = ["transplant", paths[0], "--to", paths[1], "-o", paths[2], *words]
+    command = ["vocab", "transplant", paths[0], "--to", paths[1], "-o", paths[2], *words]
     stopped = CliRunner().invoke(tokenry, command)
     assert stopped.exit_code == 130
     assert f"Interrupted. The same command goes on from the last checkpoint in {paths[2]}-training" in (
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said_before_any_work(place: Path) -> None:
     (place / "taken").mkdir()
     (place / "taken" / "file").touch()
     for arguments, error, words in (
-        ({"model": "empty"}, InputError, "holds no tokenizer: there is no tokenizer.json"),
+        ({"model": "empty"}, InputError, "Cannot load a model from folder"),
         ({"model": "nowhere"}, InputError, "There is no folder"),
         ({"out": "taken"}, InputError, "exists already"),
     ):

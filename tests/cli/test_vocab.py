@@ -24,7 +24,7 @@ SOURCES = [module.__file__ for module in (argparse, textwrap)]
 def tokenry(*words: str | Path) -> Result:
     app = typer.Typer()
     vocab.register(app)
-    return CliRunner().invoke(app, ["vocab", *map(str, words)])
+    return CliRunner().invoke(app, [*map(str, words)])
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_models_are_named_as_in_other_commands(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = {"smollm2": lambda: folders[0], "minilm": lambda: folders[1]}
-    monkeypatch.setattr("tokenry.models.pretrained._NAMED", named)
+    monkeypatch.setattr("tokenry.models.pretrained.PACKAGED", named)
     done = tokenry("compare", "smollm2", "minilm", "--text", SOURCES[1])
     assert done.exit_code == 0, done.output
     assert [row.split()[0] for row in done.output.splitlines()[1:]] == ["smollm2", "minilm"]
@@ -146,7 +146,7 @@ def test_a_tokenizer_that_cuts_off_is_measured_whole(folders: tuple[Path, Path])
         (
             ("train", "TEXT", "--size", "400", "--set", "sugar=1", "-o", "OUT"),
             InputError,
-            "bpe has no option sugar",
+            "bpe has no setting sugar",
         ),
         (("train", "EMPTY", "--size", "400", "-o", "OUT"), InputError, "empty"),
         (("train", "NUL", "--size", "400", "-o", "OUT"), InputError, "NUL"),
@@ -156,7 +156,7 @@ def test_a_tokenizer_that_cuts_off_is_measured_whole(folders: tuple[Path, Path])
         (
             ("compare", "no/such/folder", "-t", "TEXT"),
             InputError,
-            "There is no folder no/such/folder; smollm2 and",
+            "There is no folder 'no/such/folder'",
         ),
         (("compare", "BPE"), InputError, "No text is named"),
         # the text that is missing would be said later: the plot's name is looked at first

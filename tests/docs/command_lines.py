@@ -29,15 +29,22 @@ def check(line: str) -> None:
                 pass  # a comment
             case ["tokenry", *rest]:
                 _parse(rest)
+                _require(rest)
             case ["make", target, *_]:
                 assert target in _TARGETS, f"the Makefile has no target {target}"
             case ["python" | "accelerate", *rest] if "-m" in rest:
                 module, *arguments = rest[rest.index("-m") + 1 :]
                 assert find_spec(module) is not None, f"there is no module {module}"
-                files = [file for file in arguments if file.startswith(("recipes/", "docs/"))]
-                assert [file for file in files if not (ROOT / file).exists()] == []
+                _require(arguments)
+                if module == "tokenry":
+                    _parse(arguments)
             case [program, *_]:
                 assert program in _ELSEWHERE, f"nothing knows how to run {part!r}"
+
+
+def _require(arguments: list[str]) -> None:
+    files = [file for file in arguments if file.startswith(("recipes/", "docs/"))]
+    assert [file for file in files if not (ROOT / file).exists()] == []
 
 
 def _parse(words: list[str]) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 import tokenry as tk
 from tokenry.data.questions.examples import load_folder
-from tokenry.models.load import load_model
 
 PAGE = Path(__file__).parents[2] / "docs/lmms-eval.md"
 _BLOCK = re.compile(r'^```(python|yaml)(?: title="(.*?)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -34,7 +33,7 @@ def test_lmms_eval_and_compare_agree(tmp_path: Path, monkeypatch: pytest.MonkeyP
             exec(text, page)
 
     data = load_folder("pictures").examples
-    ours = tk.compare(*load_model("small-vlm"), data, ["divprune"], ["25%"], seeds=1, out="ours")
+    ours = tk.compare(*load("small-vlm"), data, ["divprune"], ["25%"], seeds=1, out="ours")
     for theirs, row in ((page["full"], ours.row("none")), (page["fewer"], ours.row("divprune", "25%"))):
         answers = {r.example: r.answer for r in ours.results.results if r.method == row.method}
         said = {s["doc_id"]: s["filtered_resps"][0].strip() for s in theirs["samples"]["scenes"]}

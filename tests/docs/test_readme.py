@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -34,3 +36,20 @@ def test_python_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         line = text.count("\n", 0, block.start(1))
         # dont_inherit: the reader's file does not begin with this one's `from __future__`
         exec(compile("\n" * line + block[1], str(ROOT / page), "exec", dont_inherit=True), module.__dict__)
+
+
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_ANY_BLOCK = re.compile(r"^```py(?:thon)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_guides_import_rooms_and_nothing_deeper(page: Path) -> None:
+    """Deep paths may move; what a page tells people to import must be on the face of tokenry or of a room."""
+    for block in _ANY_BLOCK.findall(page.read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Import):
+                assert all(a.name.count(".") == 0 for a in node.names if a.name.startswith("tokenry"))
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tokenry"):
+                offered = import_module(str(node.module))
+                assert str(node.module).count(".") <= 1, ast.unparse(node)
+                assert {alias.name for alias in node.names} <= set(offered.__all__), ast.unparse(node)

@@ -23,7 +23,6 @@ from tokenry.embed.encoder import SentenceEncoder
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 
 pytest.importorskip("sklearn")
-pytest.importorskip("faiss")
 
 REVIEWS = tuple(review.text for review in product_reviews(75, seed=3))
 SHORT = ("good loud sound", "the battery is empty", "arrived wet", "fair price")
@@ -404,11 +403,6 @@ def test_settings_that_mean_nothing(wrong: dict[str, object]) -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     rag = quoting()
-    rag.put("item", SHORT)
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UnsupportedError, match=r"faiss.*pip install 'tokenry\[retrieval\]'"):
-        rag.plain_prompt("item", "How?", top=2)
-    assert rag.plain_prompt("item", "How?")  # all of them: nothing to search
     for part in ("sklearn", "sklearn.cluster", "sklearn.metrics"):
         monkeypatch.setitem(sys.modules, part, None)
     with pytest.raises(UnsupportedError, match=r"scikit-learn.*pip install 'tokenry\[retrieval\]'"):

@@ -1,15 +1,12 @@
 """The vector index: exact cosine search, ids, saving, and errors."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tokenry.embed.index import VectorIndex
-from tokenry.tokens.errors import InputError, UnsupportedError
-
-faiss = pytest.importorskip("faiss")
+from tokenry.tokens.errors import InputError
 
 
 def vectors(n: int, width: int = 8) -> np.ndarray:
@@ -98,7 +95,7 @@ def test_bad_vectors_and_ids() -> None:
         VectorIndex(0)
 
 
-def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UnsupportedError, match=r"pip install 'tokenry\[retrieval\]'"):
-        VectorIndex(8)
+def test_of_vectors_as_near_those_that_came_first_come_first() -> None:
+    index = VectorIndex(2)
+    index.add(np.ones((3, 2), np.float32), np.array([9, 4, 6]))
+    assert index.search(np.ones((1, 2), np.float32), 2).ids.tolist() == [[9, 4]]

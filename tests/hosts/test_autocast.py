@@ -96,12 +96,12 @@ def test_rows_of_attention_are_read_in_full_precision() -> None:
 
 def test_cls_rows_are_read_in_full_precision() -> None:
     """The recorded row of [CLS] equals that of its own queries and keys in float64."""
-    from tokenry.hosts.reducing.attention import cls_rows
+    from tokenry.hosts.reducing.attention import cls_logits
 
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(2, 4, 37, 8, generator=generator).bfloat16() for _ in range(2))
     with autocast(torch.bfloat16):
-        rows = cls_rows(query, key, 0.35)
+        rows = cls_logits(query, key, 0.35).softmax(-1)[..., 1:]
     exact = (query[:, :, 0:1].double() @ key.double().mT * 0.35).softmax(-1)[:, :, 0, 1:]
     assert rows.dtype == torch.float32
     assert float((rows - exact).abs().max()) <= 1e-6

@@ -119,7 +119,11 @@ def test_kinds_of_attention_that_are_unknown() -> None:
 @pytest.mark.parametrize("family", ["llava-onevision", "gemma3", "qwen2-vl"])
 def test_a_tower_without_cls(family: str) -> None:
     refused(
-        family, nothing, UnsupportedError, r"no vision encoder with a \[CLS\] token.*divprune", "fastervlm"
+        family,
+        nothing,
+        UnsupportedError,
+        r"no vision encoder with a \[CLS\] token.*names no `cls_layers`",
+        "fastervlm",
     )
 
 

@@ -87,7 +87,7 @@ def test_a_shortened_cache_refuses_to_grow_outside_a_session(name: str, method: 
             act(cache)
     with method(model) as again:  # what was refused left no trace
         mine = go_on(model, cache)
-    assert again._latest is None
+    assert again._prompts.latest is None
     assert close(mine, truth(model, inputs, run, method, lambda c: go_on(model, c)))
 
 

@@ -24,9 +24,9 @@ import tokenry as tk
 from tests.bench.conftest import make_model, model_folder
 from tests.predict.toys import bpe, random_merges
 from tokenry.hosts import checkpoints
-from tokenry.hosts.checkpoints import NAMES, Checkpoint, require_model
-from tokenry.models import pretrained
-from tokenry.models.load import EMBEDDED, load_model
+from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.models.load import load
+from tokenry.models.pretrained import require_model
 from tokenry.tokens import InputError
 
 __all__ = ["model_folder"]
@@ -49,10 +49,6 @@ def test_nothing_is_read_from_a_checkpoint_past_the_reader() -> None:
         and node.func.attr == "from_pretrained"
     ]
     assert not found
-
-
-def test_the_names_are_those_that_something_is_known_of() -> None:
-    assert set(NAMES) == {EMBEDDED, *pretrained._NAMED}
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
@@ -144,12 +140,12 @@ def test_code_of_a_folder_is_run_if_the_user_says_so_and_never_for_a_yes_on_the_
         with pytest.raises(
             InputError, match=r"^Cannot load .* needs Python code .* \(trust_remote_code=True.*\)\.$"
         ):
-            load_model(folder)
+            load(folder)
     else:
-        model, _ = load_model(folder)
+        model, _ = load(folder)
         assert model.generate(input_ids=torch.tensor([[4, 5]]), max_new_tokens=1).shape == (1, 3)
     assert not marker.exists()
-    load_model(folder, trust_remote_code=True)
+    load(folder, trust_remote_code=True)
     assert marker.exists()
 
 
@@ -180,7 +176,7 @@ def test_kernels_of_the_hub_are_code_too(model_folder: Path, tmp_path: Path) -> 
         asked = {"experts_implementation": implementation}
         rewrite(folder / "config.json", lambda c, asked=asked: c["text_config"].update(asked))
         with pytest.raises(InputError, match=r"asks for the kernel 'some/kernel'.*--trust-remote-code"):
-            load_model(folder)
+            load(folder)
 
 
 # --- broken folders --------------------------------------------------------------------------------------------------
@@ -310,7 +306,7 @@ def test_a_broken_folder_is_refused_in_one_sentence(
     folder = shutil.copytree(model_folder, tmp_path / "model")
     change(folder)
     with pytest.raises(InputError, match=words) as refused:
-        load_model(folder)
+        load(folder)
     said = str(refused.value)
     assert repr(str(folder)) in said
     assert "\n" not in said
@@ -322,12 +318,12 @@ def test_what_is_no_folder_of_a_model_is_named(tmp_path: Path) -> None:
     packed = tmp_path / "model.gguf"
     packed.write_bytes(b"GGUF")
     with pytest.raises(InputError, match="is a GGUF file"):
-        load_model(packed)
+        load(packed)
     with pytest.raises(InputError, match="is a file: name the folder that it is in"):
-        load_model(__file__)
+        load(__file__)
     (tmp_path / "llava-7b").mkdir()
     with pytest.raises(InputError, match=f"did you mean '{tmp_path / 'llava-7b'}'?"):
-        load_model(tmp_path / "llava-7")
+        load(tmp_path / "llava-7")
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
@@ -368,7 +364,7 @@ def test_an_unknown_name_is_answered_at_once_where_the_hub_does_not_answer(
     asked = answering(monkeypatch, answer)
     started = time.perf_counter()
     with pytest.raises(InputError, match=r"cannot be reached .*: did you mean 'embedded'\?"):
-        load_model("embeded")
+        load("embeded")
     assert time.perf_counter() - started < 2
     assert len(asked) == 1
 
@@ -400,13 +396,13 @@ def test_what_is_in_the_cache_is_used_while_the_hub_does_not_answer(
     shutil.copytree(model_folder, kept / "snapshots" / revision)
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text(revision)
-    model, processor = load_model("some/model")
+    model, processor = load("some/model")
     assert type(model).__name__ == "LlavaForConditionalGeneration"
     assert len(processor.tokenizer) > 0
     assert len(asked) == 1
     cut(kept / "snapshots" / revision)
     with pytest.raises(InputError, match=r"from hub id 'some/model': model\.safetensors is cut off"):
-        load_model("some/model")
+        load("some/model")
 
 
 def _response() -> Any:
@@ -418,7 +414,6 @@ def _response() -> Any:
 
 
 def test_language_models_and_tokenizers_are_read_in_the_same_way(tmp_path: Path) -> None:
-    from tokenry.bench.vocabularies.transplant import load_language_model
     from tokenry.text.vocabulary import load_tokenizer
 
     tokenizer = bpe(random_merges(b"abc", 7, random.Random(0)), b"abc")
@@ -426,17 +421,17 @@ def test_language_models_and_tokenizers_are_read_in_the_same_way(tmp_path: Path)
     saved = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
     saved.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    model, _ = load_language_model(str(tmp_path))
+    model, _ = load(tmp_path, reads="text")
     assert torch.equal(model.lm_head.weight, saved.lm_head.weight)
     with pytest.raises(InputError, match="holds a tokenizer and no processor of pictures"):
-        load_model(tmp_path)
+        load(tmp_path, reads="pictures")
     rewrite(tmp_path / "config.json", lambda c: c.update(num_hidden_layers=2))
     with pytest.raises(InputError, match="which would be random"):
-        load_language_model(str(tmp_path))
+        load(tmp_path, reads="text")
     assert Checkpoint(str(tmp_path)).model(AutoModelForCausalLM, spare=r"model\.layers\.1\.") is not None
     only_pickles(tmp_path)
     with pytest.raises(InputError, match="its weights are a pickle"):
-        load_language_model(str(tmp_path))
+        load(tmp_path, reads="text")
     own_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="--trust-remote-code"):

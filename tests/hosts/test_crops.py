@@ -195,7 +195,7 @@ def test_a_picture_of_several_tiles_runs_exactly(model_type: str) -> None:
     model, inputs = built(model_type), inputs_of(model_type, [[3, 2], [2]])
     with torch.no_grad():
         scale = float(model(**inputs).logits.abs().max())
-        gap = oracle_gap(Host.of(model), inputs, tk.method("pool", budget=0.4), 3)
+        gap = oracle_gap(Host.of(model), inputs, tk.reducer("pool", budget=0.4), 3)
     assert gap <= 2e-5 * scale
 
 

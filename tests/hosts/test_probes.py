@@ -14,11 +14,13 @@ import tokenry as tk
 from tests.hosts.families import FAMILIES
 from tokenry.hosts.host import Host
 from tokenry.hosts.reducing.attention import ProbedAttention
+from tokenry.hosts.upstream import blocks_of
 from tokenry.hosts.vision import watch_vision
 from tokenry.reduce.fastv import FastV
+from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
-from tokenry.tokens import TokenView
+from tokenry.tokens import Needs, TokenView
 
 TOLERANCE = 1e-5
 
@@ -40,7 +42,18 @@ def test_cls_rows_of_llava() -> None:
     model: Any = built("llava")
     inputs = FAMILIES["llava"].batch(model, "ragged")
     truth = encoder_attention("llava", "vision_tower", inputs["pixel_values"])
-    with torch.no_grad(), watch_vision(Host.of(model), {0, 1}) as recorder:
+    with (
+        torch.no_grad(),
+        watch_vision(
+            Host.of(model),
+            Needs(
+                cls_layers=(
+                    0,
+                    1,
+                )
+            ),
+        ) as recorder,
+    ):
         model(**inputs)
     for item in range(2):
         for layer in (0, 1):
@@ -55,7 +68,7 @@ def test_cls_rows_of_tiles_follow_the_packing() -> None:
     values = inputs["pixel_values"]
     flat = torch.cat([values[0, :3], values[1, :5]])
     truth = encoder_attention("llava-next", "vision_tower", flat)[1]
-    with torch.no_grad(), watch_vision(Host.of(model), {1}) as recorder:
+    with torch.no_grad(), watch_vision(Host.of(model), Needs(cls_layers=(1,))) as recorder:
         model(**inputs)
     record = recorder.pictures["image"]
     for item, (first, down, across, size) in enumerate([(0, 1, 2, (40, 90)), (3, 2, 2, (70, 60))]):
@@ -71,6 +84,41 @@ def test_cls_rows_of_tiles_follow_the_packing() -> None:
                 expected = truth[first + tile, :, cell]
                 assert float((row[:, token] - expected).abs().max()) <= TOLERANCE
                 assert int(record.tile[item][token]) == tile  # type: ignore[index]
+
+
+def test_keys_and_logits_of_blocks_are_those_that_attention_came_from() -> None:
+    model: Any = built("llava")
+    inputs = FAMILIES["llava"].batch(model, "ragged")
+    truth = encoder_attention("llava", "vision_tower", inputs["pixel_values"])
+    needs = Needs(cls_layers=(1,), cls_logit_layers=(1,), key_layers=(0, 1))
+    with torch.no_grad(), watch_vision(Host.of(model), needs) as recorder:
+        model(**inputs)
+    record = recorder.pictures["image"]
+    layer: Any = blocks_of(model.model.vision_tower)[1]
+    with torch.no_grad():
+        hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[1]
+        keys = layer.self_attn.k_proj(layer.layer_norm1(hidden))[:, 1:]
+    for item in range(2):
+        logits = record.logits(item, 1)
+        share = truth[1][item].sum(1, keepdim=True)  # what [CLS] leaves for patches
+        assert float((logits.softmax(1) * share - truth[1][item]).abs().max()) <= TOLERANCE
+        mine = record.encoder_keys(item, 1)
+        assert float((mine.transpose(0, 1).flatten(1) - keys[item]).abs().max()) <= TOLERANCE
+
+
+def test_tiles_lie_as_they_were_cut() -> None:
+    """Rows and columns of crops, the place of a token in its tile, and the picture's own size in pixels."""
+    model: Any = built("llava-next")
+    inputs = FAMILIES["llava-next"].batch(model, "two")
+    with torch.no_grad(), watch_vision(Host.of(model), Needs()) as recorder:
+        model(**inputs)
+    record = recorder.pictures["image"]
+    assert record.tiles == [(1, 2), (2, 2)]
+    assert record.sizes == [(40, 90), (70, 60)]
+    for item, (down, across, size) in enumerate([(1, 2, (40, 90)), (2, 2, (70, 60))]):
+        cells = record.cells(item).tolist()
+        for cell, place in zip(cells, expected_places(down, across, size), strict=True):
+            assert cell == ([-1, -1] if place is None else [place[1] // 6, place[1] % 6])
 
 
 def expected_places(down: int, across: int, size: tuple[int, int]) -> list[tuple[int, int] | None]:
@@ -95,7 +143,7 @@ def test_cls_rows_of_frames() -> None:
     model: Any = built("video-llava")
     inputs = FAMILIES["video-llava"].batch(model, "video")
     truth = encoder_attention("video-llava", "video_tower", inputs["pixel_values_videos"].flatten(0, 1))[1]
-    with torch.no_grad(), watch_vision(Host.of(model), {1}) as recorder:
+    with torch.no_grad(), watch_vision(Host.of(model), Needs(cls_layers=(1,))) as recorder:
         model(**inputs)
     record = recorder.pictures["video"]
     assert record.lengths == [111, 111]
@@ -203,3 +251,30 @@ def test_reading_attention_in_slices_changes_nothing(monkeypatch: pytest.MonkeyP
     sliced = attention.propagate(p), attention.mass(real), attention.propagate(p, 0.7)
     for a, b in zip(whole, sliced, strict=True):
         assert gap(a, b) <= 1e-6
+
+
+class _Views(RandomTokens):
+    """Keeps the views that it is shown."""
+
+    slug = "views"
+
+    def reduce(self, view: TokenView, keep: Tensor) -> Any:
+        SEEN.append(view)
+        return super().reduce(view, keep)
+
+
+SEEN: list[TokenView] = []
+
+
+def test_merged_tokens_stand_for_as_many_as_they_came_from() -> None:
+    model: Any = built("llava")
+    inputs = FAMILIES["llava"].batch(model, "one")
+    SEEN.clear()
+    with tk.reduced(model, [Pool(budget=9), _Views(budget=4)]):
+        model(**inputs)
+    (view,) = SEEN
+    assert view.size.tolist() == [[4.0] * 9]
+    assert view.tiles.tolist() == [[1, 1]]
+    assert view.image_size.tolist() == [[0, 0]]
+    assert view.coordinates()[0, :4].tolist() == [[0, 0, 0], [0, 0, 2], [0, 0, 4], [0, 2, 0]]
+    assert view.cell.equal(view.coordinates()[..., 1:])

@@ -198,7 +198,9 @@ def test_training_steps_whose_gradients_are_computed_in_another_thread(
         expected = gradient()
         for passes_chunks_on in (True, False):
             if not passes_chunks_on:
-                monkeypatch.setattr("tokenry.hosts.reducing.session.takes_anything", lambda module: False)
+                monkeypatch.setattr(
+                    "tokenry.hosts.reducing.decoder_entry.takes_anything", lambda module: False
+                )
             model.gradient_checkpointing_enable()
             model.zero_grad()
             loss = model(**inputs, labels=labels).loss

@@ -11,12 +11,14 @@ from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
 import tokenry as tk
 from tests.hosts.families import FAMILIES, Inputs
-from tokenry.hosts import upstream
 from tokenry.hosts.host import Host
-from tokenry.hosts.reducing import items, layout
-from tokenry.hosts.reducing.call import Chunk
+from tokenry.hosts.reducing import items
+from tokenry.hosts.reducing.call import DecoderCall
+from tokenry.hosts.reducing.decoder_entry import DecoderEntry
+from tokenry.hosts.reducing.entry import ModelEntry
+from tokenry.hosts.reducing.layers import LayerEntry
 from tokenry.hosts.reducing.oracle import masked
-from tokenry.hosts.reducing.session import Session
+from tokenry.hosts.upstream import attention, cache_given
 from tokenry.reduce import Reducer
 from tokenry.reduce.check import oracle_gap
 from tokenry.reduce.fastv import FastV
@@ -39,15 +41,15 @@ def gap(
 
 
 def use_the_decoders_own_masks(patch: pytest.MonkeyPatch) -> None:
-    """Let layers have the masks that the decoder made, instead of those of their stage."""
-    original = Session._before_layer
+    """Let layers have the masks that the decoder made, instead of those of their segment."""
+    original = LayerEntry.before_layer
 
-    def leaky(self: Session, i: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def leaky(self: LayerEntry, i: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         given = kwargs.get("attention_mask")
         args, kwargs = original(self, i, module, args, kwargs)
         return args, kwargs | {"attention_mask": given}
 
-    patch.setattr(Session, "_before_layer", leaky)
+    patch.setattr(LayerEntry, "before_layer", leaky)
 
 
 def test_gapped_positions_without_a_mask_are_read_as_packed_sequences(
@@ -68,7 +70,7 @@ def test_gapped_positions_without_a_mask_are_read_as_packed_sequences(
     assert gap() <= TOLERANCE
     use_the_decoders_own_masks(monkeypatch)
     assert gap() <= TOLERANCE  # a mask of ones keeps the decoder from guessing
-    monkeypatch.setattr(Session, "_decoder_mask", lambda self, chunk, given: None)
+    monkeypatch.setattr(DecoderEntry, "_mask", lambda self, call, given: None)
     assert gap() > WRONG
 
 
@@ -80,14 +82,14 @@ def test_flash_kernels_are_given_positions_without_gaps() -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     gapped: list[torch.Tensor] = []
     with tk.reduced(model, FastV(budget=0.3, layer=2), tokens=family.tokens) as run:
-        attention: Any = host.layers[3].self_attn
-        hook = attention.register_forward_pre_hook(
-            lambda m, a, k: seen.append((k["position_ids"], upstream.cache_given(k).get_seq_length(3))),
+        module: Any = host.layers[3].self_attn
+        hook = module.register_forward_pre_hook(
+            lambda m, a, k: seen.append((k["position_ids"], cache_given(k).get_seq_length(3))),
             with_kwargs=True,
         )
         model.generate(**inputs, max_new_tokens=3, do_sample=False)
-        assert run._latest is not None
-        gapped.append(run._latest.stages[-1].ids[0])
+        assert run._prompts.latest is not None
+        gapped.append(run._prompts.latest.segments[-1].ids[0])
         hook.remove()
     length = int(run.lengths[0, 3])
     assert torch.equal(seen[0][0], torch.arange(length)[None])
@@ -102,22 +104,22 @@ def test_a_flash_model_would_get_padding_masks_of_its_own_columns(monkeypatch: p
     inputs = family.batch(model, "ragged")
     with tk.reduced(model, FastV(budget=0.3, layer=2), tokens=family.tokens) as run, torch.no_grad():
         model(**inputs)
-    chunk = run._latest
-    assert chunk is not None
+    call = run._prompts.latest
+    assert call is not None
     monkeypatch.setattr("tokenry.hosts.reducing.call.is_flash", lambda config: True)
     for layer in (0, 3):
-        stage = chunk.stage_at(layer)
-        mask = chunk._build_mask(stage, layer)
+        segment = call.segment_at(layer)
+        mask = call._build_mask(segment, layer)
         assert mask is not None
-        assert torch.equal(mask, stage.real.long())
-    assert "flash" not in upstream._PREFIX + "flash_attention_2".replace("flash", "f1ash")
+        assert torch.equal(mask, segment.real.long())
+    assert "flash" not in attention._PREFIX + "flash_attention_2".replace("flash", "f1ash")
 
 
 def test_an_attention_function_without_its_mask_function_drops_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """PaliGemma draws up its masks itself, and asks the registry how."""
     method = FastV(budget=0.4, layer=2)
     assert gap("paligemma", "ragged", method) <= TOLERANCE
-    name = upstream._watched("sdpa")
+    name = attention._watched("sdpa")
     assert "flash" not in name
     assert name in ALL_MASK_ATTENTION_FUNCTIONS
     monkeypatch.delitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, name)
@@ -130,25 +132,25 @@ def test_the_full_mask_of_a_decoding_step_meets_the_wrong_columns(monkeypatch: p
     assert gap("qwen2-vl", "ragged", method) <= TOLERANCE
     use_the_decoders_own_masks(monkeypatch)
     assert gap("qwen2-vl", "ragged", method) <= TOLERANCE
-    before_base, decoder_mask = Session._before_base, Session._decoder_mask
+    before_base, decoder_mask = ModelEntry.before_base, DecoderEntry._mask
 
-    def full_base(self: Session, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def full_base(self: ModelEntry, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         given = kwargs.get("attention_mask")
         args, kwargs = before_base(self, module, args, kwargs)
         return args, kwargs | {"attention_mask": given}
 
-    def full(self: Session, chunk: Chunk, given: Any) -> Any:
-        return decoder_mask(self, chunk, given) if chunk.begins else given
+    def full(self: DecoderEntry, call: DecoderCall, given: Any) -> Any:
+        return decoder_mask(self, call, given) if call.begins else given
 
-    monkeypatch.setattr(Session, "_before_base", full_base)
-    monkeypatch.setattr(Session, "_decoder_mask", full)
+    monkeypatch.setattr(ModelEntry, "before_base", full_base)
+    monkeypatch.setattr(DecoderEntry, "_mask", full)
     assert gap("qwen2-vl", "ragged", method) > WRONG
 
 
 def test_eager_attention_adds_a_boolean_mask_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     method = FastV(budget=0.3, layer=2)
     assert gap("llava", "ragged", method, "eager") <= TOLERANCE
-    monkeypatch.setattr(layout, "additive", lambda mask, dtype: mask)
+    monkeypatch.setattr("tokenry.hosts.reducing.call.additive", lambda mask, dtype: mask)
     assert gap("llava", "ragged", method, "eager") > WRONG
 
 
@@ -163,7 +165,7 @@ def test_generate_expands_rows_for_beams_after_encoding() -> None:
     assert all(torch.equal(item.kept, run.trace[0].kept) for item in run.trace)
     visual = torch.ones(3, 36, dtype=torch.bool)
     with pytest.raises(UnsupportedError, match="spread over"):  # a record that fits no number of copies
-        items._by_record(visual[:, :30], run._latest.items.pictures[0][0])  # type: ignore[index,union-attr]
+        items._by_record(visual[:, :30], run._prompts.latest.items.pictures[0][0])  # type: ignore[index,union-attr]
 
 
 def test_generate_drops_a_mask_of_ones() -> None:
@@ -187,14 +189,14 @@ def test_generate_drops_a_mask_of_ones() -> None:
 def test_deepstack_features_are_added_where_their_tokens_went(monkeypatch: pytest.MonkeyPatch) -> None:
     method = RandomTokens(budget=0.3)
     assert gap("qwen3-vl", "ragged", method) <= TOLERANCE
-    original = Session._before_layer
+    original = LayerEntry.before_layer
 
-    def without(self: Session, i: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self._call.chunk is not None:
-            self._call.chunk.deepstack = []
+    def without(self: LayerEntry, i: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._state.call is not None:
+            self._state.call.deepstack = []
         return original(self, i, module, args, kwargs)
 
-    monkeypatch.setattr(Session, "_before_layer", without)
+    monkeypatch.setattr(LayerEntry, "before_layer", without)
     assert gap("qwen3-vl", "ragged", method) > WRONG
 
 
@@ -203,13 +205,13 @@ def test_masks_that_a_model_draws_itself_are_kept(name: str, monkeypatch: pytest
     """Prefixes and pictures that look both ways would fall back to causality."""
     method = RandomTokens(budget=0.4)
     assert gap(name, "ragged", method) <= TOLERANCE
-    original = Chunk._build_mask
+    original = DecoderCall._build_mask
 
-    def causal(self: Chunk, stage: Any, layer: int) -> Any:
+    def causal(self: DecoderCall, segment: Any, layer: int) -> Any:
         self.outer = {}
-        return original(self, stage, layer)
+        return original(self, segment, layer)
 
-    monkeypatch.setattr(Chunk, "_build_mask", causal)
+    monkeypatch.setattr(DecoderCall, "_build_mask", causal)
     assert gap(name, "ragged", method) > WRONG
 
 

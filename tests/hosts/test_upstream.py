@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LlavaConfig, T5Config
 
 import tokenry as tk
 from tokenry.hosts import upstream
@@ -21,13 +21,17 @@ from tokenry.hosts.upstream import (
     cache_field,
     cache_given,
     cache_of,
+    releases,
     takes_cache,
     with_cache,
 )
+from tokenry.hosts.upstream.parts import _PARTS
+from tokenry.hosts.upstream.pictures import _BETWEEN, _PLACEHOLDERS
 from tokenry.tokens import UnsupportedError
 
 SOURCES = Path(tk.__file__).parent
-ELSEWHERE = [p for p in sorted(SOURCES.rglob("*.py")) if p.name != "upstream.py"]
+UPSTREAM = SOURCES / "hosts" / "upstream"
+ELSEWHERE = [p for p in sorted(SOURCES.rglob("*.py")) if not p.is_relative_to(UPSTREAM)]
 PRIVATE = re.compile(
     r"past_key_values|cache_params|\b_attn_implementation|\._prefill\b|_mask_length|_update_model_kwargs"
 )
@@ -43,18 +47,44 @@ def tiny(**config: Any) -> LlamaForCausalLM:
     ).eval()
 
 
+def _imported(path: Path) -> set[str]:
+    """Every module that a file imports, with the names it takes from it, also by `import_module`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    return found
+
+
+def _foreign(name: str) -> bool:
+    """Whether an import reaches into transformers, or for a network of another package."""
+    first, *rest = name.split(".")
+    inner = len(rest) > 1 or rest[:1] in (["models"], ["cache_utils"], ["masking_utils"], ["modeling_utils"])
+    return first in ("diffusers", "timm") or (first == "transformers" and inner)
+
+
 def test_no_other_file_imports_submodules_of_transformers_or_spells_its_private_names() -> None:
+    assert _foreign("transformers.cache_utils")
+    assert _foreign("transformers.models.llama.modeling_llama.LlamaMLP")
+    assert not _foreign("transformers.PreTrainedModel")
+    upstream_files = (SOURCES / "hosts" / "upstream").glob("*.py")
+    assert any(
+        _foreign(name) for path in upstream_files for name in _imported(path)
+    )  # or nothing is looked for
     found = []
     for path in ELSEWHERE:
         text = path.read_text(encoding="utf-8")
-        modules = [n.module or "" for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)]
-        names = [m for m in modules if m.startswith("transformers.")] + PRIVATE.findall(text)
+        names = [name for name in _imported(path) if _foreign(name)] + PRIVATE.findall(text)
         found += [(str(path.relative_to(SOURCES)), name) for name in names]
     assert not found
 
 
 def test_hosts_ask_for_parts_of_models_and_for_inputs_by_role_and_spell_none_of_their_names() -> None:
-    parts = [*upstream._PARTS.values(), *upstream._PLACEHOLDERS.values(), *upstream._BETWEEN, upstream.PIXELS]
+    parts = [*_PARTS.values(), *_PLACEHOLDERS.values(), *_BETWEEN, upstream.PIXELS]
     inputs = {upstream.ENCODED, upstream.TOKEN_TYPES, upstream.PACKING, upstream.NEWLINE, "image_sizes"}
     # Names of one word are words of the language too.
     names = (
@@ -66,6 +96,16 @@ def test_hosts_ask_for_parts_of_models_and_for_inputs_by_role_and_spell_none_of_
     assert not [
         (p.name, spelled.findall(t)) for p in files if spelled.search(t := p.read_text(encoding="utf-8"))
     ]
+
+
+def test_how_long_a_text_may_be_is_asked_in_one_place() -> None:
+    by_hand = re.compile(r"getattr\([^()]*(\(\))?,\s*\"max_position_embeddings\"")
+    assert by_hand.search('getattr(model.config.get_text_config(), "max_position_embeddings", None)')
+    assert not [p.name for p in ELSEWHERE if by_hand.search(p.read_text(encoding="utf-8"))]
+    config = LlamaConfig(max_position_embeddings=77)
+    assert upstream.longest_text(config) == 77
+    assert upstream.longest_text(LlavaConfig(text_config=config)) == 77
+    assert upstream.longest_text(T5Config()) is None
 
 
 class Renamed(nn.Module):
@@ -166,7 +206,7 @@ def test_a_cache_that_comes_in_an_unknown_way_is_noticed_and_not_taken_for_a_new
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny()
-    monkeypatch.setattr("tokenry.hosts.reducing.session.cache_given", lambda arguments: None)
+    monkeypatch.setattr("tokenry.hosts.reducing.entry.cache_given", lambda arguments: None)
     ids, reason = torch.arange(12)[None], r"cache .*in a way that is not recognised; .* proven with"
     with (
         tk.reduced(model, "random", budget=4, tokens=slice(2, 10)),
@@ -189,13 +229,13 @@ def test_a_decoder_refuses_a_model_whose_generation_lost_a_step(monkeypatch: pyt
 def test_newer_releases_warn_once_and_older_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     major, minor = upstream.PROVEN[1].split(".")[:2]
     newer = f"{major}.{int(minor) + 1}.0"
-    upstream._require.cache_clear()
-    with pytest.warns(UserWarning, match=r"newer than .* `tokenry check MODEL`"):
-        upstream._require(newer)
+    releases._require.cache_clear()
+    with pytest.warns(UserWarning, match=r"newer than .* `tokenry reduce check MODEL`"):
+        releases._require(newer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        upstream._require(newer)
-        upstream._require(f"{major}.{minor}.9")  # a patch release renames nothing
-    monkeypatch.setattr(upstream, "release", lambda: "5.19.0")
+        releases._require(newer)
+        releases._require(f"{major}.{minor}.9")  # a patch release renames nothing
+    monkeypatch.setattr(releases, "release", lambda: "5.19.0")
     with pytest.raises(UnsupportedError, match="is too old; tokenry is proven with"):
         upstream.require_release()

@@ -55,8 +55,8 @@ def test_wrappers_are_looked_through_in_any_order() -> None:
 def test_byte_probabilities_are_those_of_the_adapted_model() -> None:
     tokenizer = bpe(random_merges(b"abc", 7, random.Random(0)), b"abc")
     model: Any = adapted(small(len(tokenizer)))
-    merged = tk.text.byte_model(copy.deepcopy(model).merge_and_unload(), tokenizer, context=[0])
-    wrapped = tk.text.byte_model(torch.compile(model, backend="eager"), tokenizer, context=[0])
+    merged = tk.predict.byte_model(copy.deepcopy(model).merge_and_unload(), tokenizer, context=[0])
+    wrapped = tk.predict.byte_model(torch.compile(model, backend="eager"), tokenizer, context=[0])
     assert wrapped.log_prob("abcab") == pytest.approx(merged.log_prob("abcab"), abs=1e-4)
     with model.disable_adapter():
         assert wrapped.log_prob("abcab") != pytest.approx(merged.log_prob("abcab"), abs=1e-4)
@@ -64,7 +64,7 @@ def test_byte_probabilities_are_those_of_the_adapted_model() -> None:
         small(), peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
     )
     with pytest.raises(UnsupportedError, match="puts 2 virtual tokens in front"):
-        tk.text.byte_model(prompted, tokenizer)
+        tk.predict.byte_model(prompted, tokenizer)
 
 
 def test_what_is_no_model_of_transformers_is_named() -> None:

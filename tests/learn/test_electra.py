@@ -19,6 +19,7 @@ from tokenry.learn.electra import (
     Task,
     electra_config,
     generator_config,
+    masked_count,
     replace,
 )
 from tokenry.tokens.errors import InputError
@@ -217,3 +218,10 @@ def test_batches_are_a_function_of_the_step() -> None:
         first, second = batches(step), batches(step)
         assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(batches(0)["chosen"], batches(1)["chosen"])
+
+
+@pytest.mark.parametrize(
+    ("length", "longest", "count"), [(128, 128, 19), (512, 512, 77), (3, 128, 1), (1, 128, 1)]
+)
+def test_how_many_are_masked(length: int, longest: int, count: int) -> None:
+    assert masked_count(torch.tensor([length]), 0.15, longest).tolist() == [count]

@@ -33,7 +33,7 @@ from tokenry.models.adaptive.acm.layer import (
     ThresholdGate,
 )
 from tokenry.models.adaptive.conditional import absolute_budget_loss, budget_fraction, compute_map
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 
 IDS = torch.randint(5, 60, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -416,7 +416,7 @@ def test_bfloat16_models_get_bfloat16_modules() -> None:
 @pytest.mark.slow
 def test_on_smollm2_slices_are_lossless_and_sorting_them_by_use_keeps_more() -> None:
     try:
-        model, tokenizer = load_smollm2()
+        model, tokenizer = load("smollm2")
     except (PackageUnavailableError, UnsupportedError) as error:
         pytest.skip(f"SmolLM2 cannot be had here: {error}")
     text = "NAME\n  ls - list directory contents\n\nSYNOPSIS\n  ls [OPTION]... [FILE]..."

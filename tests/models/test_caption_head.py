@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tokenry.data.scenes.scenes import make_scene
+from tokenry.models.load import load
 from tokenry.models.vlm.embedded.caption_head import (
     HEAD_FILE,
     CaptionHead,
@@ -15,7 +16,6 @@ from tokenry.models.vlm.embedded.caption_head import (
     caption_words,
     load_caption_head,
 )
-from tokenry.models.vlm.embedded.model import load_embedded
 from tokenry.tokens.errors import TokenryError
 
 
@@ -41,7 +41,7 @@ def test_captions_name_what_a_scene_shows() -> None:
 
 
 def test_shipped_pictures_match_their_captions() -> None:
-    model, processor = load_embedded()
+    model, processor = load("embedded")
     head = load_caption_head()
     scenes = [make_scene("test", i) for i in range(32)]
     pixels = processor.image_processor([scene.image for scene in scenes], return_tensors="pt")["pixel_values"]

@@ -20,7 +20,7 @@ from tokenry.models.adaptive.conditional import compute_map
 from tokenry.models.adaptive.duo_llm.model import Choice, DuoConfig, DuoForCausalLM, Mix, convert
 from tokenry.models.adaptive.duo_llm.oracle import oracle
 from tokenry.models.adaptive.duo_llm.routing import every_routing, pattern, random_patterns, sample_routings
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.train.language import small_llama
 
@@ -621,7 +621,7 @@ def test_checkpointing_would_run_layers_under_another_routing() -> None:
 @pytest.mark.slow
 def test_smollm2() -> None:
     try:
-        model, tokenizer = load_smollm2()
+        model, tokenizer = load("smollm2")
     except (PackageUnavailableError, UnsupportedError) as error:
         pytest.skip(f"SmolLM2 cannot be had here: {error}")
     inputs = tokenizer("The capital of France is", return_tensors="pt")

@@ -7,14 +7,16 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 from tokenry.data.questions.examples import Example, exact_match, load_scenes
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import DIRECTIONS, PLACES, sign_words
-from tokenry.models.vlm.embedded import model as embedded
-from tokenry.models.vlm.embedded.model import PROMPT, build_tokenizer, load_embedded, weights_folder
+from tokenry.models import pretrained
+from tokenry.models.load import load
+from tokenry.models.pretrained import embedded_folder
+from tokenry.models.vlm.embedded.model import PROMPT, build_tokenizer
 from tokenry.tokens.errors import TokenryError
 
 
 @pytest.fixture(scope="module")
 def shipped() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    return load_embedded()
+    return load("embedded")
 
 
 def answers(
@@ -62,7 +64,7 @@ def test_sign_words_are_spelt_letter_by_letter() -> None:
 def test_the_shipped_folder_is_small_and_loads_with_plain_transformers(
     shipped: tuple[LlavaForConditionalGeneration, LlavaProcessor],
 ) -> None:
-    folder = weights_folder()
+    folder = embedded_folder()
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 24_000_000
     plain = LlavaForConditionalGeneration.from_pretrained(folder)
     assert plain.dtype == torch.float16
@@ -110,6 +112,6 @@ def test_missing_weights_are_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     empty = tmp_path_factory.mktemp("empty")
-    monkeypatch.setattr(embedded, "weights_folder", lambda: empty)
+    monkeypatch.setattr(pretrained, "files", lambda package: empty)
     with pytest.raises(TokenryError, match="weights are missing"):
-        load_embedded()
+        load("embedded")

@@ -13,13 +13,14 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS, make_scene
+from tokenry.models.load import load
 from tokenry.models.vlm.embedded.batches import IGNORE, answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import CaptionHead, caption
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
-from tokenry.models.vlm.embedded.model import build_processor, build_tokenizer, load_embedded
+from tokenry.models.vlm.embedded.model import build_processor, build_tokenizer
 from tokenry.models.vlm.embedded.objectives import packed_mask
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels, PatchPlaces
-from tokenry.models.vlm.embedded.recipe import Recipe
+from tokenry.models.vlm.embedded.recipe import EmbeddedRecipe
 from tokenry.models.vlm.embedded.training import build, run
 from tokenry.tokens.errors import TokenryError
 
@@ -27,7 +28,7 @@ TINY = {"tower_width": 32, "tower_layers": 2, "tower_heads": 2, "width": 32, "la
         "feed_forward": 48}  # fmt: skip
 
 
-def tiny_recipe(folder: Path, **changes: object) -> Recipe:
+def tiny_recipe(folder: Path, **changes: object) -> EmbeddedRecipe:
     loop = {"steps": 4, "warmup": 1, "checkpoint_every": 2, "precision": "no"}
     content = {
         "output": str(folder / "run"),
@@ -48,7 +49,7 @@ def tiny_recipe(folder: Path, **changes: object) -> Recipe:
     } | changes
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
-    return Recipe.load(path)
+    return EmbeddedRecipe.load(path)
 
 
 def test_packed_questions_give_the_logits_that_each_would_have_alone(tmp_path: Path) -> None:
@@ -225,20 +226,40 @@ def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
     assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
 
 
-@pytest.mark.parametrize("changes", [{"tower": {"batch": 4}}, {"colour": "red"}, {"answers": 3}])
-def test_bad_recipes_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(TokenryError, match="is not a recipe"):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tower": {"batch": 4}}, "tower: it lacks 'loop'"),
+        ({"colour": "red"}, "there is no setting 'colour', but output, tower"),
+        ({"answers": 3}, "answers: a whole number \\(3\\) where a list belongs"),
+        (
+            {"answers": [{"batch": 2, "loop": {"steps": "4"}}]},
+            r"answers\[0\].loop.steps: a text \('4'\) where a whole number belongs",
+        ),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(TokenryError, match=f"is not a recipe for the embedded model: {words}"):
         tiny_recipe(tmp_path, **changes)
 
 
+def test_it_stops_after_a_step_of_all_phases_and_goes_on(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    for stop in (3, 4, 6):  # within the first phase, at its end, within the second
+        assert run(recipe, Console(quiet=True), stop_after=stop) is None
+    assert not (recipe.output / "3-answers").exists()
+    assert (recipe.output / "2-answers" / "step-0000002").exists()
+    assert run(recipe, Console(quiet=True), stop_after=12) == recipe.output / "model"
+
+
 def test_the_recipe_of_the_shipped_model_fits_the_shipped_model() -> None:
-    recipe = Recipe.load(Path(__file__).parents[2] / "recipes" / "embedded_vlm.yaml")
+    recipe = EmbeddedRecipe.load(Path(__file__).parents[2] / "recipes" / "embedded_vlm.yaml")
     model, _, _ = build(recipe)
-    shipped, _ = load_embedded()
+    shipped, _ = load("embedded")
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert shapes == {name: tuple(tensor.shape) for name, tensor in shipped.state_dict().items()}
 
 
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenryError, match="is not a recipe"):
-        Recipe.load(tmp_path / "nothing.yaml")
+        EmbeddedRecipe.load(tmp_path / "nothing.yaml")

@@ -24,7 +24,8 @@ import tokenry as tk
 from tests.bench.conftest import make_model, model_folder
 from tokenry import bench
 from tokenry.hosts.wrappers import device_of
-from tokenry.models.load import auto_class, load_model, require_device
+from tokenry.models.load import auto_class, load, require_device
+from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens import InputError, UnsupportedError
 
 __all__ = ["model_folder"]
@@ -111,12 +112,58 @@ def test_a_folder_is_loaded_whole_or_refused(tmp_path: Path) -> None:
     saved, processor = make_model()
     saved.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    model, own = load_model(tmp_path)
+    model, own = load(tmp_path)
     assert (type(model), type(own)) == (type(saved), type(processor))
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="Cannot load a model from folder"):
-        load_model(tmp_path)
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [
+        ("BertModel", "BertModel"),
+        ("BertForMaskedLM", "BertForMaskedLM"),
+        ("BertLMHeadModel", "BertLMHeadModel"),
+        ("BertForPreTraining", "BertModel"),  # two objectives: what is below them
+        ("T5ForConditionalGeneration", "T5ForConditionalGeneration"),
+        ("LlamaForCausalLM", "LlamaForCausalLM"),
+    ],
+)
+def test_models_of_text_are_loaded_as_what_they_were_saved_as(
+    saved: str, loaded: str, model_folder: Path, tmp_path: Path
+) -> None:
+    kind = getattr(transformers, saved)
+    small = {"num_layers": 1, "d_kv": 8} if saved.startswith("T5") else SMALL
+    model = kind(kind.config_class(**{**small, "vocab_size": 300}))
+    model.save_pretrained(tmp_path)
+    _, tokenizer = tk.load(model_folder, reads="text")
+    tokenizer.save_pretrained(tmp_path)
+    found, own = tk.load(tmp_path)
+    assert (type(found).__name__, type(own)) == (loaded, type(tokenizer))
+    for name, weight in found.named_parameters():
+        prefix = "" if loaded == saved else f"{model.base_model_prefix}."
+        assert torch.equal(model.get_parameter(prefix + name), weight), name
+
+
+def test_a_model_of_pictures_comes_with_its_processor_or_for_text_with_its_tokenizer(
+    model_folder: Path,
+) -> None:
+    model, processor = tk.load(model_folder, dtype="bfloat16")
+    same, tokenizer = tk.load(model_folder, reads="text")
+    assert type(model) is type(same)
+    assert (model.dtype, same.dtype) == (torch.bfloat16, torch.float32)
+    assert type(processor.tokenizer) is type(tokenizer)
+
+
+def test_packaged_models_are_known_by_name_wherever_a_model_is_named() -> None:
+    model, processor = tk.load("embedded")
+    assert model.dtype == torch.float32
+    assert load_tokenizer("embedded").get_vocab() == processor.tokenizer.get_vocab()
+    with pytest.warns(DeprecationWarning, match=r'is now tokenry\.load\("embedded"\)'):
+        old, _ = tk.load_embedded()
+    assert torch.equal(old.lm_head.weight, model.lm_head.weight)
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------
@@ -139,9 +186,9 @@ def test_devices_that_this_machine_lacks_are_refused_in_a_sentence(
 ) -> None:
     for ask in (
         lambda: require_device(device),
-        lambda: load_model(model_folder, device=device),
-        lambda: load_model(model_folder, device_map=device),
-        lambda: load_model(model_folder, device_map={"lm_head": "cpu", "": device}),
+        lambda: load(model_folder, device=device),
+        lambda: load(model_folder, device_map=device),
+        lambda: load(model_folder, device_map={"lm_head": "cpu", "": device}),
     ):
         with pytest.raises(InputError, match=words) as refused:
             ask()
@@ -176,9 +223,9 @@ def scores(model: Any, inputs: dict[str, Any], method: str) -> torch.Tensor:
 def test_a_model_that_accelerate_spreads_runs_and_is_measured_as_one_in_memory(
     spread: bool, model_folder: Path
 ) -> None:
-    plain, processor = load_model(model_folder)
+    plain, processor = load(model_folder)
     away = ("model.vision_tower", "model.language_model.embed_tokens", "model.language_model.layers.2")
-    model, _ = load_model(
+    model, _ = load(
         model_folder, device_map=parts(plain, **dict.fromkeys(away, "disk")) if spread else "auto"
     )
     assert (next(model.parameters()).device.type == "meta") is spread
@@ -197,7 +244,7 @@ def test_device_maps_that_cannot_be_obeyed_are_refused(model_folder: Path) -> No
         ({"device_map": {"lm_head": "disk", "": "cpu"}}, "name every part"),
     ):
         with pytest.raises(InputError, match=words):
-            load_model(model_folder, **given)
+            load(model_folder, **given)
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
@@ -217,8 +264,8 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_adapter_counts_in_answers_measurements_and_checks(
     adapter: Path, model_folder: Path, tmp_path: Path
 ) -> None:
-    plain, processor = load_model(model_folder)
-    model, _ = load_model(model_folder, adapter=adapter)
+    plain, processor = load(model_folder)
+    model, _ = load(model_folder, adapter=adapter)
     merged = copy.deepcopy(model).merge_and_unload()
     inputs = question(model, processor)
     for method in ("divprune", "fastv"):
@@ -262,22 +309,22 @@ def test_adapters_that_do_not_fit_are_refused(
         (tmp_path / "nowhere", "There is no folder"),
     ):
         with pytest.raises(InputError, match=words) as refused:
-            load_model(model_folder, adapter=folder)
+            load(model_folder, adapter=folder)
         assert "\n" not in str(refused.value)
     with pytest.raises(InputError, match="it holds an adapter and no model"):
-        load_model(adapter)
+        load(adapter)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(
         UnsupportedError, match=r"The adapter in .* needs peft, .* pip install 'tokenry\[adapt\]'"
     ):
-        load_model(model_folder, adapter=adapter)
+        load(model_folder, adapter=adapter)
 
 
 def test_an_adapter_in_a_pickle_is_not_read(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
     torch.save({}, tmp_path / "adapter_model.bin")
     with pytest.raises(InputError, match=r"has no adapter_model\.safetensors, and no pickle"):
-        load_model(model_folder, adapter=tmp_path)
+        load(model_folder, adapter=tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"cut")
     with pytest.raises(InputError, match=r"adapter_model\.safetensors is cut off or damaged"):
-        load_model(model_folder, adapter=tmp_path)
+        load(model_folder, adapter=tmp_path)

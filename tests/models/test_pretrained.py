@@ -13,7 +13,8 @@ import torch
 
 from tokenry.data.packages import Package, PackageUnavailableError, kept
 from tokenry.models import pretrained
-from tokenry.models.pretrained import load_smollm2, minilm_folder, smollm2_folder
+from tokenry.models.load import load
+from tokenry.models.pretrained import minilm_folder, smollm2_folder
 from tokenry.tokens.errors import UnsupportedError
 
 
@@ -68,7 +69,7 @@ def test_the_real_smollm2_is_an_ordinary_folder() -> None:
         path.name for path in folder.iterdir()
     }
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    model, tokenizer = load_smollm2()
+    model, tokenizer = load("smollm2")
     assert isinstance(model, type(AutoModelForCausalLM.from_config(model.config)))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not model.training

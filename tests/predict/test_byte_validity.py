@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from tests.predict.test_byte_probabilities import CORPUS, TEXTS
 from tests.predict.toys import GPT2, GPT4O, bpe, random_merges, sentencepiece
 from tokenry.predict.lm.byte_probabilities.pairs import PairValidity
+from tokenry.predict.lm.byte_probabilities.rules import validity_of
 from tokenry.predict.lm.byte_probabilities.shapes import completions, shape, split_partial
-from tokenry.predict.lm.byte_probabilities.validity import Context, validity_of
+from tokenry.predict.lm.byte_probabilities.validity import Context
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 

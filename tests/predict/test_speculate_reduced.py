@@ -16,7 +16,7 @@ import tokenry as tk
 from tests.hosts.families import FAMILIES, VOCAB, Inputs, prompts, text
 from tests.predict.drafts import Noise, Oracle, texts_of
 from tokenry.data.questions.examples import load_scenes
-from tokenry.hosts.reducing.call import Chunk
+from tokenry.hosts.reducing.call import DecoderCall
 from tokenry.hosts.upstream import cache_of, with_cache
 from tokenry.predict.lm.calibrate import calibrate
 from tokenry.predict.lm.proposer import Proposer, Verified
@@ -162,7 +162,7 @@ def test_stops_processors_and_passes_of_the_session() -> None:
 
 
 def test_the_embedded_model() -> None:
-    model, processor = tk.load_embedded()
+    model, processor = tk.load("embedded")
     scenes = load_scenes("test", 2)
     asked = ["<image>\nwhat is in the picture?", "<image>\nwhat color is the thing at the top left?"]
     inputs = dict(
@@ -431,13 +431,13 @@ def test_a_layer_that_gets_other_columns_than_it_holds_gives_other_text(
     """The trap that this avoids: the last columns of the mask, as many as a layer holds."""
     model = built("qwen2-vl")
     inputs = FAMILIES["qwen2-vl"].batch(model, "ragged")
-    original = Chunk._build_mask
+    original = DecoderCall._build_mask
 
-    def last_columns(self: Chunk, stage: Any, layer: int) -> Any:
-        mask = original(self, stage, layer)
+    def last_columns(self: DecoderCall, segment: Any, layer: int) -> Any:
+        mask = original(self, segment, layer)
         return self.outer[""][..., -mask.shape[-1] :] if self.drawn and mask is not None else mask
 
-    monkeypatch.setattr(Chunk, "_build_mask", last_columns)
+    monkeypatch.setattr(DecoderCall, "_build_mask", last_columns)
     with tk.reduced(model, RandomTokens(budget=0.4)):
         expected = model.generate(**inputs, **GREEDY)
         how = Speculation(Oracle(texts_of(expected, inputs["attention_mask"]), AHEAD), Fixed(4))

@@ -14,7 +14,8 @@ from tokenry.predict.lm.acceptance import Greedy
 from tokenry.predict.lm.proposer import Guesser, Verified
 from tokenry.predict.lm.sizing import Fixed
 from tokenry.predict.lm.speculate import Speculation
-from tokenry.predict.lm.token_recycling import TokenRecycling, template
+from tokenry.predict.lm.token_recycling import TokenRecycling
+from tokenry.predict.lm.token_recycling.proposer import template
 from tokenry.tokens.errors import InputError
 
 V = 24

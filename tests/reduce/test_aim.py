@@ -219,5 +219,5 @@ def test_refuses_a_schedule_that_ends_before_it_starts() -> None:
 
 def test_one_round_of_half_leaves_the_odd_positions() -> None:
     x = features(1, 16)
-    reduction = bipartite_match(x, torch.tensor([16]), torch.tensor([8]))
+    reduction = bipartite_match(x, torch.tensor([16]), torch.tensor([8])).reduction
     assert reduction.anchor.tolist() == [list(range(1, 16, 2))]

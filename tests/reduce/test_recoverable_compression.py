@@ -10,7 +10,7 @@ import torch
 
 from tokenry.reduce.recoverable_compression import RecoverableCompression, density_peaks
 from tokenry.reduce.shared.diverse import cosines, unit_rows
-from tokenry.reduce.shared.outliers import local_outlier_factor, stands_out
+from tokenry.reduce.shared.outliers import is_outlier, local_outlier_factor
 from tokenry.tokens import Depth, Needs, Positions, TokenryError, TokenView
 
 DEPTH = Depth(encoder=4, decoder=2)
@@ -41,7 +41,7 @@ def test_outlier_factors_of_ten_scores() -> None:
     factor = local_outlier_factor(torch.tensor([SCORES], dtype=torch.float64), everyone(10), 3)[0]
     expected = torch.tensor([1.056] * 3 + [0.952] * 3 + [1.111] * 2 + [16.085, 19.546], dtype=torch.float64)
     assert torch.allclose(factor, expected, atol=1e-3)
-    kept = stands_out(torch.tensor([SCORES]), everyone(10), 3, 1.5)
+    kept = is_outlier(torch.tensor([SCORES]), everyone(10), 3, 1.5)
     assert kept[0].nonzero()[:, 0].tolist() == [8, 9]
 
 
@@ -70,13 +70,13 @@ def test_outlier_factors_do_not_depend_on_scale_or_order() -> None:
 def test_low_outliers_do_not_stand_out() -> None:
     scores = torch.tensor([[-5.0, 1.0, 1.1, 1.2, 1.3, 9.0]])
     assert (local_outlier_factor(scores, everyone(6), 2)[0] > 1.5).tolist() == [True, *[False] * 4, True]
-    assert stands_out(scores, everyone(6), 2, 1.5)[0].tolist() == [*[False] * 5, True]
+    assert is_outlier(scores, everyone(6), 2, 1.5)[0].tolist() == [*[False] * 5, True]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_members_do_not_stand_out(n: int) -> None:
     member = torch.arange(5)[None] < n
-    assert not stands_out(torch.rand(1, 5), member, 3, 1.5).any()
+    assert not is_outlier(torch.rand(1, 5), member, 3, 1.5).any()
 
 
 # --- the method ------------------------------------------------------------------------------------------------------

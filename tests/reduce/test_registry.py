@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenry.catalog import cards
-from tokenry.reduce import Reducer, Scorer, method, methods, read_methods, registry
+from tokenry.catalog import cards, registry
+from tokenry.reduce import Reducer, Scorer, read_methods, reducer, reducers
 from tokenry.reduce.divprune import DivPrune
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.tokens import Budget, BudgetError, Positions, TokenryError, TokenView, UnknownNameError
@@ -48,7 +48,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     monkeypatch.setitem(sys.modules, MODULE, module)
 
     def installed(*entries: tuple[str, str]) -> None:
-        found = EntryPoints(EntryPoint(name, value, registry.ENTRY_POINTS) for name, value in entries)
+        found = EntryPoints(EntryPoint(name, value, registry.group("reducer")) for name, value in entries)
         monkeypatch.setattr(registry, "entry_points", lambda *, group: found.select(group=group))
 
     return installed
@@ -59,19 +59,19 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 def test_every_card_with_an_entry_point_is_a_method_of_that_name_and_stage() -> None:
     ours = {c.slug: c for c in cards() if c.room == "reduce" and c.entry_point is not None}
-    assert {"random", "pool", "fastervlm"} <= ours.keys() == methods().keys()
-    assert list(methods()) == sorted(methods())
-    for slug, cls in methods().items():
+    assert {"random", "pool", "fastervlm"} <= ours.keys() == reducers().keys()
+    assert list(reducers()) == sorted(reducers())
+    for slug, cls in reducers().items():
         assert issubclass(cls, Reducer)
         assert cls.slug == slug
         assert cls.stage == (ours[slug].stage or cls.stage)
-        assert isinstance(method(slug), cls)
+        assert isinstance(reducer(slug), cls)
 
 
 def test_settings_reach_the_method() -> None:
-    assert method("fastervlm", budget=64, layer=-3) == FasterVLM(budget=64, layer=-3)
-    assert method("divprune", budget="25%").limit == Budget.of(0.25)
-    assert method("divprune", positions="keep").positions is Positions.KEEP
+    assert reducer("fastervlm", budget=64, layer=-3) == FasterVLM(budget=64, layer=-3)
+    assert reducer("divprune", budget="25%").limit == Budget.of(0.25)
+    assert reducer("divprune", positions="keep").positions is Positions.KEEP
 
 
 @pytest.mark.parametrize(
@@ -79,26 +79,28 @@ def test_settings_reach_the_method() -> None:
 )
 def test_a_misspelt_name_is_answered_with_the_nearest(typed: str, meant: str) -> None:
     with pytest.raises(UnknownNameError, match=f"no method '{typed}'. Did you mean '{meant}'"):
-        method(typed)
+        reducer(typed)
 
 
 def test_a_name_like_none_is_answered_with_all() -> None:
     with pytest.raises(UnknownNameError, match=r"no method 'xyzzy'. There are aim, .*vtc-cls"):
-        method("xyzzy")
+        reducer("xyzzy")
 
 
 def test_a_setting_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(TokenryError, match=r"divprune: .*'bugdet'.*Its settings: budget, positions"):
-        method("divprune", bugdet=64)
+    with pytest.raises(
+        TokenryError, match=r"divprune has no setting bugdet; its settings: budget, positions"
+    ):
+        reducer("divprune", bugdet=64)
     with pytest.raises(TokenryError, match="no field bugdet; it has budget, positions"):
-        method("divprune", bugdet=64, version=1)
+        reducer("divprune", bugdet=64, version=1)
 
 
 def test_a_setting_of_a_wrong_value_is_refused() -> None:
     with pytest.raises(BudgetError, match="0 tokens"):
-        method("divprune", budget=0)
+        reducer("divprune", budget=0)
     with pytest.raises(TokenryError, match="'keep', 'compact', 'paper', got 'shrink'"):
-        method("divprune", positions="shrink")
+        reducer("divprune", positions="shrink")
 
 
 # --- specifications -------------------------------------------------------------------------------------------------
@@ -169,20 +171,20 @@ def test_a_chain_with_a_misspelt_link_is_refused() -> None:
 
 def test_another_package_may_bring_a_method(install: Install) -> None:
     install(("loudest", f"{MODULE}:Loudest"))
-    assert methods()["loudest"] is Loudest
-    assert method("loudest", budget=1) == Loudest(budget=1)
+    assert reducers()["loudest"] is Loudest
+    assert reducer("loudest", budget=1) == Loudest(budget=1)
     assert read_methods("divprune+loudest")[1] == Loudest()
     with pytest.raises(UnknownNameError, match="Did you mean 'loudest'"):
-        method("loudes")
+        reducer("loudes")
     x = torch.tensor([[[1.0], [3.0], [2.0]]])
-    assert method("loudest").apply(TokenView.of(x)).anchor.tolist() == [[1, 2]]
+    assert reducer("loudest").apply(TokenView.of(x)).anchor.tolist() == [[1, 2]]
     config = json.loads(json.dumps(Loudest(budget=0.5, order=1.0).to_json()))
     assert read_methods(json.dumps(config)) == (Loudest(budget=0.5, order=1.0),)
 
 
 def test_extras_of_an_entry_point_are_no_part_of_its_path(install: Install) -> None:
     install(("loudest", f"{MODULE}:Loudest [fast]"))
-    assert method("loudest") == Loudest()
+    assert reducer("loudest") == Loudest()
 
 
 def test_a_name_of_ours_cannot_be_taken(install: Install) -> None:
@@ -190,15 +192,15 @@ def test_a_name_of_ours_cannot_be_taken(install: Install) -> None:
     with pytest.raises(
         TokenryError, match=r"'divprune'.*already taken by tokenry\.reduce\.divprune:DivPrune"
     ):
-        method("random")
+        reducer("random")
 
 
 def test_two_packages_cannot_share_a_name(install: Install) -> None:
     install(("loudest", f"{MODULE}:Loudest"), ("loudest", "another_package:Loudest"))
     with pytest.raises(TokenryError, match=f"another_package:Loudest.*already taken by {MODULE}:Loudest"):
-        methods()
+        reducers()
     install(("loudest", f"{MODULE}:Loudest"), ("loudest", f"{MODULE}:Loudest"))  # found twice on the path
-    assert method("loudest") == Loudest()
+    assert reducer("loudest") == Loudest()
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_two_packages_cannot_share_a_name(install: Install) -> None:
 def test_a_broken_package_is_named(install: Install, path: str, message: str) -> None:
     install(("broken", path))
     with pytest.raises(TokenryError, match=message):
-        method("broken")
+        reducer("broken")
     with pytest.raises(TokenryError, match="'broken'"):
-        methods()
-    assert method("random").slug == "random"  # the others still work
+        reducers()
+    assert reducer("random").slug == "random"  # the others still work

@@ -239,5 +239,7 @@ def test_what_cannot_be_extended(texts: list[str], size: int, message: str) -> N
 
 def test_only_bpe_can_be_extended() -> None:
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-    with pytest.raises(UnsupportedError, match=r"The tokenizer is WordLevel; only a BPE.*tokenry transplant"):
+    with pytest.raises(
+        UnsupportedError, match=r"The tokenizer is WordLevel; only a BPE.*tokenry vocab transplant"
+    ):
         extend_tokenizer(words, PORTUGUESE, 10)

@@ -22,9 +22,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tokenry.text.boundaries import Boundary, pair_rule, segments
-from tokenry.text.dynamic_tokenization import DynamicModel, dynamic
-from tokenry.text.merge_queue import MergeQueue, naive_merges
+from tokenry.text.dynamic_tokenization.boundaries import Boundary, pair_rule, segments
+from tokenry.text.dynamic_tokenization.merge_queue import MergeQueue, naive_merges
+from tokenry.text.dynamic_tokenization.model import DynamicModel, dynamic
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import HypernetConfig, Hypernetwork, source_rows

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenry.text.embedding_cache import LRUEmbeddingCache
+from tokenry.text.dynamic_tokenization.embedding_cache import LRUEmbeddingCache
 from tokenry.tokens.errors import InputError
 
 

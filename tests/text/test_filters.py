@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenry.text.filters import STOP_WORDS, Rules, broken_rules, clean, repair_encoding
+from tokenry.text.cabrita.filters import STOP_WORDS, Rules, broken_rules, clean, repair_encoding
 from tokenry.tokens.errors import InputError
 
 GOOD = "\n".join(["Os documentos de teste dizem pouco, mas uma frase assim passa por todas as regras."] * 6)

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tests.predict.toys import sentencepiece
-from tokenry.text.large_vocabulary import Decoding, LargeVocabulary
+from tokenry.text.dynamic_tokenization.large_vocabulary import Decoding, LargeVocabulary
 from tokenry.text.training import train_bpe
 from tokenry.text.zett import HypernetConfig, Hypernetwork, source_rows
 from tokenry.tokens.errors import InputError, UnsupportedError

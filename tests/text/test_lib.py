@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from inspect import Parameter, signature
 from itertools import pairwise
 from typing import Any
 
@@ -13,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.text.kinds import kinds, train
-from tokenry.text.lexicon import RankedLexicon
-from tokenry.text.lib import Lexicon, Lib, Reader, fit, train_lib
+from tokenry.text.kinds import train
+from tokenry.text.lib.learning import Lexicon, Lib, Reader, fit, train_lib
+from tokenry.text.lib.ranked import RankedLexicon
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError
 
@@ -294,7 +293,7 @@ def test_fitting_keeps_the_best_and_counts_no_byte_twice() -> None:
         ({"in_rate": 1.5}, "in_rate is 1.5; it is a share"),
         ({"life": 0}, "life is 0; it is at least 1"),
         ({"max_chunk_length": 0}, "max_chunk_length is 0"),
-        ({"alpha": 0.25}, "settings of LiB are in_rate"),
+        ({"alpha": 0.25}, "its settings: in_rate"),
     ],
 )
 def test_settings_that_mean_nothing_are_told(settings: dict[str, Any], message: str) -> None:
@@ -308,15 +307,8 @@ def test_what_the_error_advises_can_be_done_by_name(texts: tuple[str, ...]) -> N
     corpus, settings = [texts[1][:6000]], {"passes": 2, "in_rate": 0.5, "article": 20}
     by_name = train("lib", corpus, 300, **settings)
     assert by_name.get_vocab() == train_lib(corpus, 300, **settings).get_vocab()
-    with pytest.raises(InputError, match=r"lib has no option passses; options of lib are .*in_rate.*passes"):
+    with pytest.raises(InputError, match=r"LiB has no setting passses; its settings: .*in_rate.*passes"):
         train("lib", corpus, 300, passses=2)
-
-
-def test_every_kind_names_all_that_its_trainer_takes() -> None:
-    for kind in kinds().values():
-        takes = signature(kind.train).parameters.values()
-        assert any(p.kind is Parameter.VAR_KEYWORD for p in takes) == (kind.settings is not None), kind.name
-        assert all(p.name in kind.options for p in takes if p.kind is Parameter.KEYWORD_ONLY)
 
 
 def test_too_little_text_is_told() -> None:

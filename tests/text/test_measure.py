@@ -44,7 +44,7 @@ class Bigrams(nn.Module):
         super().__init__()
         self.table = nn.Embedding(rows, rows)
         nn.init.normal_(self.table.weight, generator=torch.Generator().manual_seed(seed))
-        self.config = SimpleNamespace(max_position_embeddings=4096)
+        self.config = LlamaConfig(max_position_embeddings=4096)
         self.device = torch.device("cpu")
         self.longest = 0
 

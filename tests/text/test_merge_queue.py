@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenry.text.merge_queue import MergeQueue, naive_merges
+from tokenry.text.dynamic_tokenization.merge_queue import MergeQueue, naive_merges
 from tokenry.tokens.errors import InputError
 
 LOW = [[b" low", b"er"], [b" low", b"est"], [b" low", b"er"]]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tokenry.text.supertokens import train_supertokens
 from tokenry.text.training import train_bpe
+from tokenry.text.transplant.tokenadapt.supertokens import train_supertokens
 from tokenry.tokens.errors import InputError
 
 SIZE = 1500

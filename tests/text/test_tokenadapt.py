@@ -16,7 +16,7 @@ from tokenry.text.transplant.aligner import align_words
 from tokenry.text.transplant.counting import overlaps
 from tokenry.text.transplant.focus import Focus, sparsemax, sparsemax_entries
 from tokenry.text.transplant.omp import OMP, matching_pursuit
-from tokenry.text.transplant.tokenadapt import TokenAdapt
+from tokenry.text.transplant.tokenadapt.method import TokenAdapt
 from tokenry.text.transplant.transtokenizer import TransTokenizer, count_words, longest_inside
 from tokenry.text.transplant.wechsel import Wechsel
 from tokenry.text.trie import ByteTrie

@@ -351,9 +351,9 @@ def test_passthrough_of_a_masked_language_model() -> None:
 
 @pytest.mark.packages
 def test_passthrough_reproduces_smollm2_bit_for_bit() -> None:
-    from tokenry.models.pretrained import load_smollm2
+    from tokenry.models.load import load
 
-    model, own = load_smollm2()
+    model, own = load("smollm2")
     ids = own("Tokenizers can be swapped; naïve café – 12345.", return_tensors="pt")["input_ids"]
     check_passthrough(model, ByteVocab.from_tokenizer(own), ids)
 

@@ -128,7 +128,7 @@ def test_bad_hypernetworks_are_refused(
     tmp_path: Path, source: PreTrainedTokenizerFast, target: PreTrainedTokenizerFast
 ) -> None:
     model = llama(len(source))
-    with pytest.raises(InputError, match="tokenry hypernet"):
+    with pytest.raises(InputError, match="tokenry vocab hypernet"):
         transplant(model, source, target, Zett())
     with pytest.raises(InputError, match="holds no hypernetwork"):
         load_hypernetwork(tmp_path)

@@ -13,9 +13,9 @@ from tokenry.tokens import (
     Reduction,
     ReductionError,
     TokenryError,
-    best,
     gather_rows,
     prefix_mask,
+    top_mask,
 )
 
 
@@ -306,12 +306,12 @@ def test_prefix_mask() -> None:
 def test_best_takes_members_only_and_no_more_than_there_are() -> None:
     scores = t([9.0, -torch.inf, 3.0, 3.0], [1.0, 2.0, 3.0, 4.0])
     member = t([False, True, True, True], [True, True, False, False])
-    assert best(scores, member, t(1, 1)).tolist() == [
+    assert top_mask(scores, member, t(1, 1)).tolist() == [
         [False, False, True, False],
         [False, True, False, False],
     ]
-    assert best(scores, member, t(3, 9)).tolist() == member.tolist()
-    assert not best(scores, member, t(0, 0)).any()
+    assert top_mask(scores, member, t(3, 9)).tolist() == member.tolist()
+    assert not top_mask(scores, member, t(0, 0)).any()
 
 
 def test_gather_rows_fills_what_is_missing() -> None:
@@ -324,3 +324,33 @@ def test_to_moves_every_part() -> None:
     reduction = Reduction.merge(t([0, 0, 1])).to("meta")
     parts = (reduction.group, reduction.weight, reduction.count, reduction.anchor, reduction.length)
     assert {part.device.type for part in parts} == {"meta"}
+
+
+def test_carry_adds_up_what_sources_stand_for() -> None:
+    reduction = Reduction.merge(torch.tensor([[0, 1, 0, -1]]))
+    assert reduction.carry(torch.tensor([[1.0, 4.0, 2.0, 8.0]])).tolist() == [[3.0, 4.0]]
+    assert reduction.carry(torch.ones(1, 4)).tolist() == reduction.sizes.tolist()
+
+
+def test_beside_tokens_that_stay() -> None:
+    """Tokens 1 and 4 stay; of 0, 2, 3 the last is dropped and the others merge onto the second of them."""
+    some = Reduction.merge(torch.tensor([[0, 0, -1]]), anchor=torch.tensor([[1]]))
+    kept = torch.tensor([[False, True, False, False, True]])
+    whole = some.beside(kept, torch.tensor([5]))
+    assert whole.anchor.tolist() == [[1, 2, 4]]
+    assert whole.group.tolist() == [[1, 0, 1, -1, 2]]
+    assert whole.weight.tolist() == [[0.5, 1, 0.5, 0, 1]]
+    with pytest.raises(ReductionError, match="does not fit beside"):
+        some.beside(torch.tensor([[False, True, False, False, False]]), torch.tensor([5]))
+
+
+def test_a_gate_changes_no_value_and_gets_the_gradient_of_a_weight() -> None:
+    x = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
+    gate = torch.tensor([[0.1, 0.9, 0.4, 0.7]], requires_grad=True)
+    plain = Reduction.from_mask(torch.tensor([[True, False, True, True]]))
+    gated = plain.gated(gate)
+    assert not gated.is_selection
+    assert torch.equal(gated.apply(x), plain.apply(x))
+    gated.apply(x).square().sum().backward()
+    expected = 2 * x.square().sum(2).masked_fill(~plain.kept, 0)
+    assert torch.allclose(gate.grad, expected)

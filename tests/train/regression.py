@@ -16,18 +16,18 @@ QUIET = Console(quiet=True)
 
 
 class Regression(Objective):
-    """Fits a random linear map; ``frozen`` must not move when its factor is 0, ``unused`` is in no loss."""
+    """Fits a random linear map; ``fixed`` must not move when its factor is 0, ``unused`` is in no loss."""
 
     def __init__(self, width: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Linear(width, 16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 2))
-        self.frozen = nn.Linear(2, 2)
+        self.fixed = nn.Linear(2, 2)
         self.unused = nn.Linear(2, 2)
-        self.tied = self.frozen
+        self.tied = self.fixed
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
-        error = self.frozen(self.body(batch["x"])) - batch["y"]
+        error = self.fixed(self.body(batch["x"])) - batch["y"]
         return error.square().mean(), {"error": error.detach().abs().mean()}
 
 

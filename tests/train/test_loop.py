@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -96,10 +97,10 @@ def test_checkpoints_fall_due_by_time(tmp_path: Path, monkeypatch: pytest.Monkey
         now[0] += 25
         return batches(step)
 
-    def saving(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Path:
+    def saving(folder: Path, objective: nn.Module, optimisers: Any, step: int, average: Any) -> Path:
         saved.append((step, now[0]))
         now[0] += 4 if step == 6 else 0  # a slow disk: the next one may wait, so that training goes on
-        return save(folder, objective, optimizer, step)
+        return save(folder, objective, optimisers, step, average)
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(loop, "save_checkpoint", saving)
@@ -142,7 +143,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_factor_zero_freezes_and_the_longest_prefix_wins(tmp_path: Path) -> None:
     before = weights(Regression())
-    scale = {"frozen": 0.0, "body": 0.0, "body.3": 1.0}
+    scale = {"fixed": 0.0, "body": 0.0, "body.3": 1.0}
     after = weights(
         train(Regression(), batches, settings(lr_scale=scale), tmp_path, workers=0, console=QUIET)
     )
@@ -258,7 +259,8 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a module in two processes, as `accelerate launch` does on two devices, here on the CPU through gloo."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     options = ["--main_process_port", "0", "--mixed_precision", "no", "--num_machines", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     return subprocess.run(
         [sys.executable, *launcher, *options, "-m", *arguments],
         cwd=ROOT,

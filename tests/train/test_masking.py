@@ -79,13 +79,6 @@ def test_electra_masks_eighty_five_percent_and_keeps_the_rest() -> None:
     assert set(seen.flatten().tolist()) == {MASK, 50}
 
 
-@pytest.mark.parametrize(
-    ("length", "longest", "count"), [(128, 128, 19), (512, 512, 77), (3, 128, 1), (1, 128, 1)]
-)
-def test_electra_counts(length: int, longest: int, count: int) -> None:
-    assert masking.electra_count(torch.tensor([length]), 0.15, longest).tolist() == [count]
-
-
 def test_whole_words_are_chosen_whole_and_up_to_the_count() -> None:
     ids, mask = batch([40, 25, 9])
     continues = torch.zeros(100, dtype=torch.bool)

@@ -1,47 +1,41 @@
-"""Measuring what fewer tokens cost: comparing, storing, reporting, tuning."""
+"""Measuring what fewer tokens cost: comparing, storing, reporting, tuning.
 
-from tokenry.bench.reducers.arms import BUDGETS
-from tokenry.bench.reducers.columns import COSTS
-from tokenry.bench.reducers.compare import Comparison, compare, require_free
-from tokenry.bench.reducers.data import Data, load_data
-from tokenry.bench.reducers.demo import run_demo
-from tokenry.bench.reducers.export import as_csv, as_json
-from tokenry.bench.reducers.metrics import METRICS, Metric, metric
-from tokenry.bench.reducers.prompts import Template
-from tokenry.bench.reducers.report import Report, write_report
-from tokenry.bench.reducers.results import Results, read_results
-from tokenry.bench.reducers.single import Single, ask, prepare
-from tokenry.bench.reducers.summary import Row, summarise
-from tokenry.bench.reducers.table import as_table
-from tokenry.bench.reducers.tune import Tuning, tune
-from tokenry.data.images.pictures import open_picture
+Names are loaded on first use.
+"""
 
-__all__ = [
-    "BUDGETS",
-    "COSTS",
-    "METRICS",
-    "Comparison",
-    "Data",
-    "Metric",
-    "Report",
-    "Results",
-    "Row",
-    "Single",
-    "Template",
-    "Tuning",
-    "as_csv",
-    "as_json",
-    "as_table",
-    "ask",
-    "compare",
-    "load_data",
-    "metric",
-    "open_picture",
-    "prepare",
-    "read_results",
-    "require_free",
-    "run_demo",
-    "summarise",
-    "tune",
-    "write_report",
-]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenry.tokens.faces import face
+
+if TYPE_CHECKING:
+    from tokenry.bench.reducers.arms import BUDGETS as BUDGETS
+    from tokenry.bench.reducers.columns import COSTS as COSTS
+    from tokenry.bench.reducers.compare import Comparison as Comparison
+    from tokenry.bench.reducers.compare import compare as compare
+    from tokenry.bench.reducers.compare import require_free as require_free
+    from tokenry.bench.reducers.data import Data as Data
+    from tokenry.bench.reducers.data import load_data as load_data
+    from tokenry.bench.reducers.demo import run_demo as run_demo
+    from tokenry.bench.reducers.export import as_csv as as_csv
+    from tokenry.bench.reducers.export import as_json as as_json
+    from tokenry.bench.reducers.metrics import METRICS as METRICS
+    from tokenry.bench.reducers.metrics import Metric as Metric
+    from tokenry.bench.reducers.metrics import metric as metric
+    from tokenry.bench.reducers.prompts import Template as Template
+    from tokenry.bench.reducers.report import Report as Report
+    from tokenry.bench.reducers.report import write_report as write_report
+    from tokenry.bench.reducers.results import Results as Results
+    from tokenry.bench.reducers.results import read_results as read_results
+    from tokenry.bench.reducers.single import Single as Single
+    from tokenry.bench.reducers.single import ask as ask
+    from tokenry.bench.reducers.single import prepare as prepare
+    from tokenry.bench.reducers.summary import Row as Row
+    from tokenry.bench.reducers.summary import summarise as summarise
+    from tokenry.bench.reducers.table import as_table as as_table
+    from tokenry.bench.reducers.tune import Tuning as Tuning
+    from tokenry.bench.reducers.tune import tune as tune
+    from tokenry.data.images.pictures import open_picture as open_picture
+
+__getattr__, __dir__, __all__ = face(__name__)

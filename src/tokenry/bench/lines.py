@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
-from tokenry.bench.typed_json import reader
 from tokenry.bench.writing import Claim
 from tokenry.tokens import InputError
+from tokenry.tokens.typed import reader
 
 FORMAT = 1
 """Written into every line; raised when a field changes its meaning. Lines of another format are skipped."""

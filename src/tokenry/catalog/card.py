@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from tokenry.tokens.errors import TokenryError
 
@@ -19,11 +19,15 @@ STATE_MEANINGS = {
 STATES = tuple(STATE_MEANINGS)
 KINDS = (
     "reducer",  # fewer tokens for a model that exists
-    "tokenizer",  # signal or text to tokens and back
+    "connector",  # from a vision encoder's tokens to a language model's
+    "tokenizer",  # trains a vocabulary on text
+    "codec",  # pictures, video, sound or shapes to tokens and back
     "vocabulary",  # a model's vocabulary changed or extended
+    "transplant",  # rows of a new vocabulary for a model that exists
     "architecture",  # a network, or a part of one
     "objective",  # what is learned from, and with which loss
-    "decoding",  # next tokens, faster or differently
+    "decoder",  # guesses ahead, so that next tokens come faster
+    "decoding",  # next tokens drawn differently
     "generator",  # a model of token sequences
     "embedding",  # many tokens to one vector
     "steering",  # what a token in the prompt does
@@ -34,6 +38,55 @@ KINDS = (
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 _ENTRY_POINT = re.compile(r"tokenry(\.[a-z_][a-z0-9_]*)+:[A-Za-z_]\w*")
+_NAME = re.compile(r"[a-z0-9]+([-+][a-z0-9]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Something that can be named without being a system of its own; the card of a system answers for it.
+
+    Variants are a paper's further recipes, and what its authors compare it with.
+
+    Attributes:
+        name: Name by which it is called among the members of its kind.
+        kind: One of `KINDS`: the registry that has it.
+        summary: One line in our own words, without a full stop.
+        entry_point: What a user would call, as "package.module:name".
+        aliases: Further names.
+        default: True for the member of its kind that is taken where none is named.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    entry_point: str
+    aliases: tuple[str, ...] = ()
+    default: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice(self._label, "kind", self.kind, KINDS)
+        for name in (self.name, *self.aliases):
+            _check_pattern(self._label, "name", name, _NAME, "lower-case words joined by hyphens or +")
+        _check_pattern(self._label, "entry_point", self.entry_point, _ENTRY_POINT, "tokenry.room.module:Name")
+        _check_summary(self._label, self.summary)
+
+    @property
+    def _label(self) -> str:
+        return f"Variant {self.name!r}"
+
+
+_REDUCING = """\
+import tokenry as tk
+from tokenry.data import load_scenes
+from tokenry.hosts import question_inputs
+
+model, processor = tk.load("embedded")  # or another one of transformers
+(scene,) = load_scenes(n=1)
+inputs = question_inputs(model, processor, [[scene.image]], [scene.question])
+with tk.reduced(model, "{slug}", budget=0.25) as run:
+    ids = model.generate(**inputs, max_new_tokens=8)
+print(run.cost)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +104,24 @@ class Card:
         url: Where to find a paper that is not on arXiv.
         venue: Where it was published, such as "ICLR 2025".
         year: Year of the first version of the paper.
-        room: Field it belongs to, one of `ROOMS`; its code is where `entry_point` says (a language model of the room
-            "text" lives in `models`).
+        room: Where its code is, or will be; one of `ROOMS`.
         stage: For reducers, where it acts, one of `STAGES`; a method that acts at several places names the deepest.
         kind: What sort of thing it is, one of `KINDS`.
         trained: True if the paper's method needs training; False if it works on a model as it is.
         summary: One line in our own words, without a full stop.
-        entry_point: What a user would call, as "package.module:name".
-        use: One line of Python or a command that uses it, where it is used otherwise than `usage` says by itself.
+        entry_point: What a user would call, as "package.module:name"; its module is called like the system. It is a
+            member of its kind's registry.
+        aliases: Further names among the members of its kind.
+        variants: What else its card answers for by name, such as further recipes and the simple ways it is compared
+            with.
+        default: True for the member of its kind that is taken where none is named.
+        use: Python that uses it and runs as it stands, in lines of at most 84 characters; reducers do without, as they
+            are all used alike.
+        command: A command line that uses it, if there is one; reducers do without.
         state: "done", "partly" or "open"; what done means is in docs/adding-a-method.md.
-        baseline: True for methods that every comparison needs but that are not among the catalogued systems.
+        baseline: True for methods that comparisons need but that are not among the catalogued systems.
+        control: For a baseline that stands in every comparison of its kind: its place among these.
+        checks: For a reducer with which `tk.check` tries a mechanism: with which settings, each a JSON object.
         notes: What a reader must know besides, such as related papers.
         caution: Why the verdict of its reproduction is to be read with care, such as a model that favours it; stands
             beside the verdict wherever that is shown.
@@ -80,26 +141,37 @@ class Card:
     year: int | None = None
     stage: str | None = None
     entry_point: str | None = None
+    aliases: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    default: bool = False
     use: str | None = None
+    command: str | None = None
     baseline: bool = False
+    control: int | None = None
+    checks: tuple[str, ...] = ()
     notes: str | None = None
     caution: str | None = None
 
     def __post_init__(self) -> None:
-        self._check_choice("room", self.room, ROOMS)
-        self._check_choice("kind", self.kind, KINDS)
-        self._check_choice("state", self.state, STATES)
+        _check_choice(self._label, "room", self.room, ROOMS)
+        _check_choice(self._label, "kind", self.kind, KINDS)
+        _check_choice(self._label, "state", self.state, STATES)
         if self.stage is not None:
-            self._check_choice("stage", self.stage, STAGES)
-        self._check_pattern("slug", self.slug, _SLUG, "lower-case words joined by hyphens")
-        self._check_pattern("arxiv", self.arxiv, _ARXIV, "an id without version, such as 2412.01818")
-        self._check_pattern("entry_point", self.entry_point, _ENTRY_POINT, "tokenry.room.module:Name")
+            _check_choice(self._label, "stage", self.stage, STAGES)
+        _check_pattern(self._label, "slug", self.slug, _SLUG, "lower-case words joined by hyphens")
+        for alias in self.aliases:
+            _check_pattern(self._label, "alias", alias, _NAME, "lower-case words joined by hyphens or +")
+        _check_pattern(self._label, "arxiv", self.arxiv, _ARXIV, "an id without version, such as 2412.01818")
+        _check_pattern(self._label, "entry_point", self.entry_point, _ENTRY_POINT, "tokenry.room.module:Name")
+        _check_summary(self._label, self.summary)
         if not self.baseline and (self.year is None or not (self.arxiv or self.url)):
             raise self._error("a paper needs its year and its arxiv id or url (only baselines go without)")
+        if self.entry_point is not None and self.entry_point.split(".")[1] != self.room:
+            raise self._error(f"entry_point {self.entry_point} is not in its room, {self.room!r}")
+        if self.control is not None and not self.baseline:
+            raise self._error("only a baseline can be the control of every comparison")
         if self.state == "done" and self.entry_point is None:
             raise self._error("a system that is done has an entry_point")
-        if "\n" in self.summary or self.summary.endswith("."):
-            raise self._error("summary is one line without a full stop")
 
     @classmethod
     def from_mapping(cls, slug: str, values: Mapping[str, Any]) -> Card:
@@ -112,22 +184,7 @@ class Card:
         Raises:
             TokenryError: If a field is unknown, missing or has a value that it must not have.
         """
-        known = {field.name for field in fields(cls)} - {"slug"}
-        required = {field.name for field in fields(cls) if field.default is MISSING} - {"slug"}
-        if unknown := sorted(set(values) - known):
-            raise TokenryError(
-                f"Card {slug!r}: unknown field {unknown[0]!r}; a card has {', '.join(sorted(known))}"
-            )
-        if missing := sorted(required - set(values)):
-            raise TokenryError(f"Card {slug!r}: {', '.join(missing)} missing.")
-        hints = get_type_hints(cls)
-        for name, value in values.items():
-            allowed = [hint for hint in get_args(hints[name]) or (hints[name],) if hint is not type(None)]
-            if type(value) not in allowed or value == "":  # not isinstance: True is no year
-                raise TokenryError(
-                    f"Card {slug!r}: {name} must be a non-empty {allowed[0].__name__}, not {value!r}"
-                )
-        return cls(slug=slug, **values)
+        return cls(slug=slug, **_read(cls, f"Card {slug!r}", values, "slug"))
 
     @property
     def page(self) -> str:
@@ -137,8 +194,7 @@ class Card:
     @property
     def tests(self) -> str:
         """Path of its tests, from the repository's root: tests mirror where the code lies."""
-        room = self.room if self.entry_point is None else self.entry_point.split(".")[1]
-        return f"tests/{room}/test_{self.slug.replace('-', '_')}.py"
+        return f"tests/{self.room}/test_{self.slug.replace('-', '_')}.py"
 
     @property
     def reproduction(self) -> str:
@@ -146,30 +202,75 @@ class Card:
         return f"docs/results/{self.slug}.json"
 
     @property
-    def usage(self) -> tuple[str, ...]:
-        """Lines of Python or commands that use it; none for a system that is open."""
-        if self.entry_point is None:
-            return ()
-        if self.use is not None:
-            return (self.use,)
-        if self.kind == "reducer":
-            command = f'tokenry run MODEL picture.jpg "what is this?" --method {self.slug}'
-            return (f'tk.reduced(model, "{self.slug}")', command)
-        module, _, name = self.entry_point.partition(":")
-        return (f"from {module} import {name}",)
+    def example(self) -> str | None:
+        """Python that uses it and runs as it stands; None for a system that cannot be used."""
+        if self.use is None and self.entry_point is not None and self.kind == "reducer":
+            return _REDUCING.format(slug=self.slug)
+        return self.use
+
+    @property
+    def shell(self) -> str | None:
+        """A command line that uses it, if there is one."""
+        if self.command is None and self.entry_point is not None and self.kind == "reducer":
+            return f'tokenry reduce run MODEL picture.jpg "what is this?" --method {self.slug}'
+        return self.command
 
     @property
     def link(self) -> str | None:
         """Address of the paper."""
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.url
 
-    def _check_choice(self, field: str, value: str, choices: tuple[str, ...]) -> None:
-        if value not in choices:
-            raise self._error(f"{field} {value!r} is none of {', '.join(choices)}")
-
-    def _check_pattern(self, field: str, value: str | None, pattern: re.Pattern[str], meaning: str) -> None:
-        if value is not None and not pattern.fullmatch(value):
-            raise self._error(f"{field} {value!r} is not {meaning}")
+    @property
+    def _label(self) -> str:
+        return f"Card {self.slug!r}"
 
     def _error(self, problem: str) -> TokenryError:
-        return TokenryError(f"Card {self.slug!r}: {problem}")
+        return TokenryError(f"{self._label}: {problem}")
+
+
+def _read(
+    cls: type[Card] | type[Variant], label: str, values: Mapping[str, Any], *given: str
+) -> dict[str, Any]:
+    """The fields of a card or a variant from parsed TOML, without those that are `given` otherwise."""
+    known = {field.name for field in fields(cls)} - set(given)
+    required = {field.name for field in fields(cls) if field.default is MISSING} - set(given)
+    what = cls.__name__.lower()
+    if unknown := sorted(set(values) - known):
+        raise TokenryError(f"{label}: unknown field {unknown[0]!r}; a {what} has {', '.join(sorted(known))}")
+    if missing := sorted(required - set(values)):
+        raise TokenryError(f"{label}: {', '.join(missing)} missing.")
+    hints = _HINTS[cls.__name__]
+    return {name: _value(label, name, value, hints[name]) for name, value in values.items()}
+
+
+_HINTS: Final = {cls.__name__: get_type_hints(cls) for cls in (Card, Variant)}
+
+
+def _value(label: str, name: str, value: Any, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        element = get_args(hint)[0]
+        if not isinstance(value, list) or not value:
+            raise TokenryError(f"{label}: {name} must be a non-empty list, not {value!r}")
+        if element is not Variant:
+            return tuple(_value(label, name, one, element) for one in value)
+        tables = [_value(label, name, one, dict) for one in value]
+        return tuple(Variant(**_read(Variant, f"{label}, {name}", table)) for table in tables)
+    allowed = [one for one in get_args(hint) or (hint,) if one is not type(None)]
+    if type(value) not in allowed or value == "":  # not isinstance: True is no year
+        raise TokenryError(f"{label}: {name} must be a non-empty {allowed[0].__name__}, not {value!r}")
+    return value
+
+
+def _check_choice(label: str, field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise TokenryError(f"{label}: {field} {value!r} is none of {', '.join(choices)}")
+
+
+def _check_pattern(label: str, field: str, value: str | None, pattern: re.Pattern[str], meaning: str) -> None:
+    if value is not None and not pattern.fullmatch(value):
+        raise TokenryError(f"{label}: {field} {value!r} is not {meaning}")
+
+
+def _check_summary(label: str, summary: str) -> None:
+    if "\n" in summary or summary.endswith("."):
+        raise TokenryError(f"{label}: summary is one line without a full stop, got {summary!r}")

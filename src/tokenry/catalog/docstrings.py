@@ -77,7 +77,10 @@ def _definition(entry_point: str) -> tuple[ast.ClassDef | ast.FunctionDef, str]:
     file = next((f for f in (base / f"{last}.py", base / last / "__init__.py") if f.is_file()), None)
     if file is None:
         raise TokenryError(f"Entry point {entry_point!r}: there is no module {module}")
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    # A face imports what it offers `if TYPE_CHECKING:`.
+    offered = [node for block in body if isinstance(block, ast.If) for node in block.body]
+    for node in (*body, *offered):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return node, entry_point
         if isinstance(node, ast.ImportFrom) and node.module is not None:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-from tokenry.catalog.card import ROOMS, STAGES, STATES, Card
+from tokenry.catalog.card import KINDS, ROOMS, STAGES, STATES, Card
 from tokenry.tokens.errors import TokenryError, UnknownNameError
 
 
@@ -47,6 +47,7 @@ def _all_cards() -> tuple[Card, ...]:
 def cards(
     *,
     room: str | None = None,
+    kind: str | None = None,
     stage: str | None = None,
     state: str | None = None,
     trained: bool | None = None,
@@ -56,6 +57,7 @@ def cards(
 
     Args:
         room: Only this room, one of `ROOMS`.
+        kind: Only this kind, one of `KINDS`.
         stage: Only this stage, one of `STAGES`.
         state: Only this state, one of `STATES`.
         trained: Only methods that need training (True) or only those that do not (False).
@@ -67,10 +69,23 @@ def cards(
     Raises:
         UnknownNameError: If a filter's value is none that a card can have.
     """
-    for name, value, choices in (("room", room, ROOMS), ("stage", stage, STAGES), ("state", state, STATES)):
+    choices_of = (
+        ("room", room, ROOMS),
+        ("kind", kind, KINDS),
+        ("stage", stage, STAGES),
+        ("state", state, STATES),
+    )
+    for name, value, choices in choices_of:
         if value is not None and value not in choices:
             raise UnknownNameError(f"There is no {name} {value!r}; choose one of {', '.join(choices)}.")
-    wanted = {"room": room, "stage": stage, "state": state, "trained": trained, "baseline": baseline}
+    wanted = {
+        "room": room,
+        "kind": kind,
+        "stage": stage,
+        "state": state,
+        "trained": trained,
+        "baseline": baseline,
+    }
     chosen = {name: value for name, value in wanted.items() if value is not None}
     return tuple(c for c in _all_cards() if all(getattr(c, name) == value for name, value in chosen.items()))
 

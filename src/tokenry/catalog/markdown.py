@@ -24,3 +24,8 @@ def escape(text: str) -> str:
     ):
         text = text.replace(sign, literal)
     return text.replace("\n", " ")
+
+
+def block(language: str, text: str) -> str:
+    """A block of code, as it stands."""
+    return f"```{language}\n{text.rstrip()}\n```"

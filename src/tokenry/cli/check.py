@@ -1,4 +1,4 @@
-"""`tokenry check`: whether tokenry is exact on a model of the user's."""
+"""`tokenry reduce check`: whether tokenry is exact on a model of the user's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tokenry.cli import options
-from tokenry.cli.options import Attention, Dtype
+from tokenry.cli import options, terminal
+from tokenry.cli.groups import Loading, spread
 from tokenry.cli.terminal import screen
-from tokenry.hosts.checkpoints import require_model
 
 _MARKS = {
     True: Text("holds", style="green"),
@@ -23,31 +22,26 @@ _MARKS = {
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command("check")(check_model)
+    app.command("check")(spread(check_model))
 
 
 def check_model(
+    loading: Loading,
     model: options.Model = "embedded",
     image: Annotated[
         Path | None, typer.Option(help="A picture to check with.", show_default="a built-in scene")
     ] = None,
     question: Annotated[str, typer.Option(help="A question about it.")] = "what is at the top left?",
-    dtype: options.DtypeOption = Dtype.AUTO,
-    attn: options.AttentionOption = Attention.SDPA,
-    device: options.PlaceOption = None,
-    device_map: options.DeviceMapOption = None,
-    adapter: options.AdapterOption = None,
-    trust_remote_code: options.TrustOption = False,
 ) -> None:
     """Run the laws on MODEL: identity at 100 %, equality with masking, clean removal. Exit code 1 if one is broken."""
-    require_model(model, adapter)
+    loading.require(model)
     from tokenry import bench
     from tokenry.reduce.check import check
 
     picture = (
         bench.open_picture(image) if image is not None else bench.load_data("scenes", 1).examples[0].image
     )
-    loaded, processor = options.load(model, dtype, attn, device, device_map, adapter, trust_remote_code)
+    loaded, processor = loading.load(model)
     report = check(loaded, bench.prepare(loaded, processor, picture, question))
     table = Table(
         title=report.model, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0)
@@ -61,4 +55,4 @@ def check_model(
     stages = ", ".join(stage for stage, holds in report.stages.items() if holds and stage != "any") or "none"
     out.print(f"\nSupported stages: {stages}")
     if not report.ok:
-        raise typer.Exit(1)
+        raise typer.Exit(terminal.FAILED)

@@ -1,4 +1,4 @@
-"""`tokenry decode-bench`: which way of decoding is fastest for a model on this machine."""
+"""`tokenry decode bench`: which way of decoding is fastest for a model on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenry.cli import options
-from tokenry.cli.terminal import say, screen
+from tokenry.cli.terminal import FAILED, say, screen
 
 if TYPE_CHECKING:
     from tokenry.bench.decoders.report import DecodingReport
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command("decode-bench")(decode_bench)
+    app.command("bench")(decode_bench)
 
 
 def decode_bench(
@@ -30,14 +30,14 @@ def decode_bench(
         list[str] | None,
         typer.Option(help="Names, comma-separated; NAME-cold forgets before every prompt. Repeatable."),
     ] = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write for a prompt.")] = 128,
+    max_new_tokens: options.TokensOption = 128,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many prompts of each class.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each prompt is decoded in each way.")] = 3,
     dtype: options.DtypeOption = options.Dtype.BFLOAT16,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    device: options.DeviceOption = "cpu",
+    device: options.DeviceOption = None,
     assistant: Annotated[
         str | None,
         typer.Option(
@@ -62,26 +62,23 @@ def decode_bench(
     from tokenry.bench.decoders.log import read_decoding
     from tokenry.bench.decoders.report import save_report
     from tokenry.bench.environment import limit_threads
-    from tokenry.bench.vocabularies.transplant import load_language_model
     from tokenry.data.text.prompts import load_prompts, read_prompts
-    from tokenry.models.load import require_device
+    from tokenry.models.load import load
     from tokenry.predict.lm.calibrate import Calibration
     from tokenry.predict.lm.calibrate import calibrate as measure
 
     known = load_prompts() if prompts is None else read_prompts(prompts)
     chosen = {kind: several[:limit] for kind, several in known.items()}
     names = options.split_methods(decoders) or DECODERS
-    check_request(chosen, names, new_tokens, rounds)
+    check_request(chosen, names, max_new_tokens, rounds)
     log = _beside(out)
     options.check_writable(out.parent)
-    require_device(device)
-    loaded, tokenizer = load_language_model(model, dtype=dtype.value)
-    loaded.to(device)
+    loaded, tokenizer = load(model, reads="text", dtype=dtype.value, device=device)
     drafting: Any = assistant
     if assistant is not None:
         early = assistant.isdecimal()
         drafting = (
-            int(assistant) if early else load_language_model(assistant, dtype=dtype.value)[0].to(device)
+            int(assistant) if early else load(assistant, reads="text", dtype=dtype.value, device=device)[0]
         )
     with limit_threads(threads):
         try:
@@ -90,7 +87,7 @@ def decode_bench(
                 tokenizer,
                 chosen,
                 names,
-                new_tokens=new_tokens,
+                new_tokens=max_new_tokens,
                 rounds=rounds,
                 calibration=partial(measure, loaded) if calibrate else None,
                 assistant=drafting,
@@ -110,7 +107,7 @@ def decode_bench(
     save_report(report, out)
     say(f"Results: {out}")
     if report.failure is not None:
-        raise typer.Exit(options.FAILED)
+        raise typer.Exit(FAILED)
 
 
 def _print(report: DecodingReport) -> None:

@@ -1,4 +1,4 @@
-"""`tokenry hypernet`: train the hypernetwork that predicts a model's rows for any vocabulary."""
+"""`tokenry vocab hypernet`: train the hypernetwork that predicts a model's rows for any vocabulary."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def train_hypernet(
     precision: Annotated[str, typer.Option(help="bf16, fp16 or no.")] = "bf16",
     seed: Annotated[int, typer.Option(help="Of weights, texts and tokenizers.")] = 0,
 ) -> None:
-    """Train a hypernetwork on a model (ZeTT), for `tokenry transplant --method zett --hypernet FOLDER`.
+    """Train a hypernetwork on a model (ZeTT), for `tokenry vocab transplant --method zett --hypernet FOLDER`.
 
     The defaults are the paper's and take days on an accelerator. The same command continues an interrupted training
     from its last checkpoint, in FOLDER/checkpoints.
     """
-    from tokenry.bench.vocabularies.transplant import load_language_model
     from tokenry.data.text.sources import gather
+    from tokenry.models.load import load
     from tokenry.text.zett import SamplerSettings
     from tokenry.text.zett.batches import ZettTraining
     from tokenry.text.zett.training import train_hypernetwork
@@ -73,7 +73,7 @@ def train_hypernet(
         for language in dict.fromkeys(one.language for one in corpora)
     }
     everything = [text for documents in texts.values() for text in documents]
-    loaded, tokenizer = load_language_model(model)
+    loaded, tokenizer = load(model, reads="text")
     checkpoints = out / "checkpoints"
     with knowing(f"Checkpoints are in {checkpoints}; the same command goes on there."):
         hypernet = train_hypernetwork(
@@ -86,5 +86,5 @@ def train_hypernet(
         )
     save_hypernetwork(hypernet, out)
     say(
-        f"Saved to {out}. Use it with: tokenry transplant MODEL --to TOKENIZER --method zett --hypernet {out}"
+        f"Saved to {out}. Use it with: tokenry vocab transplant MODEL --to TOKENIZER --method zett --hypernet {out}"
     )

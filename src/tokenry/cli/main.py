@@ -1,4 +1,4 @@
-"""The command-line application: what every command shares, and the list of command modules.
+"""The command-line application: commands by noun, what all of them share, and what they were called before.
 
 A command module has a function `register(app)` that adds its commands, and imports torch, transformers and the rooms
 that need them inside its commands, so that `tokenry list` and `tokenry --help` stay instant.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Annotated, Any
+from types import MappingProxyType, ModuleType
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -25,28 +28,57 @@ from tokenry.cli import (
     reproduce,
     run,
     terminal,
+    train,
     transplant,
     tune,
     vocab,
 )
 from tokenry.tokens.errors import TokenryError
 
-_COMMANDS = (
-    catalog,
-    demo,
-    run,
-    compare,
-    tune,
-    report,
-    check,
-    vocab,
-    transplant,
-    hypernet,
-    decode_bench,
-    reproduce,
-)  # a new command module is one entry here
+_COMMANDS: Final = (catalog, demo, train, reproduce)
+_GROUPS: Final[Mapping[str, tuple[str, tuple[ModuleType, ...]]]] = MappingProxyType(
+    {
+        "reduce": (
+            "Run a vision-language model on fewer visual tokens, and see what it costs.",
+            (run, compare, tune, report, check),
+        ),
+        "decode": ("Faster ways to write the same text.", (decode_bench,)),
+        "vocab": (
+            "Train vocabularies, compare them on text, and move models to them.",
+            (vocab, transplant, hypernet),
+        ),
+    }
+)  # a new command module is one entry here, or in _COMMANDS
 
-USER_ERROR = 2  # exit code when the user's input was wrong, as for a wrong option
+
+@dataclass(frozen=True)
+class _Renamed:
+    """A command of version 0.1: what it is called now, and those of its options that are called otherwise."""
+
+    now: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def words(self, old: str, words: list[str]) -> list[str]:
+        """A command line of today for one of version 0.1, told on standard error."""
+        found = []
+        for word in words:
+            option, equals, value = word.partition("=")
+            found.append(self.options.get(option, option) + equals + value)
+        also = "".join(f", {a} is {b}" for a, b in self.options.items() if words != found)
+        terminal.say(
+            f"`tokenry {old}` is now `tokenry {self.now}`{also}; the old name goes with the next release.",
+            err=True,
+        )
+        return [*self.now.split(), *found]
+
+
+_RENAMED: Final[Mapping[str, _Renamed]] = MappingProxyType(
+    {
+        **{name: _Renamed(f"reduce {name}") for name in ("run", "compare", "tune", "report", "check")},
+        **{name: _Renamed(f"vocab {name}") for name in ("transplant", "hypernet")},
+        "decode-bench": _Renamed("decode bench", {"--new-tokens": "--max-new-tokens"}),
+    }
+)
 
 
 class _Group(TyperGroup):
@@ -62,6 +94,12 @@ class _Group(TyperGroup):
         terminal.speak_any_encoding()
         return super().main(*args, **options)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that a command line names; `ctx` is click's context."""
+        if args and args[0] in _RENAMED:
+            args = _RENAMED[args[0]].words(args[0], args[1:])
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command; `ctx` is click's context."""
         try:
@@ -73,7 +111,7 @@ class _Group(TyperGroup):
             if os.environ.get("TOKENRY_DEBUG") == "1":
                 raise
             terminal.say_error(error)
-            raise typer.Exit(USER_ERROR) from error
+            raise typer.Exit(terminal.USER_ERROR) from error
         except KeyboardInterrupt as stopped:
             raise typer.Exit(terminal.say_stopped(stopped)) from None
         except BrokenPipeError:
@@ -109,6 +147,11 @@ def _options(
 
 for _module in _COMMANDS:
     _module.register(app)
+for _name, (_help, _modules) in _GROUPS.items():
+    _group = typer.Typer(no_args_is_help=True, help=_help)
+    for _module in _modules:
+        _module.register(_group)
+    app.add_typer(_group, name=_name)
 
 if __name__ == "__main__":
     app()

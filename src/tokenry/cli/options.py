@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from tokenry.cli.terminal import Screen, knowing, say, screen
+from tokenry.cli.terminal import FAILED, Screen, knowing, say, screen
 from tokenry.data.questions.metrics import METRICS
 from tokenry.tokens.positions import Positions
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from tokenry.bench.reducers.data import Data
     from tokenry.bench.reducers.results import Results
 
-FAILED = 1
-"""Exit code of a comparison in which nothing ran that was to be compared with the model as it is."""
 _UNBOUNDED = 10_000
 """Width of output that is not to be broken into lines."""
 _NAMED = 10
@@ -81,8 +79,7 @@ Model: TypeAlias = Annotated[
 ]
 DtypeOption: TypeAlias = Annotated[Dtype, typer.Option("--dtype", help="Type of the weights.")]
 AttentionOption: TypeAlias = Annotated[Attention, typer.Option("--attn", help="Attention implementation.")]
-DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
-PlaceOption: TypeAlias = Annotated[
+DeviceOption: TypeAlias = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...", show_default="cpu")
 ]
 DeviceMapOption: TypeAlias = Annotated[
@@ -169,7 +166,9 @@ BatchOption: TypeAlias = Annotated[
         "--batch-size", min=1, help="Questions in a pass; each is charged its share of the pass's time."
     ),
 ]
-TokensOption: TypeAlias = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
+TokensOption: TypeAlias = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Most tokens to write for an answer.")
+]
 
 
 def questions(data: str, limit: int | None) -> Data:
@@ -226,30 +225,7 @@ def keyword_settings(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def load(
-    model: str,
-    dtype: Dtype,
-    attention: Attention,
-    device: str | None = None,
-    device_map: str | None = None,
-    adapter: str | None = None,
-    trust: bool = False,
-) -> tuple[Any, Any]:
-    """The model and its processor."""
-    from tokenry.models.load import load_model
-
-    return load_model(
-        model,
-        dtype=_torch_dtype(dtype),
-        attn=attention.value,
-        device=device,
-        device_map=_device_map(device_map),
-        adapter=adapter,
-        trust_remote_code=trust,
-    )
-
-
-def _device_map(given: str | None) -> str | dict[str, Any] | None:
+def read_device_map(given: str | None) -> str | dict[str, Any] | None:
     """A device map as accelerate takes it: a word, or an object of parts of the model and their devices.
 
     Raises:
@@ -291,12 +267,6 @@ def check_writable(folder: Path) -> None:
         raise InputError(
             f"Cannot write to {folder}: {error.strerror}. Choose another folder (--out)."
         ) from error
-
-
-def _torch_dtype(dtype: Dtype) -> Any:
-    import torch
-
-    return None if dtype is Dtype.AUTO else getattr(torch, dtype.value)
 
 
 def show(

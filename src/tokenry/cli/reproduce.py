@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from tokenry.cli import options
-from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.groups import Loading
 from tokenry.cli.terminal import knowing, say, screen
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def reproduce_systems(
     so_far = f"What was done so far is in {cache}; the same command continues there."
     with knowing(so_far), environment.limit_threads(threads):
         if asking:
-            loaded, processor = options.load(model, Dtype.AUTO, Attention.SDPA, "cpu")
+            loaded, processor = Loading(device="cpu").load(model)
             name = options.display_name(model)
             with reproduce.open_lab(
                 loaded, processor, name=name, cache=cache, fresh=fresh, progress=True

@@ -1,4 +1,4 @@
-"""`tokenry run`: one question about one picture, on fewer tokens."""
+"""`tokenry reduce run`: one question about one picture, on fewer tokens."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tokenry.catalog.registry import default
 from tokenry.cli import options
-from tokenry.cli.options import Attention, Dtype
+from tokenry.cli.groups import Loading, spread
 from tokenry.cli.terminal import say, screen, visible
-from tokenry.hosts.checkpoints import require_model
+from tokenry.tokens.files import whole_file
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command("run")(run_once)
+    app.command("run")(spread(run_once))
 
 
 def run_once(
     model: options.Model,
     image: Annotated[Path, typer.Argument(help="A picture.", show_default=False)],
     question: Annotated[str, typer.Argument(help="A question about it.", show_default=False)],
+    loading: Loading,
     method: Annotated[
         str,
         typer.Option(
             "--method", "-m", help="A name from `tokenry list --room reduce`, or JSON as tune prints it."
         ),
-    ] = "divprune",
+    ] = default("reducer"),
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", help="64, 25%, 0.5:25%, total:256 ...; default: 25%.")
     ] = None,
@@ -37,17 +39,11 @@ def run_once(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the overlay to this PNG file or folder.")
     ] = None,
-    dtype: options.DtypeOption = Dtype.AUTO,
-    attn: options.AttentionOption = Attention.SDPA,
-    device: options.PlaceOption = None,
-    device_map: options.DeviceMapOption = None,
-    adapter: options.AdapterOption = None,
-    trust_remote_code: options.TrustOption = False,
     positions: options.PositionsOption = None,
     max_new_tokens: options.TokensOption = 64,
 ) -> None:
     """Ask MODEL a question about a picture on fewer visual tokens, and show what that saved."""
-    require_model(model, adapter)
+    loading.require(model)
     from tokenry import bench
     from tokenry.bench.reducers.arms import named
     from tokenry.reduce import read_methods
@@ -58,7 +54,7 @@ def run_once(
     members = read_methods(method, **({} if limit is None else {"budget": limit}))
     picture = bench.open_picture(image)
     target = _target(out, image)
-    loaded, processor = options.load(model, dtype, attn, device, device_map, adapter, trust_remote_code)
+    loaded, processor = loading.load(model)
     found = bench.ask(
         loaded,
         processor,
@@ -85,7 +81,8 @@ def run_once(
     shown.print()
     shown.print(costs)
     if target is not None:
-        found.overlay().save(target, "PNG")
+        with whole_file(target) as scratch:
+            found.overlay().save(scratch, "PNG")
         say(f"\nOverlay: {target}")
 
 

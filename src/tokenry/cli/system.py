@@ -74,7 +74,7 @@ def _head(card: Card, *, with_caution: bool) -> list[RenderableType]:
         "room": f"{card.room}{stage}",
         "kind": f"{card.kind}, {'trained' if card.trained else 'training-free'}",
         "state": state,
-        "use it": "\n".join(card.usage),
+        "command": card.shell,
         "class" if _is_class(card) else "function": card.entry_point,
         "notes": card.notes,
         "caution": card.caution if with_caution else None,
@@ -85,6 +85,7 @@ def _head(card: Card, *, with_caution: bool) -> list[RenderableType]:
         *([Text(card.link, style="cyan")] if card.link else []),
         Text(f"\n{card.summary}.\n"),
         _pairs((label, value) for label, value in facts.items() if value),
+        *([Text(f"\n{card.example.rstrip()}", style="green")] if card.example else []),
     ]
 
 

@@ -24,6 +24,10 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Span, Text
 
+FAILED: Final = 1
+"""Exit code of a command that ran and found what it was asked about to fail: nothing compared, a law that is broken."""
+USER_ERROR: Final = 2
+"""Exit code when the user's input was wrong, as for a wrong option."""
 PIPE_CLOSED: Final = 128 + 13
 """Exit code when nobody reads the output any longer, as shells have it for SIGPIPE."""
 _WIDE: Final = 240  # columns where nobody looks at a screen: as wide as a table needs

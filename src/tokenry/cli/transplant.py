@@ -1,4 +1,4 @@
-"""`tokenry transplant`: give a model another vocabulary."""
+"""`tokenry vocab transplant`: give a model another vocabulary."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenry.catalog.registry import catalogued, default
 from tokenry.cli import options
 from tokenry.cli.terminal import knowing, say
 
@@ -21,19 +22,22 @@ def transplant_model(
     to: Annotated[str, typer.Option("--to", help="Folder of the new tokenizer, or 'minilm'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new model.")],
     method: Annotated[
-        str, typer.Option(help="tokenadapt, retok, focus, omp, wechsel, transtokenizer, zett, random ...")
-    ] = "tokenadapt",
+        str, typer.Option(help=f"{', '.join(catalogued('transplant'))}, or one of another package.")
+    ] = default("transplant"),
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, as JSON. Repeatable."),
     ] = None,
     donor: Annotated[
-        str | None, typer.Option(help="Model that uses the new tokenizer (omp): a folder, or 'minilm'.")
+        str | None,
+        typer.Option(help="For methods that learn from a model of the new tokenizer: a folder, or 'minilm'."),
     ] = None,
-    hypernet: Annotated[Path | None, typer.Option(help="Trained hypernetwork (zett).")] = None,
+    hypernet: Annotated[
+        Path | None, typer.Option(help="For the method that predicts rows: a trained hypernetwork.")
+    ] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(help="Text for methods that count (focus, wechsel, transtokenizer). Repeatable."),
+        typer.Option(help="Text for methods that count in it. Repeatable."),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -60,10 +64,9 @@ def transplant_model(
         bits,
         changes_text,
         load_donor,
-        load_language_model,
         texts_of,
     )
-    from tokenry.models.pretrained import model_folder
+    from tokenry.models.load import load
     from tokenry.text.transplant import Context, save_transplanted, transplant, transplant_method
     from tokenry.text.transplant.apply import check_free
     from tokenry.text.vocabulary import load_tokenizer
@@ -75,8 +78,8 @@ def transplant_model(
     check_free(out)
     measured, counted = texts_of(text, limit), texts_of(corpus or continue_on, limit)
     trained_on = texts_of(continue_on, limit)
-    new = load_tokenizer(model_folder(to))
-    loaded, tokenizer = load_language_model(model, dtype=dtype.value)
+    new = load_tokenizer(to)
+    loaded, tokenizer = load(model, reads="text", dtype=dtype.value)
     context = Context(texts=counted, donor=None if donor is None else load_donor(donor), seed=seed)
     before = bits(loaded, tokenizer, measured)
     moved = transplant(

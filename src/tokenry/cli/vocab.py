@@ -1,4 +1,4 @@
-"""`tokenry vocab`: train vocabularies and compare them."""
+"""`tokenry vocab train` and `tokenry vocab compare`: vocabularies from text, and what they are worth on text."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Annotated
 
 import typer
 
+from tokenry.catalog.registry import catalogued, default
 from tokenry.cli import options
 from tokenry.cli.terminal import say, screen
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    vocab = typer.Typer(no_args_is_help=True, help="Train vocabularies, and compare them on text.")
-    vocab.command("train")(train_vocabulary)
-    vocab.command("compare")(compare)
-    app.add_typer(vocab, name="vocab")
+    app.command("train")(train_vocabulary)
+    app.command("compare")(compare)
 
 
 _Limit = Annotated[
@@ -33,7 +32,9 @@ def train_vocabulary(
     ],
     size: Annotated[int, typer.Option(min=1, help="Entries, special tokens included.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tokenizer.")],
-    kind: Annotated[str, typer.Option(help="bpe, supertoken, lib, kl3m-domain or kl3m-char.")] = "bpe",
+    kind: Annotated[
+        str, typer.Option(help=f"{', '.join(catalogued('tokenizer'))}, or one of another package.")
+    ] = default("tokenizer"),
     setting: Annotated[
         list[str] | None,
         typer.Option(

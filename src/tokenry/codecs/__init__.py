@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.codecs import quantize as quantize
@@ -17,14 +17,4 @@ if TYPE_CHECKING:
     from tokenry.codecs.image.dct import DctCodec as DctCodec
     from tokenry.codecs.image.dct import DctCodecConfig as DctCodecConfig
 
-_HOME = {
-    "Codec": "codecs.base",
-    "DctCodec": "codecs.image.dct",
-    "DctCodecConfig": "codecs.image.dct",
-    "MuLawCodec": "codecs.audio.mu_law",
-    "MuLawCodecConfig": "codecs.audio.mu_law",
-}
-
-__all__ = sorted([*_HOME, "quantize"])
-
-__getattr__, __dir__ = lazy(__name__, _HOME, rooms=("quantize",))
+__getattr__, __dir__, __all__ = face(__name__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.data.images.fashion_mnist import load_fashion_mnist as load_fashion_mnist
@@ -22,20 +22,4 @@ if TYPE_CHECKING:
     from tokenry.data.text.corpora import load_corpus as load_corpus
     from tokenry.data.text.prompts import load_prompts as load_prompts
 
-_HOME = {
-    "Corpus": "data.text.corpora",
-    "Example": "data.questions.examples",
-    "Picture": "data.images.pictures",
-    "corpus_names": "data.text.corpora",
-    "load_corpus": "data.text.corpora",
-    "load_fashion_mnist": "data.images.fashion_mnist",
-    "load_folder": "data.questions.examples",
-    "load_prompts": "data.text.prompts",
-    "load_scenes": "data.questions.examples",
-    "load_stamps": "data.images.stamps",
-    "open_picture": "data.images.pictures",
-}
-
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__, __all__ = face(__name__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.embed.chat import ChatModel as ChatModel
@@ -21,19 +21,4 @@ if TYPE_CHECKING:
     from tokenry.embed.encoder import SentenceEncoder as SentenceEncoder
     from tokenry.embed.index import VectorIndex as VectorIndex
 
-_HOME = {
-    "CRAG": "embed.crag.method",
-    "ChatModel": "embed.chat",
-    "ClusteredRAG": "embed.crag.pipeline",
-    "DupmaeEncoder": "embed.dupmae.encoder",
-    "DupmaeObjective": "embed.dupmae.training",
-    "ExtractiveSummariser": "embed.crag.summarise",
-    "ModelSummariser": "embed.crag.summarise",
-    "SentenceEncoder": "embed.encoder",
-    "TokenRuler": "embed.chat",
-    "VectorIndex": "embed.index",
-}
-
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__, __all__ = face(__name__)

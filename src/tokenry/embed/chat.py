@@ -11,7 +11,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from tokenry.hosts.plain_text import PlainText
+from tokenry.hosts.chat import ChatPrompt, Message
+from tokenry.hosts.upstream import longest_text
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 _GREEDY: Final[Mapping[str, Any]] = MappingProxyType({"do_sample": False})
@@ -89,11 +90,11 @@ class TokenRuler:
                 "(AutoTokenizer gives it)"
             )
         self.tokenizer = tokenizer
-        self._plain = PlainText(tokenizer)
+        self._prompt = ChatPrompt(tokenizer)
 
     def count(self, text: str) -> int:
         """See `Ruler.count`."""
-        return len(self._plain.ids(text, add_special_tokens=False))
+        return len(self._prompt.plain.ids(text, add_special_tokens=False))
 
     def cut(self, text: str, limit: int) -> str:
         """See `Ruler.cut`."""
@@ -121,18 +122,12 @@ class TokenRuler:
         return len(self._prompt_ids(prompt))
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        if self.tokenizer.chat_template is None:
-            return self._plain.ids(prompt)
-        return [int(token) for token in self._plain.encode([prompt], _one_turn)["input_ids"][0]]
+        return self._prompt.ids([prompt], _one_turn)
 
 
-def _one_turn(tokenizer: Any, texts: Sequence[str]) -> Mapping[str, Any]:
+def _one_turn(texts: Sequence[str]) -> list[Message]:
     """A chat that begins with what the user says."""
-    turn = [{"role": "user", "content": text} for text in texts]
-    found: Mapping[str, Any] = tokenizer.apply_chat_template(
-        turn, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-    )
-    return found
+    return [{"role": "user", "content": text} for text in texts]
 
 
 class ChatModel(TokenRuler):
@@ -233,8 +228,7 @@ class ChatModel(TokenRuler):
 
 
 def _context(model: Any, tokenizer: Any) -> int:
-    config = model.config.get_text_config()
-    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
+    limits = [longest_text(model.config), tokenizer.model_max_length]
     told = [int(limit) for limit in limits if limit is not None and limit < 1e9]  # "unknown" is 1e30
     if not told:
         raise UnsupportedError(

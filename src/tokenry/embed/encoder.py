@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Self, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.hosts.upstream import longest_text
+from tokenry.models.pretrained import find
 from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.tokens.pooling import Pooling, pool
 
 Encoder = Callable[[list[str]], Any]
 """Texts to one vector each: a `SentenceEncoder`, the `encode` of a sentence-transformers model, a function of yours.
@@ -21,7 +24,6 @@ Encoder = Callable[[list[str]], Any]
 It may return an array, a tensor or a list of rows; `unit_vectors` checks what comes back.
 """
 
-Pooling = Literal["mean", "cls"]
 _POOLER: Final = r"(\w+\.)?pooler\."
 """BERT's own pooling, which a model trained with another head does not have; vectors are pooled here from states."""
 _KNOWN_MODULES: Final = frozenset({"Transformer", "Pooling", "Normalize"})
@@ -52,10 +54,8 @@ class SentenceEncoder:
     ) -> None:
         if pooling not in get_args(Pooling):
             raise InputError(f"Pooling is one of {', '.join(get_args(Pooling))}, got {pooling!r}")
-        longest = min(
-            tokenizer.model_max_length,
-            getattr(model.config, "max_position_embeddings", tokenizer.model_max_length),
-        )
+        longest = tokenizer.model_max_length
+        longest = min(longest, longest_text(model.config) or longest)
         if batch < 1 or (max_length is not None and not 2 < max_length <= longest):
             raise InputError(
                 f"Batch must be positive and max_length between 3 and the model's {longest}, "
@@ -69,7 +69,8 @@ class SentenceEncoder:
         """Load an encoder in float32; what a sentence-transformers folder says of pooling and length is obeyed.
 
         Args:
-            folder: "minilm" (all-MiniLM-L6-v2, 384 wide), or a folder with a transformers model and its tokenizer.
+            folder: "minilm" (all-MiniLM-L6-v2, 384 wide), a folder with a transformers model and its tokenizer, or a
+                hub id.
             batch: texts in one pass.
 
         Raises:
@@ -79,11 +80,8 @@ class SentenceEncoder:
         """
         from transformers import AutoModel
 
-        from tokenry.models.pretrained import model_folder
-
-        path = model_folder(folder)
-        pooling, max_length = _sentence_transformers_settings(path)
-        source = Checkpoint(str(path))
+        source = find(folder)
+        pooling, max_length = _sentence_transformers_settings(source)
         return cls(
             source.model(AutoModel, spare=_POOLER, dtype=torch.float32),
             source.tokenizer(),
@@ -117,11 +115,7 @@ class SentenceEncoder:
             self.model.device
         )
         hidden = self.model(**padded).last_hidden_state.float()
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            mask = padded["attention_mask"][..., None].to(hidden.dtype)
-            pooled = (hidden * mask).sum(1) / mask.sum(1)
+        pooled = pool(hidden, padded["attention_mask"], self.pooling)
         return torch.nn.functional.normalize(pooled, dim=-1)
 
 
@@ -161,11 +155,11 @@ def unit_vectors(encoder: Encoder, texts: Sequence[str]) -> Float[np.ndarray, "n
     return vectors / norms
 
 
-def _sentence_transformers_settings(folder: Path) -> tuple[Pooling, int | None]:
+def _sentence_transformers_settings(source: Checkpoint) -> tuple[Pooling, int | None]:
     """Pooling and length that a folder of sentence-transformers asks for; ("mean", None) if it is not one."""
-    if not (folder / "modules.json").is_file():
+    folder = source.name
+    if not (modules := _json(source, "modules.json")):
         return "mean", None
-    modules = _json(folder / "modules.json")
     kinds = {entry["type"].rsplit(".", 1)[-1]: entry["path"] for entry in modules}
     if strange := sorted(set(kinds) - _KNOWN_MODULES):
         raise UnsupportedError(
@@ -176,8 +170,8 @@ def _sentence_transformers_settings(folder: Path) -> tuple[Pooling, int | None]:
         raise UnsupportedError(
             f"{folder} keeps its transformer in {kinds['Transformer']}: name that folder instead."
         )
-    length = _json(folder / "sentence_bert_config.json").get("max_seq_length")
-    pooling = _json(folder / kinds["Pooling"] / "config.json") if "Pooling" in kinds else {}
+    length = _json(source, "sentence_bert_config.json").get("max_seq_length")
+    pooling = _json(source, f"{kinds['Pooling']}/config.json") if "Pooling" in kinds else {}
     # two spellings: a flag for each mode, and, since sentence-transformers 5.4, one word
     modes = {
         n.removeprefix("pooling_mode_") for n, on in pooling.items() if n.startswith("pooling_mode_") and on
@@ -194,8 +188,9 @@ def _sentence_transformers_settings(folder: Path) -> tuple[Pooling, int | None]:
     )
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _json(source: Checkpoint, name: str) -> Any:
+    path = source.file(name)
+    return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
 def _shown(text: str, length: int = 40) -> str:

@@ -1,18 +1,19 @@
-"""A vector index over faiss: exact search by cosine, kept as safetensors."""
+"""A vector index: exact search by cosine among vectors that come and go, kept as safetensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from tokenry.text.knn import KnnIndex
 from tokenry.tokens.errors import InputError
-from tokenry.tokens.extras import optional
 from tokenry.tokens.files import whole_folder
 
 _FILE: Final = "index.safetensors"
@@ -32,26 +33,26 @@ class Hits:
 
 
 class VectorIndex:
-    """Vectors by id, searched exactly by cosine (faiss' `IndexFlatIP` over vectors of length 1).
+    """Vectors by id, searched exactly by cosine (`tokenry.text.knn.KnnIndex` over vectors of length 1).
 
     Vectors are brought to length 1 on the way in, queries too. Nothing is approximate: a million vectors of 384 numbers
-    take 1.5 GB and about a tenth of a second a query on one core.
+    take 1.5 GB and about half a second a query on one core.
 
     Args:
         width: length of the vectors.
 
     Raises:
-        UnsupportedError: faiss is not installed.
+        InputError: a width below 1.
     """
 
     def __init__(self, width: int) -> None:
         if width < 1:
             raise InputError(f"Vectors need a width of at least 1, got {width}")
-        faiss = _faiss()
         self.width = width
-        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
-        self._ids: set[int] = set()
+        self._vectors = np.empty((0, width), np.float32)
+        self._ids = np.empty(0, np.int64)
         self._next = 0
+        self._index: KnnIndex | None = None  # of the vectors as they are; made when it is asked
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -77,16 +78,17 @@ class VectorIndex:
         wanted = [int(i) for i in ids]
         if len(wanted) != len(unit):
             raise InputError(f"{len(unit)} vectors need as many ids, got {len(wanted)}")
-        clash = sorted(i for i in wanted if i < 0 or i in self._ids)
+        taken = set(self._ids.tolist())
+        clash = sorted(i for i in wanted if i < 0 or i in taken)
         if clash or len(set(wanted)) < len(wanted):
             raise InputError(
                 f"Ids must be new, not negative and each used once; of these {len(wanted)}, "
                 f"{clash[0] if clash else 'one'} is not: remove the old vector first, or leave ids out."
             )
-        self._index.add_with_ids(unit, np.asarray(wanted, np.int64))
-        self._ids.update(wanted)
+        new = np.asarray(wanted, np.int64)
+        self._hold(np.concatenate([self._vectors, unit]), np.concatenate([self._ids, new]))
         self._next = max([self._next - 1, *wanted]) + 1
-        return np.asarray(wanted, np.int64)
+        return new
 
     def remove(self, ids: Int[np.ndarray, " n"]) -> None:
         """Remove vectors.
@@ -95,23 +97,26 @@ class VectorIndex:
             InputError: an id is not there; nothing is removed then.
         """
         gone = {int(i) for i in ids}
-        if missing := sorted(gone - self._ids):
+        if missing := sorted(gone - set(self._ids.tolist())):
             raise InputError(f"There is no vector with id {missing[0]} to remove.")
-        self._index.remove_ids(np.asarray(sorted(gone), np.int64))
-        self._ids -= gone
+        kept = ~np.isin(self._ids, sorted(gone))
+        self._hold(self._vectors[kept], self._ids[kept])
 
     def search(self, queries: Float[np.ndarray, "queries width"], n: int) -> Hits:
-        """Find the nearest vectors; all of them where there are fewer than n.
+        """Find the nearest vectors, those that came first before others as near; all where there are fewer than n.
 
         Raises:
             InputError: the index is empty, n is below 1, or a query has another width or no direction.
         """
-        if n < 1 or not self._ids:
+        if n < 1 or not len(self):
             raise InputError(
                 f"Searching for {n} vectors in an index of {len(self)}: both must be at least 1."
             )
-        scores, ids = self._index.search(self._unit(queries), min(n, len(self)))
-        return Hits(scores, ids)
+        unit = torch.from_numpy(self._unit(queries))
+        if self._index is None:
+            self._index = KnnIndex(torch.from_numpy(self._vectors), metric="dot")
+        found = self._index.search(unit, min(n, len(self)))
+        return Hits(found.scores.numpy(), self._ids[found.ids.numpy()])
 
     def save(self, folder: str | Path) -> None:
         """Write ids and vectors as safetensors; a folder that exists is replaced when all is written.
@@ -119,10 +124,8 @@ class VectorIndex:
         Raises:
             InputError: it cannot be written.
         """
-        ids = _faiss().vector_to_array(self._index.id_map)
-        vectors = self._index.index.reconstruct_n(0, len(self)).reshape(-1, self.width)
         with whole_folder(Path(folder)) as scratch:
-            save_file({"ids": ids, "vectors": vectors}, scratch / _FILE)
+            save_file({"ids": self._ids, "vectors": self._vectors}, scratch / _FILE)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -144,6 +147,9 @@ class VectorIndex:
             index.add(vectors, ids)
         return index
 
+    def _hold(self, vectors: Float[np.ndarray, "n width"], ids: Int[np.ndarray, " n"]) -> None:
+        self._vectors, self._ids, self._index = vectors, ids, None
+
     def _unit(self, vectors: np.ndarray) -> Float[np.ndarray, "n width"]:
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise InputError(
@@ -154,7 +160,3 @@ class VectorIndex:
         if not (np.isfinite(norms) & (norms > 0)).all():
             raise InputError("A vector is zero, infinite or not a number: it has no direction to search by.")
         return np.ascontiguousarray(vectors / norms, np.float32)
-
-
-def _faiss() -> Any:
-    return optional("faiss", package="faiss-cpu", extra="retrieval", purpose="The vector index")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.hosts.cost import Cost as Cost
@@ -22,33 +22,17 @@ if TYPE_CHECKING:
     from tokenry.hosts.vision import encode_pictures as encode_pictures
     from tokenry.hosts.vision import visual_kinds as visual_kinds
 
-_HOME = {
-    "Cost": "hosts.cost",
-    "Encoded": "hosts.vision",
-    "Host": "hosts.host",
-    "ItemTrace": "hosts.trace",
-    "Session": "hosts.reducing.session",
-    "decoder_flops": "hosts.cost",
-    "encode_pictures": "hosts.vision",
-    "encoder_flops": "hosts.cost",
-    "kv_bytes": "hosts.cost",
-    "question_inputs": "hosts.prompt",
-    "visual_kinds": "hosts.vision",
-}
-
 _MOVED = {
-    "DECODERS": "predict.lm.generate.DECODERS",
     "Calibration": "predict.Calibration",
     "CheckReport": "reduce.CheckReport",
+    "DECODERS": "predict.lm.registry.DECODERS",
     "calibrate": "predict.calibrate",
     "check": "check",
     "decoder": "decoder",
     "encode": "reduce.encode",
     "generate": "generate",
-    "load_model": "models.load_model",
+    "load_model": "models.load:load_model",
     "reduced": "reduced",
 }
 
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME, moved=_MOVED)
+__getattr__, __dir__, __all__ = face(__name__, moved=_MOVED)

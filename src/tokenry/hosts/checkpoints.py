@@ -20,8 +20,6 @@ from typing import Any, Final, Self
 
 from tokenry.tokens.errors import InputError, TokenryError, gist
 
-NAMES: Final = ("embedded", "smollm2", "minilm")
-"""Models that tokenry brings, or fetches without a hub; where they lie, `tokenry.models` knows."""
 _CONFIG: Final = "config.json"
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
@@ -36,7 +34,7 @@ _PATIENCE: Final = 1.5
 """Seconds that the model hub has to answer; HF_HUB_ETAG_TIMEOUT says otherwise."""
 _NAMED: Final = 3
 """Names in a message; the rest is counted."""
-_TRUST: Final = "trust_remote_code=True, or --trust-remote-code of run, compare, tune and check"
+_TRUST: Final = "trust_remote_code=True, or --trust-remote-code on the command line"
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class Checkpoint:
         *,
         trust_remote_code: bool = False,
         what: str = "model",
+        known: Iterable[str] = (),
     ) -> Self:
         """What a user means by a name; the model hub is asked once, and gets little time to answer.
 
@@ -67,6 +66,7 @@ class Checkpoint:
             name: a folder or a hub id.
             trust_remote_code: see the class.
             what: what is looked for, as messages call it.
+            known: names that mean something to whoever asks, for a hint at one that is spelt nearly alike.
 
         Raises:
             InputError: there is no such folder and no such hub id, or the hub cannot be asked.
@@ -77,7 +77,7 @@ class Checkpoint:
         if os.path.exists(text):
             raise InputError(_no_folder(text))
         absent = f"There is no folder {text!r}"
-        near = _near(text)
+        near = _near(text, known)
         if not _is_hub_id(text):
             raise InputError(f"{absent}{near or ': see how it is spelt.'}")
         answer, cached = _ask_hub(text), _in_cache(text)
@@ -294,18 +294,6 @@ class Checkpoint:
             )
 
 
-def require_model(name: str, adapter: str | None = None) -> None:
-    """Refuse names that stand for no model and no adapter; done before torch is imported, it is said at once.
-
-    Raises:
-        InputError: see `Checkpoint.find`.
-    """
-    if name not in NAMES:
-        Checkpoint.find(name)
-    if adapter is not None:
-        Checkpoint.find(adapter, what="adapter")
-
-
 class _Answer(Enum):
     """What the model hub says of a name."""
 
@@ -379,14 +367,14 @@ def _in_cache(name: str) -> Path | None:
     return None
 
 
-def _near(name: str) -> str:
+def _near(name: str, known: Iterable[str]) -> str:
     """A question after what is spelt nearly alike: a known name, or a folder beside the one that is not there."""
     beside = Path(os.path.dirname(name))
     try:
         folders = [str(folder) for folder in beside.iterdir() if folder.is_dir()]
     except (OSError, ValueError):
         folders = []
-    found = get_close_matches(name, [*NAMES, *folders], 1, cutoff=0.75)
+    found = get_close_matches(name, [*known, *folders], 1, cutoff=0.75)
     return f": did you mean {found[0]!r}?" if found else ""
 
 

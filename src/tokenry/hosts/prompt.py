@@ -1,23 +1,22 @@
 """Putting a question about a picture to a model the way its processor wants it put.
 
-The prompt is the processor's own: where it has a chat template, what `apply_chat_template` tokenizes. (The template's
-text put through the processor again may begin with a second BOS token.) The question is text, whatever it says: see
-`tokenry.hosts.plain_text`.
+The prompt is the processor's own: its chat template's where it has one (`tokenry.hosts.chat`), else pictures before the
+question. The question is text, whatever it says.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 
+from tokenry.hosts.chat import ChatPrompt, Message
 from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.host import Host
-from tokenry.hosts.plain_text import PlainText
 from tokenry.hosts.wrappers import device_of
 from tokenry.tokens import InputError
 
@@ -42,50 +41,47 @@ def question_inputs(
     """
     processor = _complete(processor, model)
     options = {"padding": True, "padding_side": "left"} if len(questions) > 1 else {}
-    found = PlainText(processor).encode(
-        list(questions), lambda own, texts: _encode(own, pictures, texts, **options)
+    found = ChatPrompt(processor).encode(
+        list(questions),
+        partial(_chats, pictures),
+        partial(_without_template, pictures, options),
+        what="a question about a picture",
+        processor_kwargs=options,
     )
     return _moved(found, model)
 
 
-def _encode(
-    processor: Any, pictures: Sequence[Sequence[Image.Image]], questions: Sequence[str], **options: Any
-) -> Mapping[str, Any]:
-    """One row for each question about its pictures; `options` are the processor's."""
-    asked = list(zip(pictures, questions, strict=True))
-    if getattr(processor, "chat_template", None):
-        chats = [
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        *({"type": "image", "image": p} for p in several),
-                        {"type": "text", "text": q},
-                    ],
-                }
-            ]
-            for several, q in asked
+def _chats(pictures: Sequence[Sequence[Image.Image]], questions: Sequence[str]) -> list[list[Message]]:
+    """A chat of one turn for each question, which stands behind its pictures."""
+    return [
+        [
+            {
+                "role": "user",
+                "content": [*({"type": "image", "image": p} for p in several), {"type": "text", "text": q}],
+            }
         ]
-        try:
-            found: Mapping[str, Any] = processor.apply_chat_template(
-                chats,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                add_generation_prompt=True,
-                processor_kwargs=options,
-            )
-        except TemplateError as error:
-            raise InputError(
-                f"The chat template of {type(processor).__name__} refuses a question about a picture: {error}."
-            ) from error
-        return found
+        for several, q in zip(pictures, questions, strict=True)
+    ]
+
+
+def _without_template(
+    pictures: Sequence[Sequence[Image.Image]],
+    options: Mapping[str, Any],
+    processor: Any,
+    questions: Sequence[str],
+) -> Mapping[str, Any]:
+    """One row for each question about its pictures, by the processor's image token.
+
+    Raises:
+        InputError: it has none.
+    """
     token = getattr(processor, "image_token", None)
     if token is None:
         raise InputError(
             f"{type(processor).__name__} has neither a chat template nor an image token, so there is no telling how "
             "this model wants a question about a picture put."
         )
+    asked = zip(pictures, questions, strict=True)
     texts = ["".join(f"{token}\n" for _ in several) + question for several, question in asked]
     images = [picture for several in pictures for picture in several]
     own: Mapping[str, Any] = processor(images=images, text=texts, return_tensors="pt", **options)

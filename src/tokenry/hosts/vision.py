@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,7 @@ from torch import Tensor
 from tokenry.hosts.crops import tile_numbers
 from tokenry.hosts.host import Host
 from tokenry.hosts.patches import put
-from tokenry.hosts.reducing.attention import cls_rows
+from tokenry.hosts.reducing.attention import cls_logits
 from tokenry.hosts.upstream import (
     ENCODED,
     NEWLINE,
@@ -29,6 +29,7 @@ from tokenry.hosts.upstream import (
     PIXELS,
     TOKEN_TYPES,
     TYPE_OF,
+    Listener,
     Tiling,
     blocks_of,
     encoder_name,
@@ -45,7 +46,8 @@ from tokenry.hosts.upstream import (
     whole_comes_first,
 )
 from tokenry.hosts.wrappers import synchronise
-from tokenry.tokens import InputError, UnsupportedError
+from tokenry.tokens import InputError, Needs, UnsupportedError
+from tokenry.tokens.view import cells_of
 
 
 @dataclass(eq=False)
@@ -59,7 +61,11 @@ class Pictures:
         tile, cell: per item, which tile (frame) a token comes from and which token of the tile it is; -1 for tokens
             of no tile. None where the encoder's tokens cannot be told apart any more (folded or interpolated).
         first: row of the encoder's batch that holds each item's first tile.
-        cls: [CLS] attention per encoder block.
+        cls: per encoder block, what [CLS] makes of all keys before the softmax, its own first.
+        keys: per encoder block, the keys of patches.
+        side: tokens along a side of a tile, where tiles are square.
+        tiles: per item, (rows, columns) in which its tiles lie; (0, 0) where that is not known.
+        sizes: per item, (height, width) in pixels before the processor resized it; (0, 0) where it is not told.
         tiling: how the prompt tells which items make one picture, if they are tiles; None = each is a picture.
         whole_first: whether the whole picture is the first of its tiles, not the last.
         number: per item, its tokens' tiles as methods are shown them: the whole picture is 0. None = as `tile`.
@@ -71,7 +77,11 @@ class Pictures:
     tile: list[Tensor] | None
     cell: list[Tensor] | None
     first: list[int]
-    cls: dict[int, Float[Tensor, "tiles heads n"]] = field(default_factory=dict)
+    cls: dict[int, Float[Tensor, "tiles heads k"]] = field(default_factory=dict)
+    keys: dict[int, Float[Tensor, "tiles heads n d"]] = field(default_factory=dict)
+    side: int | None = None
+    tiles: list[tuple[int, int]] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     tiling: Tiling | None = None
     whole_first: bool = False
     number: list[Tensor] | None = None
@@ -110,19 +120,55 @@ class Pictures:
             first=[self.first[part.start] for part in parts] if self.first else [],
             tiling=None,
             number=[tile_numbers(p, whole_first=self.whole_first) for p in place],
+            tiles=[(1, 1) if len(part) == 1 else (0, 0) for part in parts],
+            sizes=[(0, 0)] * len(parts),
         )
 
     def attention(self, item: int, layer: int) -> Float[Tensor, "heads n"]:
         """[CLS] attention to the tokens of one item; 0 for tokens of no tile."""
-        if self.tile is None or self.cell is None or layer not in self.cls:
+        return self._dealt(item, self._of(self.cls, layer).softmax(-1)[..., 1:]).T
+
+    def logits(self, item: int, layer: int) -> Float[Tensor, "heads n"]:
+        """The same before the softmax."""
+        return self._dealt(item, self._of(self.cls, layer)[..., 1:]).T
+
+    def encoder_keys(self, item: int, layer: int) -> Float[Tensor, "heads n d"]:
+        """Keys of the tokens of one item; zeros for tokens of no tile."""
+        keys = self._of(self.keys, layer)
+        found = self._dealt(item, keys.transpose(2, 3).flatten(1, 2))
+        return found.unflatten(1, (keys.shape[1], keys.shape[3])).transpose(0, 1)
+
+    def cells(self, item: int) -> Int[Tensor, "n 2"]:
+        """(row, column) of each token of an item in its tile; -1 where it is not known."""
+        if self.cell is not None and self.side is not None:
+            cell = self.cell[item]
+            return torch.stack([cell // self.side, cell % self.side], 1).masked_fill((cell < 0)[:, None], -1)
+        n, grid = self.lengths[item], self.grid[item][None]
+        if int(grid[0, 1]) == 1:  # no grid
+            return torch.full((n, 2), -1)
+        return cells_of(grid, torch.arange(n)[None])[0]
+
+    def _of(self, recorded: Mapping[int, Tensor], layer: int) -> Tensor:
+        """What was recorded of an encoder block."""
+        if self.tile is None or self.cell is None or layer not in recorded:
             raise UnsupportedError(
-                "This model folds or interpolates the encoder's patches before its language model sees them, so [CLS] "
-                "attention cannot be assigned to tokens. Methods that do without it: divprune, fastv, pyramiddrop, aim."
+                "This model folds or interpolates the encoder's patches before its language model sees them, so what "
+                f"the encoder knows of patches cannot be assigned to tokens. {WITHOUT_ENCODER}"
             )
-        rows = self.cls[layer][
-            self.first[item] + self.tile[item].clamp(min=0), :, self.cell[item].clamp(min=0)
-        ]
-        return rows.T.masked_fill(self.tile[item] < 0, 0.0)
+        return recorded[layer]
+
+    def _dealt(self, item: int, values: Float[Tensor, "tiles f patches"]) -> Float[Tensor, "n f"]:
+        """Values per patch for the tokens of one item."""
+        assert self.tile is not None
+        assert self.cell is not None
+        tile, cell = self.tile[item], self.cell[item]
+        if len(cell) and int(cell.max()) >= values.shape[2]:
+            raise UnsupportedError(
+                f"The encoder's blocks hold {values.shape[2]} patches a tile, of which the language model is given "
+                f"{int(cell.max()) + 1}: which token is which patch is unknown. {WITHOUT_ENCODER}"
+            )
+        rows = values[self.first[item] + tile.clamp(min=0), :, cell.clamp(min=0)]
+        return rows.masked_fill((tile < 0)[:, None], 0.0)
 
 
 def brings_pictures(inputs: Mapping[str, Any]) -> bool:
@@ -207,12 +253,12 @@ def _brings(modality: str, inputs: Mapping[str, Any]) -> bool:
 def no_cls(host: Host) -> str:
     """What to tell a user whose encoder has no [CLS] token."""
     return (
-        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Methods that do without "
-        "it: divprune, fastv, pyramiddrop, aim."
+        f"{host.name} has no vision encoder with a [CLS] token whose attention can be read. Use a method whose "
+        "`needs` names no `cls_layers`."
     )
 
 
-class Recorder(threading.local):
+class VisionRecorder(threading.local):
     """What the encoders delivered to one thread; every thread has its own.
 
     Attributes:
@@ -222,15 +268,20 @@ class Recorder(threading.local):
     def __init__(self) -> None:
         self.pictures: dict[str, Pictures] = {}
         self.rows: dict[int, list[Tensor]] = {}
+        self.keys: dict[int, list[Tensor]] = {}
         self.packed: list[list[_Packed]] = []
         self.busy = False
 
-    def listen(self, layer: int) -> Callable[[Tensor, Tensor, Tensor | None, float], None]:
-        """What notes the [CLS] attention of an encoder block."""
+    def listen(self, layer: int, needs: Needs, first: int) -> Listener:
+        """What notes what is needed of an encoder block, whose patches begin at key `first`."""
 
-        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> bool:
             with torch.no_grad():
-                self.rows.setdefault(layer, []).append(cls_rows(query.detach(), key.detach(), scale))
+                if layer in needs.cls_layers or layer in needs.cls_logit_layers:
+                    self.rows.setdefault(layer, []).append(cls_logits(query.detach(), key.detach(), scale))
+                if layer in needs.key_layers:
+                    self.keys.setdefault(layer, []).append(key.detach()[:, :, first:].float())
+            return False
 
         return heard
 
@@ -243,6 +294,7 @@ class Recorder(threading.local):
             if self.busy:  # some models send videos through their encoder of pictures
                 return encode(*args, **kwargs)
             self.rows.clear()
+            self.keys.clear()
             self.packed.clear()
             follow()
             self.busy = True
@@ -255,6 +307,8 @@ class Recorder(threading.local):
             cls = {layer: torch.cat(parts) for layer, parts in self.rows.items()}
             packed = self.packed[-1] if self.packed else None
             delivered = _pictures(host, output, call, cls, packed)
+            if delivered is not None:
+                delivered.keys = {layer: torch.cat(parts) for layer, parts in self.keys.items()}
             if delivered is None:
                 self.pictures.pop(modality, None)
             else:
@@ -275,22 +329,28 @@ class Recorder(threading.local):
 
 
 @contextmanager
-def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[Recorder]:
+def watch_vision(host: Host, needs: Needs) -> Iterator[VisionRecorder]:
     """While open, every call of the model's encoders is recorded, for the thread that makes it.
+
+    Args:
+        host: the model.
+        needs: what is read of the encoder.
 
     Raises:
         UnsupportedError: [CLS] attention is asked of an encoder that has no [CLS].
     """
-    if cls_layers and not host.has_cls:
+    if needs.cls and not host.has_cls:
         raise UnsupportedError(no_cls(host))
-    recorder = Recorder()
+    recorder = VisionRecorder()
     towers = list(dict.fromkeys(host.towers.values()))
     modules = {
-        m: i for tower in towers for m, i in host.attention_modules(blocks_of(tower), cls_layers).items()
+        m: i
+        for tower in towers
+        for m, i in host.attention_modules(blocks_of(tower), set(needs.encoder_layers)).items()
     }
     with ExitStack() as stack:
         configs = [tower.config for tower in towers]
-        listeners = {m: recorder.listen(i) for m, i in modules.items()}
+        listeners = {m: recorder.listen(i, needs, int(host.has_cls)) for m, i in modules.items()}
         follow = stack.enter_context(watch_attention(configs, listeners))
         for modality in host.encodes:
             watched = recorder.watched(host, modality, follow)
@@ -298,6 +358,9 @@ def watch_vision(host: Host, cls_layers: set[int]) -> Iterator[Recorder]:
         if hasattr(host.base, PACKING):
             stack.callback(put(host.base, PACKING, recorder.packing(getattr(host.base, PACKING))))
         yield recorder
+
+
+WITHOUT_ENCODER: Final = "Take a method that reads nothing of the encoder; `tk.check(model)` says which run."
 
 
 _Packed = tuple[Tensor, Tensor, int]
@@ -360,7 +423,37 @@ def _pictures(
         cls=cls,
         tiling=tiling,
         whole_first=whole_comes_first(host.model.config),
+        side=_side(packed, per_tile, places),
+        tiles=[(1, 1)] * len(lengths) if packed is None else [_tile_grid(tile, n) for tile, _, n in packed],
+        sizes=[(0, 0)] * len(lengths) if packed is None else _original_sizes(call, len(lengths)),
     )
+
+
+def _side(packed: list[_Packed] | None, per_tile: int | None, places: Any) -> int | None:
+    """Tokens along a side of a tile, where tiles are known and square."""
+    if places is None or (packed is None and per_tile is None):
+        return None
+    cells = 1 + max((int(cell.max()) for cell in places[1] if len(cell)), default=-1)
+    side = math.isqrt(max(cells, 0))
+    return side if side and side * side == cells else None
+
+
+def _tile_grid(tile: Int[Tensor, " n"], count: int) -> tuple[int, int]:
+    """(rows, columns) of a picture's tiles as they were packed: lines of tokens that end with a newline."""
+    if count == 1:
+        return 1, 1
+    crops = tile[int((tile > 0).long().argmax()) :] if len(tile) else tile
+    line = crops[: int((crops < 0).long().argmax())]
+    columns = len(line.unique())
+    return ((count - 1) // columns, columns) if columns and (count - 1) % columns == 0 else (0, 0)
+
+
+def _original_sizes(call: Mapping[str, Any], items: int) -> list[tuple[int, int]]:
+    """(height, width) in pixels that the processor says pictures had."""
+    sizes = picture_sizes(call)
+    if sizes is None or len(sizes) != items:
+        return [(0, 0)] * items
+    return [(int(height), int(width)) for height, width in sizes]
 
 
 def _tiling(host: Host, call: Mapping[str, Any], rows: bool) -> Tiling | None:
@@ -397,7 +490,7 @@ def _places(
     first = [sum(lengths[:i]) // per_tile for i in range(len(lengths))]
     tile, cell = [i // per_tile for i in index], [i % per_tile for i in index]
     if cls:
-        extra = per_tile - next(iter(cls.values())).shape[-1]
+        extra = per_tile - (next(iter(cls.values())).shape[-1] - 1)
         if extra not in (0, 1):
             return None
         if extra:  # [CLS] itself is handed to the language model, first of its tile
@@ -465,8 +558,8 @@ class Encoded:
         return self._inputs | {ENCODED: {k: copy(v) for k, v in self._outputs.items()}}
 
 
-def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int]) -> Encoded:
-    """Run the vision side once, recording what the given [CLS] layers look at.
+def encode_pictures(host: Host, inputs: Mapping[str, Any], needs: Needs) -> Encoded:
+    """Run the vision side once, recording what is read of the encoder.
 
     Raises:
         UnsupportedError: the model cannot take pictures that are already encoded.
@@ -480,7 +573,7 @@ def encode_pictures(host: Host, inputs: Mapping[str, Any], cls_layers: set[int])
         raise InputError(f"There is no picture among the inputs ({', '.join(inputs)}).")
     synchronise(host.model)
     started = time.perf_counter()
-    with torch.no_grad(), watch_vision(host, cls_layers) as recorder:
+    with torch.no_grad(), watch_vision(host, needs) as recorder:
         outputs = _encode(host, inputs, host.encodes)
     synchronise(host.model)  # a GPU is given its work long before it has done it
     seconds = time.perf_counter() - started

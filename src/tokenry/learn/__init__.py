@@ -7,18 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.learn.electra import ElectraMasking as ElectraMasking
     from tokenry.learn.electra import ElectraObjective as ElectraObjective
     from tokenry.learn.electra import ElectraSettings as ElectraSettings
-
-_HOME = {
-    "ElectraMasking": "learn.electra",
-    "ElectraObjective": "learn.electra",
-    "ElectraSettings": "learn.electra",
-}
 
 _MOVED = {
     "CallBatches": "predict.CallBatches",
@@ -35,6 +29,4 @@ _MOVED = {
     "train": "train.train",
 }
 
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME, moved=_MOVED)
+__getattr__, __dir__, __all__ = face(__name__, moved=_MOVED)

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, PreTrainedTokenizerBase
 
+from tokenry.text.wordpiece import train_wordpiece
 from tokenry.tokens.errors import InputError
 from tokenry.train import masking
-from tokenry.train.loop import Batch, Figures, Objective
+from tokenry.train.loop import Batch, Figures
 from tokenry.train.masked_lm import as_batch, hidden_states, vocabulary_logits
+from tokenry.train.objectives import Ingredients, Job, Pretraining
 from tokenry.train.rows import Rows, SpecialIds
 
 Generator = Literal["network", "tied", "uniform", "unigram"]
 Task = Literal["electra", "electra-15", "replace-mlm", "all-tokens-mlm"]
+
+
+def masked_count(lengths: Int[Tensor, " b"], rate: float, longest: int) -> Int[Tensor, " b"]:
+    """How many tokens ELECTRA masks: ``max(1, min(N, round(rate * length)))``, ``N = int((rate + 0.005) * longest)``.
+
+    Args:
+        lengths: real tokens of each row, special ones included.
+        rate: share, 0.15 in the paper for small and base models.
+        longest: length to which rows are padded.
+    """
+    masking.check_rate(rate)
+    most = int((rate + 0.005) * longest)
+    return (lengths * rate).round().long().clamp(max=most).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,7 @@ class ElectraMasking:
     def __call__(self, rows: Rows, generator: torch.Generator) -> Batch:
         """``masked_ids``, ``chosen``, and the rows themselves."""
         allowed = self.ids.candidates(rows)
-        count = masking.electra_count(rows.mask.sum(1), self.rate, self.longest)
+        count = masked_count(rows.mask.sum(1), self.rate, self.longest)
         count = torch.minimum(count, allowed.sum(1))
         chosen = masking.choose(allowed, count, generator, replacement=self.replacement)
         seen = masking.corrupt(rows.ids, chosen, self.ids.mask, generator, kept=0.15, random=0.0)
@@ -148,7 +164,7 @@ def replace(
     return corrupted, corrupted != ids
 
 
-class ElectraObjective(Objective):
+class ElectraObjective(Pretraining):
     """ELECTRA (arXiv 2003.10555): replaced-token detection, and the paper's variants of it.
 
     Sampling has no gradient: the generator is trained by its own masked language modelling only, and the encoder's loss
@@ -162,6 +178,32 @@ class ElectraObjective(Objective):
     """
 
     prior: Tensor
+
+    @classmethod
+    def train_tokenizer(cls, texts: Sequence[str], **options: Any) -> PreTrainedTokenizerBase:
+        """WordPiece, uncased."""
+        return train_wordpiece(texts, **options)
+
+    @classmethod
+    def job(cls, given: Ingredients, texts: Sequence[str], tokenizer: Any) -> Job:
+        """Pre-training from a recipe; `settings` are those of `ElectraSettings`, and `rate` and `replacement`."""
+        rows, ids = given.rows(texts, tokenizer)
+        options = dict(given.settings)
+        masking = ElectraMasking(
+            ids,
+            given.length,
+            **{name: options.pop(name) for name in ("rate", "replacement") if name in options},
+        )
+        settings = ElectraSettings(**options)
+        unigram = None
+        if settings.generator == "unigram":
+            unigram = torch.bincount(rows.ids[rows.mask.bool()], minlength=len(tokenizer)).float()
+        config = electra_config(
+            len(tokenizer), pad_id=tokenizer.pad_token_id, **{"positions": given.length} | dict(given.model)
+        )
+        model = ElectraForPreTraining(config)
+        objective = cls(model, settings, unigram=unigram, forbidden=ids.special)
+        return Job(objective, given.batches(rows, masking), model)
 
     def __init__(
         self,

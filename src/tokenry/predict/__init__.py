@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.predict.image.autoregressive import AutoregressiveConfig as AutoregressiveConfig
@@ -18,37 +18,28 @@ if TYPE_CHECKING:
     from tokenry.predict.lm.byte_probabilities.ensemble import ensemble as ensemble
     from tokenry.predict.lm.calibrate import Calibration as Calibration
     from tokenry.predict.lm.calibrate import calibrate as calibrate
+    from tokenry.predict.lm.flash.drafter import FlashConfig as FlashConfig
+    from tokenry.predict.lm.flash.drafter import FlashDrafter as FlashDrafter
     from tokenry.predict.lm.flash.proposer import Flash as Flash
     from tokenry.predict.lm.generate import decoder as decoder
+    from tokenry.predict.lm.generate import decoder_names as decoder_names
     from tokenry.predict.lm.generate import generate as generate
     from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding as ParallelPromptDecoding
     from tokenry.predict.lm.prompt_lookup import PromptLookup as PromptLookup
     from tokenry.predict.lm.proposer import Proposer as Proposer
     from tokenry.predict.lm.token_recycling import TokenRecycling as TokenRecycling
+    from tokenry.predict.octopus_v4.adapter import with_lora as with_lora
+    from tokenry.predict.octopus_v4.dispatch import Octopus as Octopus
+    from tokenry.predict.octopus_v4.dispatch import WorkerError as WorkerError
+    from tokenry.predict.octopus_v4.graph import Edge as Edge
+    from tokenry.predict.octopus_v4.graph import Graph as Graph
+    from tokenry.predict.octopus_v4.graph import Node as Node
+    from tokenry.predict.octopus_v4.router import FunctionalRouter as FunctionalRouter
+    from tokenry.predict.octopus_v4.router import Written as Written
+    from tokenry.predict.octopus_v4.tokens import CallPrompt as CallPrompt
+    from tokenry.predict.octopus_v4.tokens import add_functional_tokens as add_functional_tokens
     from tokenry.predict.octopus_v4.training import CallBatches as CallBatches
     from tokenry.predict.octopus_v4.training import CallObjective as CallObjective
     from tokenry.predict.octopus_v4.training import RoutingExample as RoutingExample
 
-_HOME = {
-    "AutoregressiveConfig": "predict.image.autoregressive",
-    "AutoregressiveGenerator": "predict.image.autoregressive",
-    "Calibration": "predict.lm.calibrate",
-    "CallBatches": "predict.octopus_v4.training",
-    "CallObjective": "predict.octopus_v4.training",
-    "Flash": "predict.lm.flash.proposer",
-    "ParallelPromptDecoding": "predict.lm.ppd.proposer",
-    "PromptLookup": "predict.lm.prompt_lookup",
-    "Proposer": "predict.lm.proposer",
-    "RoutingExample": "predict.octopus_v4.training",
-    "TokenGenerator": "predict.image.base",
-    "TokenRecycling": "predict.lm.token_recycling",
-    "byte_model": "predict.lm.byte_probabilities.byte_model",
-    "calibrate": "predict.lm.calibrate",
-    "decoder": "predict.lm.generate",
-    "ensemble": "predict.lm.byte_probabilities.ensemble",
-    "generate": "predict.lm.generate",
-}
-
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__, __all__ = face(__name__)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tokenry.reduce.base import Reducer, layer_at
 from tokenry.reduce.shared.matching import bipartite_match, merge_onto
-from tokenry.tokens import BudgetLike, Depth, Needs, Reduction, Stage, TokenryError, TokenView
+from tokenry.tokens import BudgetLike, Depth, Needs, ReadAttention, Reduction, Stage, TokenryError, TokenView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class AIM(Reducer):
     def needs(self, layer: int, depth: Depth) -> Needs:
         """The attention of the layer just executed, unless nothing or everything leaves."""
         read = layer > 0 and self.retention(layer - 1, depth)[0] > 0
-        return Needs(attention="previous") if read else Needs()
+        return Needs(attention=ReadAttention.PREVIOUS) if read else Needs()
 
     def keep(self, view: TokenView) -> Int[Tensor, " items"]:
         """The budget on the way in; later the schedule's share of what merging left, rounded down."""
@@ -119,7 +119,7 @@ class AIM(Reducer):
             round_ += 1
             # The code takes r from the frame's first count; an odd count may need one more merge than that gives.
             r = (size >> round_).clamp(min=1).minimum(done.count // 2).minimum(done.count - wanted)
-            step = bipartite_match(x, done.count, r)
+            step = bipartite_match(x, done.count, r).reduction
             x, done = step.apply(x), done.compose(step)
 
         real = index >= 0

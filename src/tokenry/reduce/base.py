@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,8 @@ from tokenry.tokens import (
     HALF,
     Budget,
     BudgetLike,
+    Cut,
+    CutLike,
     Depth,
     Needs,
     Positions,
@@ -23,11 +25,15 @@ from tokenry.tokens import (
     Stage,
     TokenryError,
     TokenView,
+    Tower,
 )
 from tokenry.tokens.precision import without_autocast
 
 if TYPE_CHECKING:
     from tokenry.hosts import Session
+
+WEIGHTS: Final = "weights"
+"""Marks a field that holds weights (its metadata), and names them in a configuration."""
 
 CONFIG_VERSION = 1
 """Written into every saved configuration; raised when a field changes its meaning."""
@@ -55,6 +61,10 @@ class Reducer(ABC):
     """What the paper does with position ids."""
     stage: ClassVar[Stage] = Stage.INPUT
     """The deepest place where the method acts."""
+    budget_is_bound: ClassVar[bool] = False
+    """Whether fewer tokens than the budget may stay where it is a count or a share."""
+    differentiable: ClassVar[bool] = False
+    """Whether gradients of what the model makes of the tokens reach the method, through its reduction's weights."""
 
     budget: BudgetLike
     positions: Positions | str = Positions.KEEP
@@ -65,12 +75,21 @@ class Reducer(ABC):
 
     # --- what a method says about itself -------------------------------------------------------------------------
 
-    def cuts(self, depth: Depth) -> tuple[int, ...]:
-        """Decoder layers before which the method acts, ascending; 0 is the way in."""
+    def cuts(self, depth: Depth) -> tuple[CutLike, ...]:
+        """Where the method acts, in the order in which tokens meet it: decoder layers (0 is the way in), or `Cut`s."""
         return (0,)
 
+    def decoder_cuts(self, depth: Depth) -> tuple[int, ...]:
+        """The decoder layers among its cuts."""
+        cuts = (Cut.of(cut) for cut in self.cuts(depth))
+        return tuple(cut.block for cut in cuts if cut.tower is Tower.DECODER)
+
     def needs(self, layer: int, depth: Depth) -> Needs:
-        """What must be collected for the cut before `layer`."""
+        """What must be collected for the cut before decoder layer `layer`."""
+        return Needs()
+
+    def encoder_needs(self, block: int, depth: Depth) -> Needs:
+        """What must be collected for the cut before a block of the encoder."""
         return Needs()
 
     def keep(self, view: TokenView) -> Int[Tensor, " items"]:
@@ -87,15 +106,24 @@ class Reducer(ABC):
         """
 
     def apply(self, view: TokenView) -> Reduction:
-        """Resolve the budget for this view and reduce it: without gradients, and without autocast, which would score in
-        half precision.
+        """Resolve the budget for this view and reduce it: without autocast, which would score in half precision, and
+        without gradients, unless the method is differentiable.
+
+        Protected tokens are no concern of a method's: it is shown the others, with what the budget leaves for them.
 
         Raises:
             ReductionError: the view's features, its text, or attention that the method reads, are NaN or infinite.
         """
-        with torch.no_grad(), without_autocast(view.features):
+        learned = self.differentiable and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learned), without_autocast(view.features):
             view.check()
-            return self.reduce(view, self.keep(view))
+            keep = self.keep(view)
+            if not bool(view.protected.any()):
+                return self.reduce(view, keep)
+            free = Reduction.from_mask(view.valid & ~view.protected, view.length)
+            spare = (keep - view.protected.sum(1)).clamp(min=0)
+            some = self.reduce(view.only(free.anchor), spare)
+            return some.beside(view.protected, view.length)
 
     @property
     def limit(self) -> Budget:
@@ -116,10 +144,15 @@ class Reducer(ABC):
         return Session(model, [self], **options)
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON values; `from_json` (or `tokenry.method`) reads it back."""
+        """The configuration as JSON values; `from_json` (or `tokenry.reducer`) reads it back."""
         return {"method": self.slug, "version": CONFIG_VERSION} | {
-            f.name: _to_json(getattr(self, f.name)) for f in fields(self)
+            name: _to_json(getattr(self, name)) for name in self.settings()
         }
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """The fields that a configuration holds: all but weights."""
+        return tuple(f.name for f in fields(cls) if not f.metadata.get(WEIGHTS))
 
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> Self:
@@ -135,8 +168,8 @@ class Reducer(ABC):
                 f"This configuration is {slug!r}, version {version!r}; {cls.__name__} reads {cls.slug!r}, version "
                 f"{CONFIG_VERSION}."
             )
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(config) - known):
+        known = cls.settings()
+        if unknown := sorted(set(config) - set(known)):
             raise TokenryError(
                 f"{cls.slug} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -11,18 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tokenry.catalog import STAGES, cards
 from tokenry.hosts.host import Host, evaluating
 from tokenry.hosts.prompt import sample_inputs
 from tokenry.hosts.reducing.oracle import cut_by_hand, masked
 from tokenry.hosts.reducing.session import Session
 from tokenry.hosts.vision import visual_kinds
 from tokenry.reduce import Reducer
-from tokenry.reduce.fastervlm import FasterVLM
-from tokenry.reduce.fastv import FastV
-from tokenry.reduce.pool import Pool
-from tokenry.reduce.pyramiddrop import PyramidDrop
-from tokenry.reduce.random import RandomTokens
-from tokenry.reduce.registry import fill_in
+from tokenry.reduce.registry import REDUCERS, fill_in
 from tokenry.tokens import InputError, Positions, Stage, TokenryError, UnsupportedError
 
 
@@ -102,7 +99,7 @@ def check(
         budget: share of visual tokens to keep, for the default methods and those given by name.
         tokens: for a text model, the columns that may be dropped.
         methods: methods to check, each a name, a `Reducer` or a chain ("pool+fastv", or a list of its members); by
-            default one for each mechanism at the stages input and layer.
+            default one for each mechanism at the stages input and layer, as their cards say.
 
     Returns:
         A report that prints as a table; `report.ok`, `report.stages`.
@@ -139,13 +136,13 @@ def _read(methods: Sequence[Method] | None, budget: float) -> list[tuple[Reducer
 
 
 def _default_methods(budget: float) -> list[Reducer]:
+    """Those whose cards say that they stand for a mechanism: the controls first, then from the way in to the depth."""
+    found = [card for card in cards(kind=REDUCERS.kind) if card.checks and card.entry_point]
+    found.sort(key=lambda c: (c.control or len(found), STAGES.index(c.stage or STAGES[0]), c.slug))
     return [
-        RandomTokens(budget=budget),
-        RandomTokens(budget=budget, positions=Positions.COMPACT),
-        Pool(budget=budget),
-        FasterVLM(budget=budget),
-        FastV(budget=budget, layer=1),
-        PyramidDrop(budget=budget),
+        REDUCERS.make(card.slug, budget=budget, **json.loads(settings))
+        for card in found
+        for settings in card.checks
     ]
 
 
@@ -235,7 +232,7 @@ def oracle_gap(
         trace = run.trace
     rules: dict[int, Positions] = {}
     for m in methods:
-        for cut in m.cuts(host.depth):
+        for cut in m.decoder_cuts(host.depth):
             compact = m.position_rule is Positions.COMPACT or rules.get(cut) is Positions.COMPACT
             rules[cut] = Positions.COMPACT if compact else Positions.KEEP
     ids: Tensor = inputs["input_ids"]

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokenry.reduce.base import Reducer
-from tokenry.reduce.shared.diverse import chosen, greedy_diverse
+from tokenry.reduce.shared.diverse import greedy_diverse, index_mask
 from tokenry.tokens import BudgetLike, Positions, Reduction, TokenView
 
 
@@ -41,4 +41,4 @@ class DivPrune(Reducer):
         if bool((keep == view.length).all()):
             return Reduction.identity(view.length, view.features.shape[1])
         picks = greedy_diverse(view.features, view.length, keep, rule="max")
-        return Reduction.from_mask(chosen(picks, view.features.shape[1]), view.length)
+        return Reduction.from_mask(index_mask(picks, view.features.shape[1]), view.length)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.reduce.base import Scorer, layer_at
+from tokenry.reduce.shared.tiles import balance_tiles
 from tokenry.tokens import BudgetLike, Depth, Needs, Positions, TokenView
 
 
@@ -46,20 +46,3 @@ class FasterVLM(Scorer):
         """The head-mean [CLS] probability of each token, as a rank within its tile."""
         row = view.cls_attention(layer_at(self.layer, view.depth.encoder))
         return balance_tiles(row.mean(1), view.tile)
-
-
-def balance_tiles(scores: Float[Tensor, "items n"], tile: Int[Tensor, "items n"]) -> Float[Tensor, "items n"]:
-    """Turn scores into ranks within each tile, so that a top-k takes equally many from every tile.
-
-    The best token of each tile scores 0, the second -1, ...; tokens of no tile (-1) score -inf. One tile: the order
-    of the scores is unchanged.
-    """
-    order = torch.argsort(scores, dim=1, descending=True, stable=True)
-    order = order.gather(1, torch.argsort(tile.gather(1, order), dim=1, stable=True))
-    ordered = tile.gather(1, order)
-    column = torch.arange(tile.shape[1], device=tile.device).expand_as(tile)
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    rank = column - torch.where(starts, column, 0).cummax(1).values
-    ranks = torch.empty_like(scores).scatter_(1, order, -rank.to(scores.dtype))
-    return ranks.masked_fill(tile < 0, float("-inf"))

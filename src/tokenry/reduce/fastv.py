@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.reduce.base import Scorer, layer_at
-from tokenry.tokens import BudgetLike, Depth, Needs, Stage, TokenryError, TokenView
+from tokenry.tokens import BudgetLike, Depth, Needs, ReadAttention, Stage, TokenryError, TokenView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class FastV(Scorer):
 
     def needs(self, layer: int, depth: Depth) -> Needs:
         """The attention of layer K-1, as it was executed."""
-        return Needs(attention="previous")
+        return Needs(attention=ReadAttention.PREVIOUS)
 
     def score(self, view: TokenView) -> Float[Tensor, "items n"]:
         """The head-mean attention that each token gets from the last token of its sequence."""

@@ -28,6 +28,7 @@ class Pool(Reducer):
     """
 
     slug: ClassVar[str] = "pool"
+    budget_is_bound: ClassVar[bool] = True
 
     budget: BudgetLike = 0.25
 

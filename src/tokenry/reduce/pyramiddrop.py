@@ -11,7 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenry.reduce.base import Scorer, layer_at
-from tokenry.tokens import HALF, BudgetLike, Depth, Needs, Positions, Stage, TokenryError, TokenView
+from tokenry.tokens import (
+    HALF,
+    BudgetLike,
+    Depth,
+    Needs,
+    Positions,
+    ReadAttention,
+    Stage,
+    TokenryError,
+    TokenView,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +70,7 @@ class PyramidDrop(Scorer):
 
     def needs(self, layer: int, depth: Depth) -> Needs:
         """The attention of the layer about to run."""
-        return Needs(attention="next")
+        return Needs(attention=ReadAttention.NEXT)
 
     def keep(self, view: TokenView) -> Int[Tensor, " items"]:
         """The count of this cut: a share of what the method first met, never more than is left."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.reduce.base import Scorer
+from tokenry.reduce.shared.lots import uniform
 from tokenry.tokens import BudgetLike, TokenView
 
 
@@ -32,10 +32,4 @@ class RandomTokens(Scorer):
 
     def score(self, view: TokenView) -> Float[Tensor, "items n"]:
         """Independent uniform numbers, one stream per picture."""
-        n = view.features.shape[1]
-        rows = []
-        for key in view.key.tolist():  # a handful of pictures, not tokens
-            generator = torch.Generator().manual_seed((key * 1_000_003 + self.seed) % 2**63)
-            # Drawn in float64 for the widest item first: a prefix of the stream does not depend on the padding.
-            rows.append(torch.rand(n, generator=generator, dtype=torch.float64))
-        return torch.stack(rows).float().to(view.features.device) if rows else view.features.new_zeros(0, n)
+        return uniform(view, self.seed)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenry.reduce.base import Reducer, layer_at
 from tokenry.reduce.shared.diverse import cosines, unit_rows
 from tokenry.reduce.shared.matching import merge_onto
-from tokenry.reduce.shared.outliers import stands_out
+from tokenry.reduce.shared.outliers import is_outlier
 from tokenry.tokens import (
     BudgetLike,
     Depth,
@@ -21,8 +21,8 @@ from tokenry.tokens import (
     Reduction,
     TokenryError,
     TokenView,
-    best,
     prefix_mask,
+    top_mask,
 )
 
 
@@ -98,16 +98,16 @@ class RecoverableCompression(Reducer):
         share = (salient.sum(1) * alone + found - 1) // found.clamp(min=1)  # rounded up
         n_salient = share.minimum(salient.sum(1))
         n_asked = (alone - n_salient).minimum(asked.sum(1))
-        kept = best(score, salient, n_salient) | best(relevance, asked, n_asked)
+        kept = top_mask(score, salient, n_salient) | top_mask(relevance, asked, n_asked)
         others = ~(salient | asked) & view.valid
-        kept |= best(score, others, alone - n_salient - n_asked)
+        kept |= top_mask(score, others, alone - n_salient - n_asked)
         return _merge_rest(view, kept, clusters, self.density_neighbours)
 
     def salient(self, view: TokenView) -> tuple[Bool[Tensor, "items n"], Float[Tensor, "items n"]]:
         """Step 1: the tokens that [CLS] singles out, whatever the question; and the scores."""
         score = view.cls_attention(layer_at(self.layer, view.depth.encoder)).mean(1)
-        outliers = stands_out(score, view.valid, self.neighbours, self.threshold)
-        top = best(score, view.valid, view.length.clamp(max=self.min_keep))
+        outliers = is_outlier(score, view.valid, self.neighbours, self.threshold)
+        top = top_mask(score, view.valid, view.length.clamp(max=self.min_keep))
         few = outliers.sum(1) < view.length.clamp(max=self.min_keep)
         return torch.where(few[:, None], top, outliers), score
 
@@ -123,7 +123,7 @@ class RecoverableCompression(Reducer):
         mean = torch.where(words, view.text.float(), 0).sum(1) / view.text_length.clamp(min=1)[:, None]
         similarity = cosines(unit_rows(view.features), unit_rows(mean[:, None]))[..., 0]
         rest = view.valid & ~salient
-        asked = stands_out(similarity, rest, self.neighbours, self.threshold)
+        asked = is_outlier(similarity, rest, self.neighbours, self.threshold)
         return asked & (view.text_length > 0)[:, None], similarity
 
 
@@ -159,7 +159,7 @@ def density_peaks(
     # Nothing is denser than the densest: it is as far as the farthest.
     farthest = torch.where(distance.isfinite(), distance, 0).amax((1, 2))
     peak = torch.where(peak.isfinite(), peak.sqrt(), farthest.sqrt()[:, None])
-    centre = best(density * peak, member, clusters)
+    centre = top_mask(density * peak, member, clusters)
     to_centre = distance.masked_fill_(~centre[:, None, :], torch.inf).argmin(2)
     return centre, torch.where(centre, column, to_centre)
 

@@ -1,63 +1,36 @@
-"""Finding a method by name: the catalogue's own, and those that installed packages register."""
+"""Methods by name, in chains and in JSON: what is written where a method is asked for, and the `Reducer` it means."""
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Final
 
-from tokenry.catalog import cards
+from tokenry.catalog.registry import Registry
 from tokenry.reduce.base import CONFIG_VERSION, Reducer
-from tokenry.tokens import InputError, TokenryError, UnknownNameError
+from tokenry.tokens import InputError, TokenryError
 
-ENTRY_POINTS = "tokenry.reducers"
-"""Entry-point group in which other packages register methods: ``my-method = "my_package:MyMethod"``."""
-
-
-def method_paths() -> dict[str, str]:
-    """Every known method's slug and where its class is ("package.module:Class")."""
-    ours = {c.slug: c.entry_point for c in cards() if c.room == "reduce" and c.entry_point is not None}
-    theirs: dict[str, str] = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        path = f"{entry.module}:{entry.attr}"
-        if entry.name in ours or theirs.get(entry.name, path) != path:
-            raise TokenryError(
-                f"{path} is registered as {entry.name!r} in {ENTRY_POINTS}, a name that is already taken by "
-                f"{(ours | theirs)[entry.name]}. Uninstall one of the packages, or rename its method."
-            )
-        theirs[entry.name] = path
-    return ours | theirs
+REDUCERS: Final = Registry[type[Reducer]]("reducer", Reducer, "method")
+"""Every method, by name; other packages register theirs in the entry-point group "tokenry.reducers"."""
 
 
-def methods() -> dict[str, type[Reducer]]:
+def reducers() -> dict[str, type[Reducer]]:
     """All methods by slug, imported."""
-    return {slug: _load(slug, path) for slug, path in sorted(method_paths().items())}
+    return REDUCERS.all()
 
 
-def method(name: str, **settings: Any) -> Reducer:
-    """A method by name, with settings: ``method("divprune", budget=64)``.
+def reducer(name: str, **settings: Any) -> Reducer:
+    """A method by name, with settings: ``reducer("divprune", budget=64)``.
 
     Raises:
         UnknownNameError: no such method; the message suggests the nearest name.
         TokenryError: a setting that the method does not have.
     """
-    cls = _class_of(name)
-    return cls.from_json(settings) if "version" in settings else _build(cls, settings)
-
-
-def _class_of(name: str) -> type[Reducer]:
-    paths = method_paths()
-    if not isinstance(name, str):
-        raise InputError(f"A method's name is text, such as 'divprune', got {name!r}.")
-    if name not in paths:
-        near = difflib.get_close_matches(name, paths, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(paths))}."
-        raise UnknownNameError(f"There is no method {name!r}. {hint}")
-    return _load(name, paths[name])
+    if "version" in settings:
+        return REDUCERS.get(name).from_json(settings)
+    made: Reducer = REDUCERS.make(name, **settings)
+    return made
 
 
 def read_methods(spec: str | Reducer | Iterable[str | Reducer], **settings: Any) -> tuple[Reducer, ...]:
@@ -124,7 +97,7 @@ def _taken(member: str | Reducer | _Json, settings: dict[str, Any]) -> dict[str,
     """The settings that go to a member of a chain."""
     if isinstance(member, Reducer):
         return {}
-    known = {f.name for f in fields(_class_of(_slug(member)))} | {"version"}
+    known = {f.name for f in fields(REDUCERS.get(_slug(member)))} | {"version"}
     return {name: value for name, value in settings.items() if name in known and name not in _own(member)}
 
 
@@ -133,7 +106,7 @@ def _configured(members: list[str | Reducer | _Json], settings: dict[str, Any]) 
     return tuple(
         member
         if isinstance(member, Reducer)
-        else method(_slug(member), **(_own(member) | _taken(member, settings)))
+        else reducer(_slug(member), **(_own(member) | _taken(member, settings)))
         for member in members
     )
 
@@ -149,7 +122,7 @@ def _own(member: str | _Json) -> dict[str, Any]:
 
 def _no_use(members: list[str | Reducer | _Json], unused: list[str]) -> str:
     names = "+".join(map(_slug, members))
-    plain = sorted({f.name for m in members if isinstance(m, str) for f in fields(_class_of(m))})
+    plain = sorted({f.name for m in members if isinstance(m, str) for f in fields(REDUCERS.get(m))})
     if not plain:
         return f"{names} is already configured; {', '.join(unused)} would be ignored."
     return f"{names} takes no setting {', '.join(unused)}. Settings: {', '.join(plain)}."
@@ -179,25 +152,3 @@ def _no_configuration(text: str, why: str) -> str:
         'A configuration is JSON such as {"method": "divprune", "budget": 64}, or a list of such for a chain; got '
         f"{text!r} ({why})."
     )
-
-
-def _load(slug: str, path: str) -> type[Reducer]:
-    module, _, name = path.partition(":")
-    try:
-        cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise TokenryError(
-            f"The method {slug!r} cannot be imported from {path}: {error}. Repair or uninstall that package."
-        ) from error
-    if not (isinstance(cls, type) and issubclass(cls, Reducer) and getattr(cls, "slug", None) == slug):
-        raise TokenryError(f"{path} is registered as {slug!r}, but is not a Reducer whose slug is {slug!r}.")
-    return cls
-
-
-def _build(cls: type[Reducer], settings: dict[str, Any]) -> Reducer:
-    try:
-        return cls(**settings)
-    except TypeError as error:
-        raise TokenryError(
-            f"{cls.slug}: {error}. Its settings: {', '.join(f.name for f in fields(cls))}."
-        ) from None

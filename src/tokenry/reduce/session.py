@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tokenry.hosts import Encoded, Host, Session, encode_pictures
 from tokenry.reduce.base import Reducer
 from tokenry.reduce.registry import read_methods
+from tokenry.tokens import Needs
 
 
 def reduced(
@@ -65,10 +66,9 @@ def encode(
         **settings: settings of methods given by name.
     """
     host = Host.of(model)
-    layers = {
-        layer
+    needs = Needs.of_encoder(
+        m.needs(cut, host.depth)
         for m in read_methods(methods, **settings)
-        for cut in m.cuts(host.depth)
-        for layer in m.needs(cut, host.depth).cls_layers
-    }
-    return encode_pictures(host, inputs, layers)
+        for cut in m.decoder_cuts(host.depth)
+    )
+    return encode_pictures(host, inputs, needs)

@@ -10,14 +10,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.reduce.base import Reducer, layer_at
-from tokenry.reduce.random import RandomTokens
-from tokenry.reduce.shared.diverse import Rule, chosen, greedy_diverse
+from tokenry.reduce.shared.diverse import Rule, greedy_diverse, index_mask
+from tokenry.reduce.shared.lots import uniform
 from tokenry.tokens import (
     HALF,
     BudgetLike,
+    ColumnKind,
     Depth,
     Needs,
     Positions,
+    ReadAttention,
     Reduction,
     Stage,
     TokenryError,
@@ -89,7 +91,7 @@ class ToDRE(Reducer):
     def needs(self, layer: int, depth: Depth) -> Needs:
         """A [CLS] row for the pivot; the attention of the checked layer."""
         if layer > 0:
-            return Needs(attention="previous")
+            return Needs(attention=ReadAttention.PREVIOUS)
         return Needs(cls_layers=(layer_at(self.layer, depth.encoder),)) if self.pivot == "cls" else Needs()
 
     def keep(self, view: TokenView) -> Int[Tensor, " items"]:
@@ -106,12 +108,12 @@ class ToDRE(Reducer):
         picks = greedy_diverse(
             view.features, view.length, keep, rule=_RULES[self.rule], first=self.start(view)
         )
-        return Reduction.from_mask(chosen(picks, n), view.length)
+        return Reduction.from_mask(index_mask(picks, n), view.length)
 
     def start(self, view: TokenView) -> Int[Tensor, " items"]:
         """The pivot of each item."""
         if self.pivot == "random":
-            score = RandomTokens(seed=self.seed).score(view)
+            score = uniform(view, self.seed)
         else:
             score = view.cls_attention(layer_at(self.layer, view.depth.encoder)).mean(1)
         thumbnail = (view.tile == 0) & view.valid
@@ -122,7 +124,7 @@ class ToDRE(Reducer):
 
     def faded(self, view: TokenView) -> Bool[Tensor, " rows"]:
         """Whether text and picture exchange less than `tau` of their attention, per sequence."""
-        visual, text = view.columns == 1, view.columns == 2
+        visual, text = view.columns == ColumnKind.VISUAL, view.columns == ColumnKind.AFTER
         to_picture = _mean_over(view.attention.mass(visual).mean(1), text)
         to_text = _mean_over(view.attention.mass(text).mean(1), visual)
         return (to_picture < self.tau) & (to_text < self.tau) & text.any(1)

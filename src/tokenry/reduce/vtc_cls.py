@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenry.reduce.base import Scorer, layer_at
-from tokenry.reduce.fastervlm import balance_tiles
+from tokenry.reduce.shared.tiles import balance_tiles
 from tokenry.tokens import BudgetLike, Depth, Needs, Positions, TokenryError, TokenView
 
 _ENSEMBLES = ("sum", "min", "max")

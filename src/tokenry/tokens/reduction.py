@@ -7,7 +7,7 @@ for it are written once, here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
 
@@ -135,7 +135,7 @@ class Reduction:
             )
         if keep.shape != (b,) or bool(((keep > length) | (keep < 0)).any()):
             raise ReductionError(f"Cannot keep {keep.tolist()} tokens of {length.tolist()}.")
-        return cls.from_mask(best(scores, valid, keep), length)
+        return cls.from_mask(top_mask(scores, valid, keep), length)
 
     @classmethod
     def merge(
@@ -232,6 +232,46 @@ class Reduction:
             length=self.length,
         )
 
+    def carry(self, amount: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
+        """Totals over the sources of each output of an amount per source, such as how many tokens it stands for."""
+        return _segment_sum(amount.float(), self.group, self.width)
+
+    def beside(self, kept: Bool[Tensor, "b n"], length: Int[Tensor, " b"]) -> Reduction:
+        """This reduction of the tokens that are not marked, with the marked ones as they are, in raster order.
+
+        Args:
+            kept: tokens of the longer rows that stay themselves.
+            length: tokens of the longer rows; what is not marked of them, in order, are this reduction's sources.
+
+        Raises:
+            ReductionError: this reduction has other sources than what is not marked.
+        """
+        b, n = kept.shape
+        others = Reduction.from_mask(~kept & prefix_mask(length, n), length)
+        if not others.count.equal(self.length) or bool((kept & ~prefix_mask(length, n)).any()):
+            raise ReductionError(
+                f"A reduction of {self.length.tolist()} tokens does not fit beside {kept.sum(1).tolist()} that stay of "
+                f"{length.tolist()}."
+            )
+        whole = others.compose(self)
+        own = torch.arange(n, device=kept.device).expand(b, n)
+        target = _spread(whole.anchor, whole.group, -1)
+        target = torch.where(kept, own, target)
+        anchors = target == own
+        group = (anchors.cumsum(1) - 1).gather(1, target.clamp(min=0)).masked_fill(target < 0, -1)
+        weight = torch.where(kept, 1.0, whole.weight)
+        return Reduction(group, weight, anchors.sum(1), Reduction.from_mask(anchors, length).anchor, length)
+
+    def gated(self, gate: Float[Tensor, "b n"]) -> Reduction:
+        """The same reduction, whose weights hand gradients on to a gate (straight-through): values stay what they are.
+
+        Args:
+            gate: how much each source should weigh, such as a sigmoid of its score. Its gradient is that of the weight.
+        """
+        through = gate.float() - gate.float().detach()
+        weight = (self.weight * (1 + through)).masked_fill(~self.kept, 0)
+        return replace(self, weight=weight)
+
     # --- what it looks like -------------------------------------------------------------------------------------
 
     @property
@@ -261,8 +301,10 @@ class Reduction:
 
     @cached_property
     def is_selection(self) -> bool:
-        """Whether nothing is merged or scaled: every output is one source, unchanged."""
+        """Whether nothing is merged, scaled or learned through: every output is one source, unchanged."""
         kept = self.kept
+        if self.weight.requires_grad:
+            return False
         return bool((kept.sum(1) == self.count).all()) and bool((self.weight[kept] == 1).all())
 
     @cached_property
@@ -356,6 +398,12 @@ class DenseReduction:
             second @ self.matrix, then.count, _spread(self.anchor, then.anchor, -1), self.length
         )
 
+    def carry(self, amount: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
+        """An amount per source dealt out to the outputs that it feeds, by its share in each."""
+        share = self.matrix.abs().float()
+        share = share / share.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return (share @ amount.float()[..., None])[..., 0]
+
     @property
     def width(self) -> int:
         """Outputs of the longest item (m)."""
@@ -374,8 +422,7 @@ class DenseReduction:
     @property
     def sizes(self) -> Float[Tensor, "b m"]:
         """Sources behind each output, a source that feeds several counted by its share in each."""
-        share = self.matrix.abs().float()
-        return (share / share.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)).sum(2)
+        return self.carry(torch.ones_like(self.kept, dtype=torch.float32))
 
     @property
     def ratio(self) -> Float[Tensor, " b"]:
@@ -417,7 +464,7 @@ def prefix_mask(length: Int[Tensor, " b"], width: int) -> Bool[Tensor, "b width"
     return torch.arange(width, device=length.device) < length[:, None]
 
 
-def best(
+def top_mask(
     scores: Float[Tensor, "b n"], member: Bool[Tensor, "b n"], number: Int[Tensor, " b"]
 ) -> Bool[Tensor, "b n"]:
     """The `number[i]` best-scored members of row i (all of them, if it has fewer); equal scores: the earlier."""

@@ -1,55 +1,18 @@
-"""What a method sees, and what it may ask for. A method never meets a module, a hook, a cache or an attention mask."""
+"""What a method sees. A method never meets a module, a hook, a cache or an attention mask."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.tokens.errors import ReductionError, UnsupportedError
+from tokenry.tokens.needs import ColumnKind, Depth, Tower
 from tokenry.tokens.reduction import gather_rows, prefix_mask
-
-
-class Stage(StrEnum):
-    """Where in the model tokens leave."""
-
-    ENCODER = "encoder"
-    """Inside the vision tower."""
-    INPUT = "input"
-    """On the way into the language model, before its first layer."""
-    LAYER = "layer"
-    """Inside the language model."""
-    CACHE = "cache"
-    """In the key-value cache."""
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How deep the host is: transformer blocks of its vision encoder (0 if it has none) and of its decoder."""
-
-    encoder: int
-    decoder: int
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What must be collected for one cut of a method, and nothing more.
-
-    Attributes:
-        cls_layers: encoder blocks (0-based) whose [CLS] attention row is read.
-        attention: the decoder layer whose attention is read: that of the block just executed ("previous"), or of
-            the block about to run, with its own projections on the tokens as they are ("next").
-        text: whether the text tokens of the item's sequence are read.
-    """
-
-    cls_layers: tuple[int, ...] = ()
-    attention: str | None = None
-    text: bool = False
 
 
 class AttentionView(ABC):
@@ -62,6 +25,19 @@ class AttentionView(ABC):
     @abstractmethod
     def row(self, query: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows heads t"]:
         """Attention probabilities of one query per row (by default the last token), over all columns."""
+
+    def rows(self, queries: Int[Tensor, "rows k"]) -> Float[Tensor, "rows heads k t"]:
+        """Attention probabilities of several queries per row, over all columns; those of a query -1 are zero."""
+        found = torch.stack([self.row(query.clamp(min=0)) for query in queries.T], 2)
+        return found.masked_fill((queries < 0)[:, None, :, None], 0)
+
+    def keys(self) -> Float[Tensor, "rows kv t d"]:
+        """Keys as they meet the queries, rotated, one per key-value head; padding is zero.
+
+        Raises:
+            UnsupportedError: a view that has no keys.
+        """
+        raise UnsupportedError(f"{type(self).__name__} knows attention, but no keys.")
 
     @abstractmethod
     def mass(self, group: Bool[Tensor, "rows t"]) -> Float[Tensor, "rows heads t"]:
@@ -89,6 +65,16 @@ class _FiniteAttention(AttentionView):
     def row(self, query: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows heads t"]:
         return self._checked(self.of.row(query))
 
+    def rows(self, queries: Int[Tensor, "rows k"]) -> Float[Tensor, "rows heads k t"]:
+        found = self.of.rows(queries)
+        self._checked(found.sum(2))
+        return found
+
+    def keys(self) -> Float[Tensor, "rows kv t d"]:
+        found = self.of.keys()
+        self._checked(found.sum(3))
+        return found
+
     def mass(self, group: Bool[Tensor, "rows t"]) -> Float[Tensor, "rows heads t"]:
         return self._checked(self.of.mass(group))
 
@@ -100,6 +86,66 @@ class _FiniteAttention(AttentionView):
     def _checked(self, values: Float[Tensor, "rows heads t"]) -> Float[Tensor, "rows heads t"]:
         _refuse_nan(values.sum(1), self.real, "attention weights", "sequences")
         return values
+
+
+class EncoderView(ABC):
+    """Quantities of the vision encoder, for the tokens of a view. Everything is float32; layers are its blocks."""
+
+    @abstractmethod
+    def cls_attention(self, layer: int) -> Float[Tensor, "items heads n"]:
+        """Attention probabilities of [CLS] over all keys, cut to the tokens."""
+
+    @abstractmethod
+    def cls_logits(self, layer: int) -> Float[Tensor, "items heads n"]:
+        """The same before the softmax."""
+
+    @abstractmethod
+    def keys(self, layer: int) -> Float[Tensor, "items heads n d"]:
+        """Keys as they meet the queries."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorded(EncoderView):
+    """[CLS] rows given by hand."""
+
+    rows: Mapping[int, Float[Tensor, "items heads n"]]
+
+    def cls_attention(self, layer: int) -> Float[Tensor, "items heads n"]:
+        return self.rows[layer]
+
+    def cls_logits(self, layer: int) -> Float[Tensor, "items heads n"]:
+        raise UnsupportedError(_BY_HAND)
+
+    def keys(self, layer: int) -> Float[Tensor, "items heads n d"]:
+        raise UnsupportedError(_BY_HAND)
+
+
+_BY_HAND = (
+    "This view was made by hand with [CLS] rows only; give it an `encoder` that has more (EncoderView)."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _EncoderOfSome(EncoderView):
+    """Another view's quantities for some of its tokens.
+
+    Attributes:
+        of: where they come from.
+        index: which tokens, in order; -1 = padding.
+    """
+
+    of: EncoderView
+    index: Int[Tensor, "items k"]
+
+    def cls_attention(self, layer: int) -> Float[Tensor, "items heads k"]:
+        return gather_rows(self.of.cls_attention(layer).mT, self.index).mT
+
+    def cls_logits(self, layer: int) -> Float[Tensor, "items heads k"]:
+        return gather_rows(self.of.cls_logits(layer).mT, self.index).mT
+
+    def keys(self, layer: int) -> Float[Tensor, "items heads k d"]:
+        keys = self.of.keys(layer).transpose(1, 2)
+        return gather_rows(keys.flatten(2), self.index).unflatten(2, keys.shape[2:]).transpose(1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +160,20 @@ class TokenView:
         source: each token's index in the item as the encoder delivered it (-1 = padding): where it sits on the grid.
         tile: which tile of the item a token comes from; 0 is the only picture, or the thumbnail. -1 = a token that
             comes from no tile (a newline).
+        cell: (row, column) of each token in its own tile (frame); -1 where it is not known, and for tokens of no tile.
+        tiles: (rows, columns) in which each item's tiles lie beside each other, its thumbnail left out: (1, 1) for a
+            picture that was not cut; 0 where it is not known.
+        image_size: (height, width) of each picture in pixels before the processor resized it; 0 where it is not told.
+        size: tokens of the encoder's that each token stands for: 1, or more after a merge.
+        protected: tokens that may neither leave nor be merged.
         entry: tokens each item had where this method first met it; schedules are shares of this.
-        layer: decoder layer about to run; 0 = the way into the language model.
+        tower: the stack of blocks that the cut is in.
+        layer: block about to run; of the decoder, 0 = the way into the language model.
         depth: depth of the host.
         row: the sequence of the batch that an item belongs to.
         slot: the column of each token in its sequence as it is now (-1 = padding).
-        columns: what the columns of the sequences are: 0 text before the row's first visual token, 1 visual,
-            2 text after it, -1 padding.
+        columns: what the columns of the sequences are, as `ColumnKind`: 0 text before the row's first visual token,
+            1 visual, 2 text after it, -1 padding.
         key: 64-bit fingerprint of each item's own pixels: equal for the same picture in any batch. Seeds randomness.
         text, text_length: the text after the item's picture as token embeddings, if asked for (`Needs.text`).
     """
@@ -130,7 +183,13 @@ class TokenView:
     grid: Int[Tensor, "items 3"]
     source: Int[Tensor, "items n"]
     tile: Int[Tensor, "items n"]
+    cell: Int[Tensor, "items n 2"]
+    tiles: Int[Tensor, "items 2"]
+    image_size: Int[Tensor, "items 2"]
+    size: Float[Tensor, "items n"]
+    protected: Bool[Tensor, "items n"]
     entry: Int[Tensor, " items"]
+    tower: Tower
     layer: int
     depth: Depth
     row: Int[Tensor, " items"]
@@ -140,7 +199,7 @@ class TokenView:
     text: Float[Tensor, "items l e"] | None = None
     text_length: Int[Tensor, " items"] | None = None
     _attention: AttentionView | None = field(default=None, repr=False)
-    _cls: Callable[[int], Float[Tensor, "items heads n"]] | None = field(default=None, repr=False)
+    encoder: EncoderView | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -174,7 +233,13 @@ class TokenView:
             grid=grid,
             source=index.masked_fill(~valid, -1),
             tile=torch.zeros_like(index).masked_fill(~valid, -1),
+            cell=cells_of(grid, index.masked_fill(~valid, -1)),
+            tiles=torch.ones_like(grid[:, :2]),
+            image_size=torch.zeros_like(grid[:, :2]),
+            size=valid.float(),
+            protected=torch.zeros_like(valid),
             entry=length,
+            tower=Tower.DECODER,
             layer=0,
             depth=Depth(encoder=0, decoder=1),
             row=torch.arange(items, device=device),
@@ -182,7 +247,7 @@ class TokenView:
             columns=valid.long().masked_fill(~valid, -1),
             key=torch.zeros(items, dtype=torch.long, device=device),
             _attention=attention,  # type: ignore[arg-type]
-            _cls=rows.__getitem__ if isinstance(rows, dict) else None,
+            encoder=_Recorded(rows) if isinstance(rows, dict) else None,
         )
         return replace(view, **parts)  # type: ignore[arg-type]
 
@@ -212,26 +277,81 @@ class TokenView:
             raise UnsupportedError(
                 "This method reads decoder attention, which was not collected (see Needs.attention)."
             )
-        return _FiniteAttention(self._attention, self.columns >= 0)
+        return _FiniteAttention(self._attention, self.columns > ColumnKind.PADDING)
 
     def cls_attention(self, layer: int) -> Float[Tensor, "items heads n"]:
         """Attention probabilities of [CLS] in an encoder block, over all keys, then cut to the item's tokens.
 
         Rows do not sum to 1 (the share that [CLS] puts on itself is gone); tokens that come from no tile score 0.
         """
-        if self._cls is None:
-            raise UnsupportedError(
-                "This method reads [CLS] attention, which was not collected (see Needs.cls_layers)."
-            )
-        rows = self._cls(layer)
+        rows = self._encoder("[CLS] attention", "cls_layers").cls_attention(layer)
         _refuse_nan(rows.sum(1), self.valid, f"[CLS] attention of block {layer}")
         return rows
+
+    def cls_logits(self, layer: int) -> Float[Tensor, "items heads n"]:
+        """The [CLS] row of an encoder block before its softmax; tokens that come from no tile have 0."""
+        rows = self._encoder("[CLS] logits", "cls_logit_layers").cls_logits(layer)
+        _refuse_nan(rows.sum(1), self.valid, f"[CLS] logits of block {layer}")
+        return rows
+
+    def encoder_keys(self, layer: int) -> Float[Tensor, "items heads n d"]:
+        """Keys of an encoder block, as they meet its queries; tokens that come from no tile have zeros."""
+        keys = self._encoder("the encoder's keys", "key_layers").keys(layer)
+        _refuse_nan(keys.sum((1, 3)), self.valid, f"keys of block {layer}")
+        return keys
+
+    def _encoder(self, what: str, need: str) -> EncoderView:
+        if self.encoder is None:
+            raise UnsupportedError(f"This method reads {what}, which was not collected (see Needs.{need}).")
+        return self.encoder
+
+    def coordinates(self) -> Int[Tensor, "items n 3"]:
+        """(frame, row, column) of each token on its item's grid; -1 for padding."""
+        height, width = self.grid[:, None, 1], self.grid[:, None, 2]
+        frame = self.source.clamp(min=0) // (height * width).clamp(min=1)
+        cells = cells_of(self.grid, self.source)
+        return torch.cat([frame.masked_fill(self.source < 0, -1)[..., None], cells], -1)
+
+    def only(self, index: Int[Tensor, "items k"]) -> TokenView:
+        """The same items with some of their tokens: token `index[i, j]` of item i comes j-th; -1 = padding.
+
+        Attention is that over all columns still: the columns of a sequence are not the view's to take away.
+        """
+        return replace(
+            self,
+            features=gather_rows(self.features, index),
+            length=(index >= 0).sum(1),
+            source=_taken(self.source, index),
+            tile=_taken(self.tile, index),
+            cell=_taken(self.cell, index),
+            size=_taken(self.size, index, 0),
+            protected=_taken(self.protected, index, False),
+            slot=_taken(self.slot, index),
+            encoder=None if self.encoder is None else _EncoderOfSome(self.encoder, index),
+        )
 
     def of_columns(self, values: Float[Tensor, "rows t"]) -> Float[Tensor, "items n"]:
         """Values per column of the sequences, cut out for each item's tokens (padding: 0)."""
         cut = gather_rows(values[self.row][..., None], self.slot)[..., 0]
         _refuse_nan(cut.masked_fill(cut.isinf(), 0), self.valid, "values per column (attention)")
         return cut
+
+
+def cells_of(grid: Int[Tensor, "items 3"], source: Int[Tensor, "items n"]) -> Int[Tensor, "items n 2"]:
+    """(row, column) of each token in its frame, where every frame of an item's grid is a tile; -1 for padding."""
+    height, width = grid[:, None, 1], grid[:, None, 2]
+    index = source.clamp(min=0)
+    cells = torch.stack([index // width.clamp(min=1) % height.clamp(min=1), index % width.clamp(min=1)], -1)
+    return cells.masked_fill((source < 0)[..., None], -1)
+
+
+def _taken(values: Tensor, index: Int[Tensor, "items k"], fill: float | bool = -1) -> Tensor:
+    """``values[i, index[i, j]]``, `fill` where the index is -1."""
+    missing = index < 0
+    if values.shape[1] == 0:
+        return values.new_full((*index.shape, *values.shape[2:]), fill)
+    taken = values[torch.arange(len(index), device=index.device)[:, None], index.clamp(min=0)]
+    return taken.masked_fill(missing.view(*missing.shape, *[1] * (values.ndim - 2)), fill)
 
 
 def _refuse_nan(

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
-    from tokenry.train.loop import LoopSettings as LoopSettings
-    from tokenry.train.loop import Objective as Objective
     from tokenry.train.loop import train as train
+    from tokenry.train.objective import Objective as Objective
+    from tokenry.train.phases import Phase as Phase
+    from tokenry.train.phases import train_phases as train_phases
+    from tokenry.train.players import adaptive_weight as adaptive_weight
+    from tokenry.train.processes import gathered as gathered
+    from tokenry.train.settings import LoopSettings as LoopSettings
 
-_HOME = {
-    "LoopSettings": "train.loop",
-    "Objective": "train.loop",
-    "train": "train.loop",
-}
-
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__, __all__ = face(__name__)

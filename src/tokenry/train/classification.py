@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,18 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.pooling import Pooling, pool
 from tokenry.train.loop import Batch, Figures, Objective
 from tokenry.train.masked_lm import hidden_states
-
-Pooling = Literal["cls", "mean"]
-
-
-def pool(hidden: Float[Tensor, "b n d"], mask: Int[Tensor, "b n"], pooling: Pooling) -> Float[Tensor, "b d"]:
-    """One vector a text: that of its first token, or the mean over its tokens."""
-    if pooling == "cls":
-        return hidden[:, 0]
-    weight = mask.to(hidden.dtype)[..., None]
-    return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 class TextClassification(Objective):

@@ -5,7 +5,7 @@ padding), and works on a whole batch without a loop over tokens.
 
 - BERT's 80/10/10 (arXiv 1810.04805): `choose` or `choose_words`, then `corrupt`.
 - whole words: `choose_words` with the word each token belongs to (`word_index`).
-- ELECTRA (arXiv 2003.10555): `electra_count`, `choose`, then `corrupt` with 85 % [MASK] and 15 % kept.
+- ELECTRA's, in its home: `choose`, then `corrupt` with 85 % [MASK] and 15 % kept.
 - T5's span corruption (arXiv 1910.10683): `choose_spans`, then `span_corruption`.
 """
 
@@ -30,7 +30,12 @@ def candidates(
     return attention_mask.bool() & ~torch.isin(ids, forbidden)
 
 
-def _checked_rate(rate: float) -> None:
+def check_rate(rate: float) -> None:
+    """See that a rate is a share.
+
+    Raises:
+        InputError: It is not.
+    """
     if not 0 <= rate <= 1:
         raise InputError(f"A share of tokens to mask lies between 0 and 1, got {rate}")
 
@@ -51,7 +56,7 @@ def rounded_counts(
         rate: the share; at 0 nothing is chosen, whatever ``least`` says.
         least, most: limits; never more than there are.
     """
-    _checked_rate(rate)
+    check_rate(rate)
     available = allowed.sum(1)
     count = (available * rate).round().long().clamp(min=least if rate else 0, max=most)
     return torch.minimum(count, available)
@@ -81,19 +86,6 @@ def choose(
         return (hits > 0) & allowed
     rank = _priorities(allowed, generator).argsort(1).argsort(1)
     return (rank < count[:, None]) & allowed
-
-
-def electra_count(lengths: Int[Tensor, "b"], rate: float, longest: int) -> Int[Tensor, "b"]:
-    """How many tokens ELECTRA masks: ``max(1, min(N, round(rate * length)))``, ``N = int((rate + 0.005) * longest)``.
-
-    Args:
-        lengths: real tokens of each row, special ones included.
-        rate: share, 0.15 in the paper for small and base models.
-        longest: length to which rows are padded.
-    """
-    _checked_rate(rate)
-    most = int((rate + 0.005) * longest)
-    return (lengths * rate).round().long().clamp(max=most).clamp(min=1)
 
 
 def word_index(ids: Int[Tensor, "b n"], continues: Bool[Tensor, "v"]) -> Int[Tensor, "b n"]:
@@ -206,7 +198,7 @@ def choose_spans(
         mean_span: 3 tokens in T5, 20 bytes in ByT5.
         generator: randomness.
     """
-    _checked_rate(rate)
+    check_rate(rate)
     if mean_span < 1:
         raise InputError(f"A span has at least one token on average, got {mean_span}")
     lengths, width = allowed.sum(1), allowed.shape[1]

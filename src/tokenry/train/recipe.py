@@ -1,51 +1,104 @@
-"""Recipes on a command line: how such a command ends, and what is wrong with a recipe in the words of who wrote it."""
+"""Recipes: trainings that a YAML file describes, for `tokenry train RECIPE`, and the one reader of such files."""
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from tokenry.tokens.errors import TokenryError
+import yaml
+from rich.console import Console
 
-_UNKNOWN = re.compile(r"unexpected keyword argument '(.+)'")
-_MISSING = re.compile(r"missing \d+ required .*arguments?: (.+)")
+from tokenry.tokens.errors import InputError
+from tokenry.tokens.typed import reader
 
+R = TypeVar("R")
 
-def reason(error: Exception) -> str:
-    """Say why a recipe could not be read.
-
-    Args:
-        error: what reading the file, or building the settings from it, raised.
-    """
-    text = str(error)
-    if isinstance(error, OSError):
-        return error.strerror or text
-    if isinstance(error, KeyError):
-        return f"it lacks {text}"
-    if isinstance(error, TypeError):
-        if unknown := _UNKNOWN.search(text):
-            return f"there is no setting {unknown[1]!r}"
-        if missing := _MISSING.search(text):
-            return f"it lacks {missing[1]}"
-    return text
+KIND = "kind"
+"""The key by which a recipe says what sort of training it describes."""
 
 
-def exit_code(work: Callable[[], object]) -> int:
-    """Do what ``python -m tokenry.learn.X RECIPE`` asks for, and say in a line why it was not done.
+def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
+    """What a YAML file holds.
 
     Args:
-        work: the training; it goes on from its last checkpoint when it is called again.
+        path: the file.
+        what: what it is meant to be, as messages call it: "a recipe for pre-training".
 
-    Returns:
-        The process's exit code: 0, 1 after an error of the user's, 130 after Ctrl-C.
+    Raises:
+        InputError: it is missing, is no YAML, or holds no object.
     """
     try:
-        work()
-    except TokenryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
-    return 0
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} is not {what}: {error.strerror or error}.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is not {what}: {error}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not {what}: it holds no settings (NAME: VALUE).")
+    return content
+
+
+def read_as(kind: type[R], content: Mapping[str, Any], path: str | Path, what: str) -> R:
+    """Settings as a dataclass.
+
+    Args:
+        kind: the dataclass; its types say what each setting may be.
+        content: the settings.
+        path: the file that they are from.
+        what: see `read_yaml`.
+
+    Raises:
+        InputError: a setting that there is not, one that is missing, or one of another type; the message says where.
+        TokenryError: what the dataclass itself says of its values.
+    """
+    try:
+        found: R = reader(cast(Any, kind))(dict(content))
+    except ValueError as error:
+        if isinstance(error, InputError):  # what a value means, not what type it is of
+            raise
+        raise InputError(f"{path} is not {what}: {error}.") from error
+    return found
+
+
+class TrainingRecipe:
+    """A training as a file describes it; a frozen dataclass whose fields are its settings.
+
+    Attributes:
+        trains: what it trains, as messages call it.
+    """
+
+    trains: ClassVar[str]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read it from YAML.
+
+        Raises:
+            InputError: the file is missing, is no YAML, or has missing, unknown or mistyped settings.
+        """
+        what = f"a recipe for {cls.trains}"
+        content = read_yaml(path, what)
+        content.pop(KIND, None)  # said by whoever chose this class
+        return read_as(cls, cls.completed(content), path, what)
+
+    @classmethod
+    def completed(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Settings of the file with those that follow from others."""
+        return content
+
+    @abstractmethod
+    def train(self, *, stop_after: int | None = None, console: Console | None = None) -> Path | None:
+        """Train, or go on where an earlier run was stopped.
+
+        Args:
+            stop_after: stop, checkpointed, after this step.
+            console: where progress is shown.
+
+        Returns:
+            The folder of the trained model; None if the training was stopped before its end.
+
+        Raises:
+            TokenryError: what cannot be used, or a run that was started with other settings.
+        """

@@ -16,7 +16,7 @@ from rich.console import Console
 from tests.text.transplant import tiny
 from tokenry.bench.decoders import compare as decoding
 from tokenry.bench.decoders.compare import DECODERS, compare_decoders, held_bytes
-from tokenry.bench.decoders.log import Call, read_decoding
+from tokenry.bench.decoders.log import TimedDecoding, read_decoding
 from tokenry.bench.decoders.report import Decoded, DecodingReport, decoding_table
 from tokenry.data.text.prompts import Prompt
 from tokenry.predict.lm.calibrate import Calibration
@@ -166,7 +166,7 @@ def test_interruption_ends_the_comparison(host: tuple[Any, Any]) -> None:
 
 def stopped_after(calls: int, monkeypatch: pytest.MonkeyPatch, *given: Any, **options: Any) -> None:
     """A comparison that is interrupted before one of its calls, the warm-up's included."""
-    call, made = decoding.Decoding._call, []
+    call, made = decoding.DecodingTask._call, []
 
     def interrupt(*arguments: Any) -> Any:
         if len(made) == calls:
@@ -175,14 +175,16 @@ def stopped_after(calls: int, monkeypatch: pytest.MonkeyPatch, *given: Any, **op
         return call(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding.Decoding, "_call", interrupt)
+        patch.setattr(decoding.DecodingTask, "_call", interrupt)
         with pytest.raises(KeyboardInterrupt):
             compare_decoders(*given, **options)
 
 
 def calls_in(path: Path) -> list[tuple[str, int, str]]:
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    return [(one["session"], one["round"], one["decoder"]) for one in lines if one["kind"] == Call.kind]
+    return [
+        (one["session"], one["round"], one["decoder"]) for one in lines if one["kind"] == TimedDecoding.kind
+    ]
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tokenry.bench.reducers.arms import BASELINES, FULL, Arm, plan_arms
-from tokenry.reduce import method
+from tokenry.reduce import reducer
 from tokenry.tokens import Budget, BudgetError, InputError, TokenryError, UnknownNameError
 
 
@@ -39,7 +39,7 @@ def test_a_chain_is_one_arm_and_says_what_each_member_leaves() -> None:
 
 
 def test_what_members_of_a_chain_bring_along_stays() -> None:
-    chain = ["divprune", method("fastv", layer=3, budget=7), '{"method": "pyramiddrop", "budget": 0.1}']
+    chain = ["divprune", reducer("fastv", layer=3, budget=7), '{"method": "pyramiddrop", "budget": 0.1}']
     arms = [a for a in plan_arms([chain], ["50%", "25%"], seeds=1) if "divprune" in a.method]
     assert [(a.method, a.budget) for a in arms] == [
         ("divprune+fastv(layer=3)+pyramiddrop", "50%+7+10%"),
@@ -57,7 +57,7 @@ def test_a_json_configuration_runs_at_its_own_budget_beside_baselines_at_the_sam
 
 
 def test_a_configured_method_keeps_its_settings_and_tells_them() -> None:
-    arm = plan_arms([method("fastv", layer=3, budget=7)], ["50%"], seeds=1)[-1]
+    arm = plan_arms([reducer("fastv", layer=3, budget=7)], ["50%"], seeds=1)[-1]
     assert (arm.method, arm.budget) == ("fastv(layer=3)", "50%")
     assert arm.config[0]["layer"] == 3
 
@@ -116,7 +116,7 @@ def test_under_the_papers_rules_each_method_meets_baselines_under_its_own() -> N
         "fastervlm at 50%": (("random(positions=compact)", "50%"), ("pool(positions=compact)", "50%")),
         "fastv at 50%": (("random", "50%"), ("pool", "50%")),
     }
-    (mixed,) = (a for a in plan_arms([method("fastv", positions="compact")], ["50%"], seeds=1) if a.against)
+    (mixed,) = (a for a in plan_arms([reducer("fastv", positions="compact")], ["50%"], seeds=1) if a.against)
     assert (mixed.method, mixed.against[0]) == (
         "fastv(positions=compact)",
         ("random(positions=compact)", "50%"),
@@ -127,8 +127,8 @@ def test_under_the_papers_rules_each_method_meets_baselines_under_its_own() -> N
     ("spec", "left"),
     [
         ("divprune+pyramiddrop", "25%"),  # half of a half
-        ([method("divprune", budget=40), "pyramiddrop"], "20"),
-        (["divprune", method("pyramiddrop", budget=7)], "7"),
+        ([reducer("divprune", budget=40), "pyramiddrop"], "20"),
+        (["divprune", reducer("pyramiddrop", budget=7)], "7"),
         ('{"method": "fastv", "budget": 9}', "9"),
         ('{"method": "pyramiddrop", "budget": {"schedule": [[2, 0.5], [3, 0.25]]}}', None),
     ],

@@ -46,6 +46,10 @@ class QKAttention(AttentionView):
         query = torch.full((len(self.columns),), t - 1) if query is None else query
         return self.probabilities()[torch.arange(len(query)), :, query]
 
+    def keys(self) -> Tensor:
+        """The keys; padding is zero."""
+        return self.k.masked_fill((self.columns < 0)[:, None, :, None], 0)
+
     def mass(self, group: Tensor) -> Tensor:
         """Sums over a group of columns."""
         return self.probabilities().masked_fill(~group[:, None, None, :], 0).sum(-1)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tests.laws.reducers.variants import NONSENSE, settings_of
 from tests.laws.strategies import laws
-from tokenry.reduce import Reducer, method, methods, read_methods
+from tokenry.reduce import Reducer, read_methods, reducer, reducers
 from tokenry.reduce.base import CONFIG_VERSION
 from tokenry.tokens import Budget, TokenryError
 
-METHODS = methods()
+METHODS = reducers()
 every_method = pytest.mark.parametrize("slug", sorted(METHODS))
 
 counts = st.integers(1, 2**40)
@@ -61,7 +61,7 @@ def test_a_method_survives_json_text(slug: str) -> None:
         assert config["method"] == slug
         assert config["version"] == CONFIG_VERSION
         assert type(original).from_json(config) == original
-        assert method(slug, **{k: v for k, v in config.items() if k != "method"}) == original
+        assert reducer(slug, **{k: v for k, v in config.items() if k != "method"}) == original
         assert read_methods(json.dumps(config)) == (original,)
 
 

@@ -12,13 +12,10 @@ from hypothesis import strategies as st
 from tests.laws.reducers.variants import choices_of
 from tests.laws.reducers.views import DEPTH, DIM, Scene, Sequence, picture, scenes
 from tests.laws.strategies import DTYPES, laws, well_formed
-from tokenry.reduce import Reducer, Scorer, methods
+from tokenry.reduce import Reducer, Scorer, reducers
 from tokenry.tokens import BudgetError, Reduction, ReductionError
 
-METHODS = methods()
-UPPER_BOUND = {"pool"}
-"""Methods whose documentation says that a budget is an upper bound: a grid rarely has exactly that many cells."""
-
+METHODS = reducers()
 BUDGETS = (1, 3, 7, 10**6, 0.1, 0.25, 0.5, 0.9, 1.0)
 law = settings(laws, max_examples=20)
 few = settings(laws, max_examples=8)
@@ -61,7 +58,7 @@ def check(method: Reducer, scene: Scene) -> Reduction:
     assert bool((reduction.count <= keep).all()), "more tokens than the budget allows"
     if method.limit.adaptive:
         assert bool((reduction.count >= method.limit.minimum(view.length)).all())
-    elif method.slug in UPPER_BOUND:
+    elif method.budget_is_bound:
         assert bool((reduction.count >= keep.clamp(max=1)).all())
     else:
         assert reduction.count.tolist() == keep.tolist()
@@ -111,6 +108,31 @@ def test_neither_other_items_nor_padding_matter(method: Reducer, data: st.DataOb
         for i in range(len(alone.pictures)):
             assert same(together.item(item), reduction.item(i))
             item += 1
+
+
+@every_variant
+@law
+@given(data=st.data(), seed=st.integers(0, 99), share=st.sampled_from([0.1, 0.5, 1.0]))
+def test_protected_tokens_stay_themselves(
+    method: Reducer, data: st.DataObject, seed: int, share: float
+) -> None:
+    chosen, cut = draw_method(data, method)
+    view = data.draw(scenes(cut)).view(chosen)
+    drawn = torch.rand(view.source.shape, generator=torch.Generator().manual_seed(seed)) < share
+    view = replace(view, protected=drawn & view.valid)
+    reduction = chosen.apply(view)
+    well_formed(reduction)
+    assert reduction.length.equal(view.length)
+    for item, (protected, group) in enumerate(zip(view.protected, reduction.group, strict=True)):
+        for token in protected.nonzero()[:, 0].tolist():
+            assert (group == group[token]).sum() == 1, "merged with others"
+            assert int(reduction.anchor[item, group[token]]) == token
+    free = chosen.apply(replace(view, protected=torch.zeros_like(view.protected)))
+    assert bool(
+        (
+            reduction.count <= free.count.maximum(view.protected.sum(1)) + view.length * chosen.limit.adaptive
+        ).all()
+    )
 
 
 @every_variant

@@ -129,9 +129,10 @@ def test_a_mixed_row_is_the_stated_mixture() -> None:
 
 @pytest.mark.packages
 def test_smollm2_with_its_own_tokenizer_and_with_another() -> None:
-    from tokenry.models.pretrained import load_smollm2, minilm_folder
+    from tokenry.models.load import load
+    from tokenry.models.pretrained import minilm_folder
 
-    model, tokenizer = load_smollm2()
+    model, tokenizer = load("smollm2")
     ids = tokenizer("The cat sat on the mat.", return_tensors="pt")["input_ids"]
     same = transplant(model, tokenizer, tokenizer, "retok")
     with torch.no_grad():

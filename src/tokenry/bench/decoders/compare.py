@@ -25,24 +25,25 @@ from typing import Any, Final
 import numpy as np
 import torch
 from jaxtyping import Int
-from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
-from tokenry.bench.decoders.log import Call, DecodingLog, LeftOut, Session
+from tokenry.bench.decoders.log import DecodingLog, DecodingSession, LeftOut, TimedDecoding
 from tokenry.bench.decoders.report import GREEDY, DecodingReport
 from tokenry.bench.lines import digest
-from tokenry.bench.run import Interleaved, Problem, Record
+from tokenry.bench.run import ComparisonRecord, Interleaved, Problem
 from tokenry.bench.task import BatchedTask
+from tokenry.catalog.registry import catalogued
 from tokenry.data.text.prompts import Prompt, Prompts
+from tokenry.hosts.chat import ChatPrompt, Message
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.plain_text import PlainText
+from tokenry.hosts.upstream import longest_text
 from tokenry.hosts.wrappers import device_of, synchronise, unwrap
 from tokenry.predict.lm.calibrate import Calibration
-from tokenry.predict.lm.generate import DECODERS as NAMED
-from tokenry.predict.lm.generate import decoder
+from tokenry.predict.lm.generate import decoder, decoder_names, require_decoder
 from tokenry.predict.lm.proposer import Proposer
+from tokenry.predict.lm.registry import DECODERS as NAMED
 from tokenry.predict.lm.sizing import Expected, Fixed
 from tokenry.predict.lm.speculate import Speculation
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError, UnsupportedError
@@ -52,16 +53,18 @@ ASSISTED: Final = "assisted"
 COLD: Final = "-cold"
 """Ending of a decoder's name: it forgets all it has learned before every prompt."""
 
-DECODERS: Final = (
-    GREEDY,
-    TRANSFORMERS_LOOKUP,
-    ASSISTED,
-    "prompt-lookup",
-    "token-recycling",
-    "token-recycling-cold",
-    "recycling+lookup",
-    "recycling+lookup-cold",
-)
+
+def _usual() -> tuple[str, ...]:
+    """Transformers' own, and every decoder that needs no training; those that learn from texts also without that."""
+    untrained = [
+        name for name, entry in catalogued(NAMED.kind).items() if entry.card and not entry.card.trained
+    ]
+    learn = [name for name in untrained if hasattr(NAMED.get(name), "warm_up")]
+    ours = [name + end for name in untrained for end in ("", *([COLD] if name in learn else []))]
+    return (GREEDY, TRANSFORMERS_LOOKUP, ASSISTED, *ours)
+
+
+DECODERS: Final = _usual()
 """What is compared unless something else is asked for."""
 
 _OTHERS: Final = (GREEDY, TRANSFORMERS_LOOKUP, ASSISTED)
@@ -120,25 +123,15 @@ def compare_decoders(
     check_request(prompts, [what for what in named.values() if isinstance(what, str)], new_tokens, rounds)
     _check_model(model, assistant)
     items = [
-        _Item(kind, prompt.name, _encode(model, tokenizer, prompt, new_tokens))
+        _EncodedPrompt(kind, prompt.name, _encode(model, tokenizer, prompt, new_tokens))
         for kind, several in prompts.items()
         for prompt in several
     ]
     facts = environment.facts(model, name or Path(model.name_or_path).name or None)
-    plan = {
-        "new_tokens": new_tokens,
-        "seed": seed,
-        "prompts": [item.digest for item in items],
-        "decoders": {name: _identity(what) for name, what in named.items()},
-        "assistant": environment.fingerprint(assistant) if isinstance(assistant, nn.Module) else assistant,
-        "calibration": calibration.to_json()
-        if isinstance(calibration, Calibration)
-        else calibration is not None,
-        "code": environment.code_version(("predict",)),
-    }
+    plan = _plan(items, named, assistant, calibration) | {"new_tokens": new_tokens, "seed": seed}
     with DecodingLog.open(None if out is None else Path(out), digest(facts, plan)) as log, evaluating(model):
         found = _calibrated(calibration, log)
-        session = Session(
+        session = DecodingSession(
             setting=log.setting,
             facts=facts,
             items=[[item.kind, item.name, item.digest] for item in items],
@@ -154,14 +147,28 @@ def compare_decoders(
         if assistant is None:
             for name in (name for name, what in named.items() if what == ASSISTED):
                 log.append(LeftOut(log.setting, name, _NO_ASSISTANT))
-        ways = [
-            _way(model, name, named.get(name, GREEDY), found, assistant)
-            for name in session.decoders
-            if name not in log.left_out
-        ]
-        task = Decoding(model, items, log, new_tokens, rounds)
-        Interleaved(task, ways, _LogRecord(log), seed=seed).run(task.items(), progress=progress)
+        record = _LogRecord(log)
+        ways = [_way(model, name, named.get(name, GREEDY), found, assistant) for name in record.admitted]
+        task = DecodingTask(model, items, log, new_tokens, rounds)
+        Interleaved(task, ways, record, seed=seed).run(task.items(), progress=progress)
         return log.report()
+
+
+def _plan(
+    items: Sequence[_EncodedPrompt],
+    named: Mapping[str, str | Proposer | Speculation],
+    assistant: PreTrainedModel | int | None,
+    calibration: Calibration | Callable[[], Calibration] | None,
+) -> dict[str, Any]:
+    """What a measured time depends on besides the model and its circumstances, as JSON values."""
+    times = calibration.to_json() if isinstance(calibration, Calibration) else calibration is not None
+    return {
+        "prompts": [item.digest for item in items],
+        "decoders": {name: _identity(what) for name, what in named.items()},
+        "assistant": environment.fingerprint(assistant) if isinstance(assistant, nn.Module) else assistant,
+        "calibration": times,
+        "code": environment.code_version(("predict",)),
+    }
 
 
 def check_request(prompts: Prompts, decoders: Sequence[str], new_tokens: int, rounds: int) -> None:
@@ -176,11 +183,15 @@ def check_request(prompts: Prompts, decoders: Sequence[str], new_tokens: int, ro
     if new_tokens < 1 or rounds < 1:
         raise InputError(f"At least one new token and one round are needed, got {new_tokens} and {rounds}.")
     for name in decoders:
-        if name not in _OTHERS and name.removesuffix(COLD) not in NAMED:
-            known = ", ".join((*_OTHERS, *NAMED))
+        if name in _OTHERS:
+            continue
+        try:
+            require_decoder(name.removesuffix(COLD))
+        except UnknownNameError as error:
+            known = ", ".join((*_OTHERS, *decoder_names()))
             raise UnknownNameError(
                 f"No decoder is called {name!r}; there are {known}; {COLD!r} may stand behind those of tokenry."
-            )
+            ) from error
 
 
 # --------------------------------------------------------------------------------------------------------- what runs
@@ -199,7 +210,7 @@ class _Way:
 
 
 @dataclass(frozen=True, eq=False)
-class _Item:
+class _EncodedPrompt:
     kind: str
     name: str
     inputs: dict[str, Tensor]
@@ -282,22 +293,12 @@ def _fresh(
 def _encode(model: PreTrainedModel, tokenizer: Any, prompt: Prompt, new_tokens: int) -> dict[str, Tensor]:
     roles, contents = zip(*prompt.messages, strict=True)
 
-    def encode(tokenizer: Any, contents: Sequence[str]) -> Mapping[str, Any]:
-        if not getattr(tokenizer, "chat_template", None):
-            return dict(tokenizer("\n\n".join(contents), return_tensors="pt"))
-        chat = replace(prompt, messages=tuple(zip(roles, contents, strict=True))).chat
-        try:
-            return dict(
-                tokenizer.apply_chat_template(
-                    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-                )
-            )
-        except TemplateError as error:
-            raise InputError(f"The model's chat template refuses prompt {prompt.name!r}: {error}") from error
+    def chat(contents: Sequence[str]) -> Sequence[Message]:
+        return replace(prompt, messages=tuple(zip(roles, contents, strict=True))).chat
 
-    found = PlainText(tokenizer).encode(contents, encode)
-    ids: Int[Tensor, "1 s"] = found["input_ids"].to(device_of(model))
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    found = ChatPrompt(tokenizer).ids(contents, chat, what=f"prompt {prompt.name!r}")
+    ids: Int[Tensor, "1 s"] = torch.tensor([found], device=device_of(model))
+    most = longest_text(model.config)
     if most is not None and ids.shape[1] + new_tokens > most:
         raise InputError(
             f"Prompt {prompt.name!r} has {ids.shape[1]} tokens; with {new_tokens} new ones that is more than the "
@@ -339,14 +340,14 @@ class LeftOutError(UnsupportedError):
 
 
 @dataclass(frozen=True)
-class Turn:
+class PromptInRound:
     """A prompt in a round."""
 
     round: int
-    prompt: _Item
+    prompt: _EncodedPrompt
 
 
-class Decoding(BatchedTask[_Way, Turn, Turn, Call]):
+class DecodingTask(BatchedTask[_Way, PromptInRound, PromptInRound, TimedDecoding]):
     """Prompts, decoded greedily in several ways, in several rounds.
 
     What a way has learned stays with it for a round; prompts that were measured in a session before are decoded again,
@@ -361,7 +362,7 @@ class Decoding(BatchedTask[_Way, Turn, Turn, Call]):
     def __init__(
         self,
         model: PreTrainedModel,
-        prompts: Sequence[_Item],
+        prompts: Sequence[_EncodedPrompt],
         log: DecodingLog,
         new_tokens: int,
         rounds: int,
@@ -372,33 +373,35 @@ class Decoding(BatchedTask[_Way, Turn, Turn, Call]):
         self._begun: tuple[int, int] = (-1, 0)  # round, and how many of its prompts all ways have seen
         self._options: dict[str, dict[str, Any]] = {}
 
-    def items(self, limit: int | None = None) -> list[Turn]:
+    def items(self, limit: int | None = None) -> list[PromptInRound]:
         """Every prompt in every round."""
-        return [Turn(number, one) for number in range(self.rounds) for one in self.prompts[:limit]]
+        return [PromptInRound(number, one) for number in range(self.rounds) for one in self.prompts[:limit]]
 
-    def open(self, item: Turn) -> Turn:
+    def open(self, item: PromptInRound) -> PromptInRound:
         """The prompt as it is."""
         return item
 
-    def join(self, opened: Sequence[Turn]) -> Turn:
+    def join(self, opened: Sequence[PromptInRound]) -> PromptInRound:
         """The only one: prompts are decoded one at a time."""
         (only,) = opened
         return only
 
-    def warm_up(self, subject: _Way, batch: Turn) -> None:
+    def warm_up(self, subject: _Way, batch: PromptInRound) -> None:
         """Decode a few tokens of the first prompt.
 
         Raises:
             LeftOutError: the model does not support this way.
         """
         try:
-            self._call(Turn(0, self.prompts[0]), subject.name, subject.fresh(), min(8, self.new_tokens))
+            self._call(
+                PromptInRound(0, self.prompts[0]), subject.name, subject.fresh(), min(8, self.new_tokens)
+            )
         except (TokenryError, ValueError, NotImplementedError) as error:
             if subject.name == GREEDY:
                 raise
             raise LeftOutError(str(error)) from error
 
-    def prepare(self, batch: Turn, subjects: Sequence[_Way]) -> Turn:
+    def prepare(self, batch: PromptInRound, subjects: Sequence[_Way]) -> PromptInRound:
         """Let the ways that learn see the prompts before this one that were measured in a session before."""
         number, seen = self._begun
         if number != batch.round:
@@ -407,23 +410,27 @@ class Decoding(BatchedTask[_Way, Turn, Turn, Call]):
         for prompt in self.prompts[seen:place]:
             for way in subjects:
                 if not way.cold and "custom_generate" in self._options[way.name]:
-                    self._call(Turn(batch.round, prompt), way.name, self._options[way.name], self.new_tokens)
+                    self._call(
+                        PromptInRound(batch.round, prompt), way.name, self._options[way.name], self.new_tokens
+                    )
         self._begun = batch.round, place + 1
         return batch
 
-    def run(self, subject: _Way, batch: Turn) -> list[Call]:
+    def run(self, subject: _Way, batch: PromptInRound) -> list[TimedDecoding]:
         """Decode the prompt."""
         options = subject.fresh() if subject.cold else self._options[subject.name]
         return [self._call(batch, subject.name, options, self.new_tokens)]
 
-    def score(self, output: Call, item: Turn) -> float:
+    def score(self, output: TimedDecoding, item: PromptInRound) -> float:
         """Tokens in a second of the whole call."""
         return len(output.ids) / output.seconds
 
     def settle(self, reason: str) -> None:
         """Nothing is held that could be lost."""
 
-    def _call(self, turn: Turn, name: str, options: dict[str, Any], new_tokens: int) -> Call:
+    def _call(
+        self, turn: PromptInRound, name: str, options: dict[str, Any], new_tokens: int
+    ) -> TimedDecoding:
         pad = self.model.generation_config.pad_token_id
         options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
         speculation = options.get("custom_generate")
@@ -436,7 +443,7 @@ class Decoding(BatchedTask[_Way, Turn, Turn, Call]):
         if isinstance(speculation, Speculation):
             speculation.stats.raise_if_interrupted()
         tokens, spent = (now - then for now, then in zip(_expectation(speculation), before, strict=True))
-        return Call(
+        return TimedDecoding(
             setting=self.log.setting,
             session=self.log.sessions[-1].started,
             round=turn.round,
@@ -458,12 +465,17 @@ class Decoding(BatchedTask[_Way, Turn, Turn, Call]):
 
 
 @dataclass(frozen=True)
-class _LogRecord(Record[_Way, Turn, Turn, Call]):
+class _LogRecord(ComparisonRecord[_Way, PromptInRound, PromptInRound, TimedDecoding]):
     """The log of a comparison of decoders: a prompt counts once one session has decoded it in every way."""
 
     log: DecodingLog
 
-    def known(self, subject: _Way, opened: Turn) -> bool:
+    @property
+    def admitted(self) -> list[str]:
+        """Names of the ways that run on the model, as far as is known."""
+        return [name for name in self.log.sessions[-1].decoders if name not in self.log.left_out]
+
+    def known(self, subject: _Way, opened: PromptInRound) -> bool:
         """Whether a session has decoded this prompt in every way."""
         return self.log.whole(opened.round, opened.prompt.digest) is not None
 
@@ -471,18 +483,20 @@ class _LogRecord(Record[_Way, Turn, Turn, Call]):
         """Whether this way runs on the model."""
         return subject.name not in self.log.left_out
 
-    def begin(self, opened: Sequence[Turn]) -> None:
+    def begin(self, opened: Sequence[PromptInRound]) -> None:
         """The log has the prompts already."""
 
-    def line(self, subject: _Way, item: Turn, output: Call, score: float | None) -> Call:
+    def line(
+        self, subject: _Way, item: PromptInRound, output: TimedDecoding, score: float | None
+    ) -> TimedDecoding:
         """The call; what it adds up to is worked out from all of them."""
         return output
 
-    def append(self, line: Call) -> None:
+    def append(self, line: TimedDecoding) -> None:
         """Keep a call."""
         self.log.append(line)
 
-    def failed(self, item: Turn, subject: _Way | None, problem: Problem) -> None:
+    def failed(self, item: PromptInRound, subject: _Way | None, problem: Problem) -> None:
         """A way that ran on one prompt and refuses another; none is left out for that."""
         raise LeftOutError(problem.reason)
 

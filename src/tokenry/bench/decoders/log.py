@@ -24,7 +24,7 @@ from tokenry.predict.lm.calibrate import Calibration
 
 
 @dataclass(frozen=True)
-class Session:
+class DecodingSession:
     """One call of `compare_decoders`: the setting, the plan, and the circumstances.
 
     Attributes:
@@ -55,7 +55,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Call:
+class TimedDecoding:
     """One prompt, decoded in one way in one round.
 
     Attributes:
@@ -97,8 +97,8 @@ class LeftOut:
     reason: str
 
 
-Line: TypeAlias = Session | Call | LeftOut
-_KINDS: Final[Mapping[str, type[Line]]] = {cls.kind: cls for cls in (Session, Call, LeftOut)}
+Line: TypeAlias = DecodingSession | TimedDecoding | LeftOut
+_KINDS: Final[Mapping[str, type[Line]]] = {cls.kind: cls for cls in (DecodingSession, TimedDecoding, LeftOut)}
 
 
 class DecodingLog:
@@ -111,9 +111,9 @@ class DecodingLog:
 
     def __init__(self, setting: str, lines: Sequence[Line] = (), writer: ResultsWriter | None = None) -> None:
         self.setting = setting
-        self.sessions: list[Session] = []
+        self.sessions: list[DecodingSession] = []
         self.left_out: dict[str, str] = {}
-        self._calls: dict[tuple[int, str], dict[str, dict[str, Call]]] = {}
+        self._calls: dict[tuple[int, str], dict[str, dict[str, TimedDecoding]]] = {}
         for line in lines:
             if line.setting == setting:
                 self._note(line)
@@ -140,7 +140,7 @@ class DecodingLog:
             self._writer.append(line)
         self._note(line)
 
-    def whole(self, number: int, item: str) -> dict[str, Call] | None:
+    def whole(self, number: int, item: str) -> dict[str, TimedDecoding] | None:
         """The calls of all decoders on a prompt in a round, if one session has made them all."""
         wanted = set(self.sessions[-1].decoders) - self.left_out.keys()
         made = self._calls.get((number, item), {}).values()
@@ -173,7 +173,7 @@ class DecodingLog:
         )
 
     def _note(self, line: Line) -> None:
-        if isinstance(line, Session):
+        if isinstance(line, DecodingSession):
             self.sessions.append(line)
         elif isinstance(line, LeftOut):
             self.left_out[line.decoder] = line.reason
@@ -189,7 +189,7 @@ def read_decoding(path: Path) -> DecodingReport | None:
         OSError: it cannot be read.
     """
     lines = _readable(path)
-    settings = [line.setting for line in lines if isinstance(line, Session)]
+    settings = [line.setting for line in lines if isinstance(line, DecodingSession)]
     return DecodingLog(settings[-1], lines).report() if settings else None
 
 
@@ -199,7 +199,7 @@ def _readable(path: Path) -> list[Line]:
 
 
 def _decoded(
-    kind: str, prompt: str, decoder: str, rounds: Sequence[Mapping[str, Call]], calibration: Any
+    kind: str, prompt: str, decoder: str, rounds: Sequence[Mapping[str, TimedDecoding]], calibration: Any
 ) -> Decoded:
     first, greedy = rounds[0][decoder], rounds[0][GREEDY]
     return Decoded(
@@ -218,7 +218,7 @@ def _decoded(
     )
 
 
-def _calibrated(call: Call, calibration: Mapping[str, Any] | None) -> float | None:
+def _calibrated(call: TimedDecoding, calibration: Mapping[str, Any] | None) -> float | None:
     if calibration is None or len(call.rows) < 2:
         return None
     latency = Calibration.from_json(calibration).latency

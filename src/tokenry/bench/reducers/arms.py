@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
+from tokenry.catalog.registry import controls
 from tokenry.reduce import Reducer
 from tokenry.reduce.registry import fill_in
 from tokenry.tokens import HALF, Budget, BudgetLike, InputError, Positions
@@ -17,7 +18,8 @@ _Chain: TypeAlias = tuple[Reducer, ...]
 
 FULL = "none"
 """Label of the model as it is, on all of its tokens."""
-BASELINES = ("random", "pool")
+BASELINES = controls("reducer")
+"""The methods that stand in every comparison."""
 BUDGETS: tuple[BudgetLike, ...] = (0.5, 0.25, 0.1)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from tokenry.bench.reducers.arms import BASELINES, BUDGETS
-from tokenry.bench.reducers.compare import Comparison, compare
-from tokenry.bench.reducers.data import SCENES, load_data
-from tokenry.models.load import load_model
-from tokenry.reduce.registry import method_paths
+if TYPE_CHECKING:
+    from tokenry.bench.reducers.compare import Comparison
 
-QUESTIONS = 200
+QUESTIONS: Final = 200
+"""Questions that a demo asks unless it is told otherwise; the command line says so before torch is imported."""
 
 
 def run_demo(
@@ -24,9 +23,15 @@ def run_demo(
         seeds: repetitions of random.
         progress: whether to show a progress bar.
     """
-    model, processor = load_model("embedded")
+    from tokenry.bench.reducers.arms import BASELINES, BUDGETS
+    from tokenry.bench.reducers.compare import compare
+    from tokenry.bench.reducers.data import SCENES, load_data
+    from tokenry.models.load import load
+    from tokenry.reduce.registry import REDUCERS
+
+    model, processor = load("embedded")
     data = load_data(SCENES, questions)
-    methods = sorted(set(method_paths()) - set(BASELINES))
+    methods = [name for name in REDUCERS.names() if name not in BASELINES]
     return compare(
         model,
         processor,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenry.bench.reducers.arms import BASELINES, Spec, plan_arms
-from tokenry.bench.reducers.choose import Choice, choose, cost_column, safest
+from tokenry.bench.reducers.choose import ArmChoice, choose, cost_column, safest
 from tokenry.bench.reducers.compare import Comparison, compare
 from tokenry.bench.reducers.headline import versus_baselines
 from tokenry.bench.reducers.summary import Row, nothing_ran
 from tokenry.data.questions.examples import Example
 from tokenry.reduce import Reducer
-from tokenry.reduce.registry import method_paths
+from tokenry.reduce.registry import REDUCERS
 from tokenry.tokens import BudgetLike, InputError
 
 BUDGETS: tuple[BudgetLike, ...] = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
@@ -30,7 +30,7 @@ class Tuning:
     """
 
     comparison: Comparison
-    choice: Choice
+    choice: ArmChoice
     methods: tuple[Reducer, ...] | None
 
     @property
@@ -98,7 +98,9 @@ def tune(
         raise InputError(f"The largest drop is a share in [0, 1), got {max_drop!r}; 0.01 is one point.")
     if data and not any(e.references for e in data):
         raise InputError("Tuning needs reference answers; none of these examples has one.")
-    names = list(methods) if methods is not None else sorted(set(method_paths()) - set(BASELINES))
+    names = (
+        list(methods) if methods is not None else [name for name in REDUCERS.names() if name not in BASELINES]
+    )
     comparison = compare(model, processor, data, names, budgets, **options)
     arms = plan_arms(names, budgets, seeds=1, positions=options.get("positions"))
     asked = {(arm.method, arm.budget): arm.methods for arm in arms}

@@ -21,7 +21,8 @@ from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.reduce.recoverable_compression import RecoverableCompression
 from tokenry.reduce.shared.diverse import cosines, unit_rows
-from tokenry.tokens import BudgetLike, Depth, Needs, Reduction, Stage, TokenView
+from tokenry.tokens import BudgetLike, Depth, Needs, ReadAttention, Reduction, Stage, TokenView
+from tokenry.tokens.pooling import mean_pool
 
 # --- controls ---------------------------------------------------------------------------------------------------------
 
@@ -152,13 +153,13 @@ class AttentionToPicture(Gauge):
 
     def needs(self, layer: int, depth: Depth) -> Needs:
         """The attention of the layer just run, or of the one about to run."""
-        return Needs(attention=self.which)
+        return Needs(attention=ReadAttention(self.which))
 
     def read(self, view: TokenView) -> dict[str, Float[Tensor, "items ..."]]:
         """Head mean, then the mean over the text tokens behind the picture."""
         text = view.columns == 2
         mass = view.attention.mass(view.columns == 1).mean(1)
-        mean = torch.where(text, mass, 0).sum(1) / text.sum(1).clamp(min=1)
+        mean = mean_pool(mass, text)
         layer = view.layer - 1 if self.which == "previous" else view.layer
         return {f"attention in layer {layer}": mean[view.row]}
 

@@ -274,7 +274,7 @@ def _decimal(value: Fraction) -> str:
 
 def chat_worker(max_new_tokens: int = 40) -> Worker:
     """SmolLM2 as it is, answering greedily in bfloat16."""
-    from tokenry.models.pretrained import load_smollm2
+    from tokenry.models.load import load
 
-    model = ChatModel(*load_smollm2(torch.bfloat16))
+    model = ChatModel(*load("smollm2", dtype=torch.bfloat16))
     return lambda request: model.complete([request], max_new_tokens)[0].text

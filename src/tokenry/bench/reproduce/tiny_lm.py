@@ -19,7 +19,7 @@ from tokenry.text.training import train_bpe
 from tokenry.text.zett import Hypernetwork, SamplerSettings
 from tokenry.text.zett.batches import ZettTraining
 from tokenry.text.zett.training import train_hypernetwork
-from tokenry.tokens.files import whole_folder
+from tokenry.tokens.files import whole_file, whole_folder
 from tokenry.train.language import CausalLanguageModel, TokenBatches, pack, small_llama
 from tokenry.train.loop import LoopSettings, train
 
@@ -103,7 +103,8 @@ def _train(chosen: TinySettings, folder: Path, console: Console | None) -> None:
         workers=0,
         console=console,
     )
-    (folder / "settings.json").write_text(json.dumps(asdict(chosen), indent=1) + "\n")
+    with whole_file(folder / "settings.json") as scratch:
+        scratch.write_text(json.dumps(asdict(chosen), indent=1) + "\n")
     with whole_folder(folder / "model") as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)

@@ -18,11 +18,11 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.bench.canvas import Canvas
+from tokenry.bench.charts.canvas import Canvas
+from tokenry.bench.charts.scales import PALETTE
 from tokenry.bench.run import measure
 from tokenry.bench.task import Task
 from tokenry.data.text.corpora import Corpus
-from tokenry.models.pretrained import model_folder
 from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.tokens.files import whole_file
@@ -31,7 +31,6 @@ _SPEED_BYTES = (
     200_000  # text that speed is measured on: a tenth of a second, so that several rounds are quick
 )
 _ROUNDS = 5
-_COLOURS = ("#2f74d0", "#d2691e", "#2a9461", "#8b5fd1", "#cf3f5a", "#1391a3", "#868616", "#c455a0")
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class VocabularyComparison:
 
 
 def read_vocabulary(path: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from its folder, a model's folder or name ("smollm2"), or a ``tokenizer.json``.
+    """Load a tokenizer by name (`tokenry.text.vocabulary.load_tokenizer`), or from a ``tokenizer.json``.
 
     Raises:
         InputError: there is nothing at this path, or no tokenizer.
@@ -147,7 +146,7 @@ def read_vocabulary(path: str | Path) -> PreTrainedTokenizerBase:
         except Exception as error:  # the library has no class for it
             raise InputError(f"{path} is no tokenizer.json: {error}.") from error
         return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
-    loaded = load_tokenizer(model_folder(path))
+    loaded = load_tokenizer(path)
     if not loaded.is_fast:
         raise UnsupportedError(f"{path} holds a tokenizer without tokenizer.json, which runs in Python only.")
     return loaded
@@ -329,13 +328,13 @@ def plot(comparison: VocabularyComparison, *, width: float = 900) -> Canvas:
             name = comparison.rows[j].name
             corners = [(x, bottom), (x, y), (x + bar * 0.92, y), (x + bar * 0.92, bottom)]
             canvas.area(
-                corners, _COLOURS[j % len(_COLOURS)], series=name, title=f"{name}, {group}: {value:.2f}"
+                corners, PALETTE[j % len(PALETTE)], series=name, title=f"{name}, {group}: {value:.2f}"
             )
         canvas.text((left + slot * (i + 0.5), bottom + 18), group, anchor="middle")
     canvas.text((4, 16), "bytes per token", size=12.5, bold=True)
     for j, row in enumerate(comparison.rows):
         y = legend + 22 * j
-        colour = _COLOURS[j % len(_COLOURS)]
+        colour = PALETTE[j % len(PALETTE)]
         canvas.area([(left, y - 10), (left, y), (left + 14, y), (left + 14, y - 10)], colour)
         canvas.text((left + 22, y), f"{row.name} ({row.size:,} entries)")
     return canvas

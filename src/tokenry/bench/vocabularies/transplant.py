@@ -1,4 +1,4 @@
-"""Loading what a transplant needs by name, and measuring what it cost: shared by the command and the benchmark."""
+"""What a transplant needs, by name, and what it cost: shared by the command and the benchmark."""
 
 from __future__ import annotations
 
@@ -6,50 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenry.data.text.sources import gather
-from tokenry.hosts.checkpoints import Checkpoint
-from tokenry.models.pretrained import model_folder
+from tokenry.models.load import load
 from tokenry.text.measure import bits_per_byte
 from tokenry.text.transplant import Donor
-from tokenry.text.vocabulary import load_tokenizer
 from tokenry.text.zett.network import is_tied
 from tokenry.tokens.errors import InputError
-
-
-def load_language_model(
-    model: str, *, dtype: str = "auto", trust_remote_code: bool = False
-) -> tuple[Any, Any]:
-    """A model with the head that its configuration names, in evaluation mode, and its tokenizer.
-
-    Args:
-        model: folder of a causal or masked language model or an encoder, or "smollm2" or "minilm".
-        dtype: of the weights; "auto" is what the folder says.
-        trust_remote_code: whether Python code that lies in the folder may be run.
-
-    Raises:
-        InputError: no folder, no tokenizer in it, or no model, or one that is damaged, incomplete, or in pickles.
-    """
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
-
-    folder = model_folder(model)
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    heads = {
-        "ForCausalLM": AutoModelForCausalLM,
-        "LMHeadModel": AutoModelForCausalLM,
-        "ForMaskedLM": AutoModelForMaskedLM,
-    }
-    source = Checkpoint(str(folder), trust_remote_code=trust_remote_code)
-    named = source.config().architectures or [""]
-    auto = next((auto for ending, auto in heads.items() if named[0].endswith(ending)), AutoModel)
-    return source.model(auto, dtype=dtype), tokenizer
 
 
 def load_donor(model: str) -> Donor:
     """The rows of a model that owns the new tokenizer.
 
     Raises:
-        InputError: see `load_language_model`.
+        InputError: see `tokenry.models.load.load`.
     """
-    loaded, _ = load_language_model(model)
+    loaded, _ = load(model, reads="text")
     head = None if is_tied(loaded) else loaded.get_output_embeddings().weight.detach()
     return Donor(loaded.get_input_embeddings().weight.detach(), head)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenry.tokens.faces import lazy
+from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.codecs.quantize.base import Quantized as Quantized
@@ -16,14 +16,4 @@ if TYPE_CHECKING:
     from tokenry.codecs.quantize.fsq import FiniteScalarQuantizer as FiniteScalarQuantizer
     from tokenry.codecs.quantize.vq import VectorQuantizer as VectorQuantizer
 
-_HOME = {
-    "FiniteScalarQuantizer": "codecs.quantize.fsq",
-    "Quantized": "codecs.quantize.base",
-    "Quantizer": "codecs.quantize.base",
-    "VectorQuantizer": "codecs.quantize.vq",
-    "code_stats": "codecs.quantize.base",
-}
-
-__all__ = sorted(_HOME)
-
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__, __all__ = face(__name__)

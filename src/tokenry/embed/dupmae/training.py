@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
+from tokenry.text.wordpiece import train_wordpiece
 from tokenry.tokens.errors import InputError
 from tokenry.train import masking
 from tokenry.train.loop import Batch, Figures, Objective
 from tokenry.train.masked_lm import as_batch, hidden_states, token_loss
+from tokenry.train.objectives import Ingredients, Job, Pretraining
 from tokenry.train.rows import Rows, SpecialIds
 
 _PADDING = -1000.0  # logits of padding positions, before the maximum over positions
@@ -181,7 +184,7 @@ def bag_of_words_loss(
     return -(weight * F.log_softmax(scores, -1)).sum(1).mean()
 
 
-class DupmaeObjective(Objective):
+class DupmaeObjective(Pretraining):
     """RetroMAE v2 / DupMAE (arXiv 2211.08769, 2305.02564): reconstruction from [CLS] and a bag of words from the rest.
 
     Three losses on one masked pass of the encoder: its own masked language modelling; a one-layer decoder, thrown away
@@ -192,6 +195,19 @@ class DupmaeObjective(Objective):
         model: the encoder with its masked-language-modelling head, which all three losses share.
         settings: rates and weights; ``bow_weight=0`` is RetroMAE.
     """
+
+    @classmethod
+    def train_tokenizer(cls, texts: Sequence[str], **options: Any) -> PreTrainedTokenizerBase:
+        """WordPiece, uncased."""
+        return train_wordpiece(texts, **options)
+
+    @classmethod
+    def job(cls, given: Ingredients, texts: Sequence[str], tokenizer: Any) -> Job:
+        """Pre-training from a recipe, a text a row; `settings` are those of `DupmaeSettings`."""
+        rows, ids = given.rows(texts, tokenizer, single=1.0, shorter=0.0)
+        settings = DupmaeSettings(**given.settings)
+        model = BertForMaskedLM(given.bert_config(tokenizer))
+        return Job(cls(model, settings), given.batches(rows, DupmaeMasking(ids, settings)), model)
 
     def __init__(self, model: BertForMaskedLM, settings: DupmaeSettings | None = None) -> None:
         super().__init__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,9 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenry.hosts.host import Host
+from tokenry.hosts.masks import visible
 from tokenry.hosts.reducing import item_io, layout
 from tokenry.hosts.reducing.attention import AttentionOfSome, ProbedAttention
-from tokenry.hosts.reducing.call import Chunk, Stage
+from tokenry.hosts.reducing.call import DecoderCall, Segment
 from tokenry.hosts.reducing.items import Items
 from tokenry.hosts.upstream import (
     ATTENTION_STEPS,
@@ -37,24 +37,19 @@ from tokenry.tokens import (
     UnsupportedError,
 )
 
-_WANTED: Any = object()
-"""Marks a layer whose attention is run for its queries and keys only."""
 
-
-class _Heard(Exception):  # noqa: N818 - not an error: it ends a layer's attention once its queries and keys are known
-    pass
-
-
-class Choosing:
+class MethodRunner:
     """What the methods of a plan decide about the tokens of a call, cut by cut.
 
     Several methods at one cut act one after the other: each is shown the tokens that the one before it left.
     """
 
     def __init__(self, host: Host, plan: dict[int, list[tuple[int, Method]]]) -> None:
-        """Args:
-        host: the model.
-        plan: which methods act before which decoder layer, each with its number, from `plan_methods`.
+        """Nothing is run yet.
+
+        Args:
+            host: the model.
+            plan: which methods act before which decoder layer, each with its number, from `plan_methods`.
         """
         self.host, self.plan = host, plan
 
@@ -72,26 +67,25 @@ class Choosing:
                         layers.add(layer)
         return layers
 
-    def listener(self, layer: int, under_way: Callable[[], Chunk | None]) -> Listener:
+    def listener(self, layer: int, under_way: Callable[[], DecoderCall | None]) -> Listener:
         """What a layer's attention reports its queries and keys to, for the call of the decoder that is under way."""
 
-        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
-            chunk = under_way()
-            if chunk is None or chunk.items is None:
-                return
-            wanted = chunk.heard.get(layer) is _WANTED
-            if not wanted and any(stage.first > layer for stage in chunk.stages):
-                return  # gradient checkpointing runs the layer again
-            chunk.heard[layer] = (query.detach(), key.detach(), scale)
-            if wanted:
-                raise _Heard
+        def heard(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> bool:
+            call = under_way()
+            if call is None or call.items is None:
+                return False
+            probed = call.probed == layer
+            if not probed and any(segment.first > layer for segment in call.segments):
+                return False  # gradient checkpointing runs the layer again
+            call.heard[layer] = (query.detach(), key.detach(), scale)
+            return probed
 
         return heard
 
     # --- cutting -------------------------------------------------------------------------------------------------
 
     def enter(
-        self, chunk: Chunk, hidden: Float[Tensor, "b t d"], keep: Bool[Tensor, "b t"]
+        self, call: DecoderCall, hidden: Float[Tensor, "b t d"], keep: Bool[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b t d"], Bool[Tensor, "b t"], Positions]:
         """Cut 0, on the way into the decoder.
 
@@ -99,23 +93,26 @@ class Choosing:
             The hidden states with merged tokens written to their anchors, the columns that stay, and what happens to
             their position ids.
         """
-        columns = torch.arange(chunk.shape[1], device=hidden.device).expand(chunk.shape)
+        columns = torch.arange(call.shape[1], device=hidden.device).expand(call.shape)
         rule = Positions.KEEP
         for number, method in self.plan.get(0, ()):
             shown = columns.masked_fill(~keep, -1)
-            hidden, keep = self._apply(0, number, method, chunk, shown, hidden, keep, lambda: None)
+            hidden, keep = self._apply(0, number, method, call, shown, hidden, keep, lambda: None)
             rule = _stricter(rule, method)
         return hidden, keep, rule
 
-    def cut(self, i: int, layer: nn.Module, chunk: Chunk, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """The hidden states that go on from layer i; the stage that they form is the chunk's last.
+    def cut(
+        self, i: int, layer: nn.Module, call: DecoderCall, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> Tensor:
+        """The hidden states that go on from layer i; the segment that they form is the call's last.
 
         Raises:
             UnsupportedError: layers that hand on several states per token.
         """
-        if any(stage.first == i for stage in chunk.stages):
+        if any(segment.first == i for segment in call.segments):
             # Gradient checkpointing runs the layer again: what was decided stands.
-            for move in chunk.moves.get(i, ()):
+            self._refuse_learned(i)
+            for move in call.moves.get(i, ()):
                 hidden = move(hidden)
             return hidden
         if hidden.ndim != 3:
@@ -123,69 +120,78 @@ class Choosing:
                 f"{self.host.name}'s layers hand on several states per token ({hidden.ndim}-D), so tokens cannot leave "
                 "between them. Use a method of stage input."
             )
-        if chunk.items is None:
-            chunk.carry(i)
+        if call.items is None:
+            call.carry(i)
             return hidden
-        ran, rule = chunk.stages[-1], Positions.KEEP
-        moves = chunk.moves.setdefault(i, [])
+        ran, rule = call.segments[-1], Positions.KEEP
+        moves = call.moves.setdefault(i, [])
         for number, method in self.plan.get(i, ()):
-            before = chunk.stages[-1]
-            keep = layout.marked(before.columns, chunk.shape[1])
-            attention = partial(self._attention, method, i, chunk, ran, hidden, layer, kwargs)
-            hidden, keep = self._apply(i, number, method, chunk, before.columns, hidden, keep, attention)
+            before = call.segments[-1]
+            keep = layout.marked(before.columns, call.shape[1])
+            attention = partial(self._attention, method, i, call, ran, hidden, layer, kwargs)
+            hidden, keep = self._apply(i, number, method, call, before.columns, hidden, keep, attention)
             rule = _stricter(rule, method)
-            gather = partial(item_io.gather, chunk, before, chunk.cut(i, keep, rule))
+            gather = partial(item_io.gather, call, before, call.cut(i, keep, rule))
             moves.append(gather)
             hidden = gather(hidden)
-        chunk.heard.clear()
+        call.heard.clear()
         return hidden
+
+    def _refuse_learned(self, i: int) -> None:
+        """Under checkpointing a choice is made without a record for gradients, so none would reach its method."""
+        learned = [m.slug for _, m in self.plan.get(i, ()) if m.differentiable]
+        if learned and torch.is_grad_enabled():
+            raise UnsupportedError(
+                f"{learned[0]} learns from what the model makes of its choice before layer {i}, which gradient "
+                "checkpointing cuts off. Call model.gradient_checkpointing_disable() to train it."
+            )
 
     def _apply(
         self,
         at: int,
         number: int,
         method: Method,
-        chunk: Chunk,
+        call: DecoderCall,
         columns: Tensor,
         hidden: Float[Tensor, "b m d"],
         keep: Bool[Tensor, "b t"],
         attention: Callable[[], AttentionView | None],
     ) -> tuple[Float[Tensor, "b m d"], Bool[Tensor, "b t"]]:
         """Run one method on the tokens of a layout (`columns`): hidden states after merging, and what stays."""
-        assert chunk.items is not None
-        items = replace(chunk.items, entry=chunk.entries.setdefault(number, chunk.items.length))
-        slot = item_io.of_items(items, layout.places(columns, chunk.shape[1]))
-        if (at, number) not in chunk.decisions:
+        assert call.items is not None
+        items = replace(call.items, entry=call.entries.setdefault(number, call.items.length))
+        slot = item_io.of_items(items, layout.places(columns, call.shape[1]))
+        if (at, number) not in call.decisions:
             started = time.perf_counter()
-            # Without a record for gradients: running a layer again under checkpointing would find another one.
-            with torch.no_grad():
-                shown = self._view(at, method, chunk, items, slot, columns, hidden, attention())
+            # Without a record for gradients, unless they are the point of it (see `_refuse_learned`).
+            with torch.set_grad_enabled(method.differentiable and torch.is_grad_enabled()):
+                shown = self._view(at, method, call, items, slot, columns, hidden, attention())
                 decided = method.apply(shown)
             _require_fit(method, decided, slot, items.length)
-            chunk.decisions[at, number] = decided
-            chunk.selection_s += time.perf_counter() - started
-        reduction = chunk.decisions[at, number]
+            call.decisions[at, number] = decided
+            call.selection_s += time.perf_counter() - started
+        reduction = call.decisions[at, number]
         left = items.after(reduction)
         if not reduction.is_selection:
-            target = item_io.of_items(left, layout.places(columns, chunk.shape[1]))
+            target = item_io.of_items(left, layout.places(columns, call.shape[1]))
             merge = partial(item_io.merge, items=items, slot=slot, reduction=reduction, target=target)
             hidden = merge(hidden)
             if at > 0:
-                chunk.moves[at].append(merge)
+                call.moves[at].append(merge)
             # Deepstack features are added to whole sequences, so they merge by column.
             whole = partial(
                 item_io.merge, items=items, slot=items.columns, reduction=reduction, target=left.columns
             )
-            chunk.deepstack = {i: whole(features) for i, features in chunk.deepstack.items()}
-        chunk.items = left
-        chunk.steps.append((at, reduction))
+            call.deepstack = {i: whole(features) for i, features in call.deepstack.items()}
+        call.items = left
+        call.steps.append((at, reduction))
         return hidden, item_io.mark(item_io.mark(keep, items, False), left, True)
 
     def _view(
         self,
         at: int,
         method: Method,
-        chunk: Chunk,
+        call: DecoderCall,
         items: Items,
         slot: Int[Tensor, "items n"],
         columns: Int[Tensor, "b m"],
@@ -193,16 +199,16 @@ class Choosing:
         attention: AttentionView | None,
     ) -> TokenView:
         """What a method is shown: what stands behind the prompt in the same call, such as drafts, has no say in it."""
-        prompt = slice(0, hidden.shape[1] - chunk.tail)
+        prompt = slice(0, hidden.shape[1] - call.tail)
         # What is added to the tokens right before the first layer is part of what they are on the way in.
-        whole = hidden + chunk.deepstack[0] if at == 0 and 0 in chunk.deepstack else hidden
+        whole = hidden + call.deepstack[0] if at == 0 and 0 in call.deepstack else hidden
         text = None
         if method.needs(at, self.host.depth).text:
-            text = item_io.text_after(chunk, items, hidden[:, prompt], columns[:, prompt])
+            text = item_io.text_after(call, items, hidden[:, prompt], columns[:, prompt])
         return items.view(
             item_io.take_items(whole, items, slot),
             slot,
-            chunk.kinds_of(columns[:, prompt]),
+            call.kinds_of(columns[:, prompt]),
             at,
             self.host.depth,
             attention,
@@ -215,82 +221,81 @@ class Choosing:
         self,
         method: Method,
         at: int,
-        chunk: Chunk,
-        ran: Stage,
+        call: DecoderCall,
+        ran: Segment,
         hidden: Tensor,
         layer: nn.Module,
         kwargs: dict[str, Any],
     ) -> AttentionView | None:
         """The attention a method reads: that of the layer just run, or the next layer's on the tokens as they are."""
-        now = chunk.stages[-1]
+        now = call.segments[-1]
         match method.needs(at, self.host.depth).attention:
             case None:
                 return None
             case "next":
-                self._project(at, chunk, now, hidden, layer, kwargs)
-                return self._heard_at(at, chunk, now)
+                self._project(at, call, now, hidden, layer, kwargs)
+                return self._heard_at(at, call, now)
             case _:
-                executed = self._heard_at(at - 1, chunk, ran)
+                executed = self._heard_at(at - 1, call, ran)
                 if now is ran:
                     return executed
                 # A method before this one has let tokens of the layer that ran go: it ran on all of them.
-                prompt = now.columns[:, : now.columns.shape[1] - chunk.tail]
-                index = chunk.places(ran, prompt).masked_fill(prompt < 0, -1)
-                return AttentionOfSome(executed, index, ran.columns.shape[1] - chunk.tail)
+                prompt = now.columns[:, : now.columns.shape[1] - call.tail]
+                index = call.places(ran, prompt).masked_fill(prompt < 0, -1)
+                return AttentionOfSome(executed, index, ran.columns.shape[1] - call.tail)
 
-    def _heard_at(self, layer: int, chunk: Chunk, stage: Stage) -> ProbedAttention:
-        """The attention of a layer over the tokens of a stage, as far as the prompt goes."""
-        if layer not in chunk.heard:
+    def _heard_at(self, layer: int, call: DecoderCall, segment: Segment) -> ProbedAttention:
+        """The attention of a layer over the tokens of a segment, as far as the prompt goes."""
+        if layer not in call.heard:
             raise UnsupportedError(
                 f"Layer {layer} of {self.host.name} ran without its attention being heard, which a method reads: it "
                 "was replaced inside the block, or does not call attention through transformers' interface."
             )
-        query, key, scale = chunk.heard[layer]
-        mask = chunk.mask(layer)
-        owner = chunk.stage_at(self.host.keys_of(layer))
-        if owner.first < stage.first:  # keys of a layer before tokens left
-            there = chunk.places(owner, stage.columns)
+        query, key, scale = call.heard[layer]
+        mask = call.mask(layer)
+        owner = call.segment_at(self.host.keys_of(layer))
+        if owner.first < segment.first:  # keys of a layer before tokens left
+            there = call.places(owner, segment.columns)
             key = layout.take(key.transpose(1, 2), there).transpose(1, 2)
             mask = None if mask is None else layout.take(mask.movedim(-1, 1), there).movedim(1, -1)
         if mask is not None and mask.ndim == 2:
             mask = None  # a flash kernel's padding mask says no more than `real`
-        elif mask is not None and mask.dtype != torch.bool:
-            mask = mask > torch.finfo(mask.dtype).min / 2
-        n = query.shape[2] - chunk.tail
+        elif mask is not None:
+            mask = visible(mask)
+        n = query.shape[2] - call.tail
         mask = None if mask is None else mask[..., :n, :n]
-        return ProbedAttention(query[:, :, :n], key[:, :, :n], mask, stage.real[:, :n], scale)
+        return ProbedAttention(query[:, :, :n], key[:, :, :n], mask, segment.real[:, :n], scale)
 
     def _project(
         self,
         at: int,
-        chunk: Chunk,
-        stage: Stage,
+        call: DecoderCall,
+        segment: Segment,
         hidden: Tensor,
         layer: nn.Module,
         kwargs: dict[str, Any],
     ) -> None:
-        """Have a layer's own attention make queries and keys of tokens it has not run on, and stop there."""
+        """Have a layer's own attention make queries and keys of tokens it has not run on, and attend to nothing."""
         steps = attention_steps(layer)
         if steps is None:
             raise UnsupportedError(
                 f"{self.host.name}'s layers have no {ATTENTION_STEPS}, so the next layer's attention cannot be looked "
-                "at before it runs. Methods that read the layer before instead: fastv, aim."
+                "at before it runs. Use a method whose `needs` asks for the attention of the layer before, or for none."
             )
         given = kwargs.get("position_embeddings")
-        chunk.heard[at] = _WANTED
         norm, attention = steps
         known = parameters(attention)
-        others = {k: v for k, v in chunk.of_stage(stage, without_cache(kwargs)).items() if k in known}
-        with suppress(_Heard):
-            attention(
-                **others
-                | {
-                    "hidden_states": norm(hidden),
-                    "position_embeddings": chunk.rotary(stage, at, given, hidden),
-                    "attention_mask": chunk.mask(at),
-                }
-                | with_cache(attention, None)
-            )
+        others = {k: v for k, v in call.of_segment(segment, without_cache(kwargs)).items() if k in known}
+        own = {
+            "hidden_states": norm(hidden),
+            "position_embeddings": call.rotary(segment, at, given, hidden),
+            "attention_mask": call.mask(at),
+        }
+        call.probed = at
+        try:
+            attention(**others | own | with_cache(attention, None))
+        finally:
+            call.probed = None
 
 
 def _stricter(rule: Positions, method: Method) -> Positions:

@@ -44,6 +44,17 @@ class ProbedAttention(AttentionView):
         )
         return self._softmax(picked, query[:, None], 1.0)[:, :, 0]
 
+    def rows(self, queries: Int[Tensor, "rows k"]) -> Float[Tensor, "rows heads k t"]:
+        """Attention probabilities of several queries per row; those of a query -1 are zero."""
+        rows, heads, _, d = self.query.shape
+        index = queries.clamp(min=0)
+        picked = self.query.gather(2, index[:, None, :, None].expand(rows, heads, -1, d))
+        return self._softmax(picked, index, 1.0).masked_fill((queries < 0)[:, None, :, None], 0)
+
+    def keys(self) -> Float[Tensor, "rows kv t d"]:
+        """The keys, rotated; padding is zero."""
+        return self.key.float().masked_fill(~self.real[:, None, :, None], 0)
+
     def mass(self, group: Bool[Tensor, "rows t"]) -> Float[Tensor, "rows heads t"]:
         """Probability mass that each query puts on a group of columns."""
         group = group.float()[:, None, :, None]
@@ -109,6 +120,17 @@ class AttentionOfSome(AttentionView):
             query = self.index.gather(1, query[:, None])[:, 0]
         return self._of_left(self.executed.row(query))
 
+    def rows(self, queries: Int[Tensor, "rows k"]) -> Float[Tensor, "rows heads k m"]:
+        """Attention probabilities of several queries per row; those of a query -1 are zero."""
+        among = self.index.gather(1, queries.clamp(min=0)).masked_fill(queries < 0, -1)
+        return self._of_left(self.executed.rows(among).flatten(1, 2)).unflatten(1, (-1, queries.shape[1]))
+
+    def keys(self) -> Float[Tensor, "rows kv m d"]:
+        """The keys of the tokens that are left."""
+        keys = self.executed.keys()
+        index = self.index[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
+        return keys.gather(2, index.clamp(min=0)).masked_fill(index < 0, 0)
+
     def mass(self, group: Bool[Tensor, "rows m"]) -> Float[Tensor, "rows heads m"]:
         """Probability mass that each query puts on a group of columns."""
         whole = self._among_all(group[:, None].float())[:, 0] > 0
@@ -132,8 +154,8 @@ class AttentionOfSome(AttentionView):
         ]
 
 
-def cls_rows(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "tiles heads n"]:
-    """The [CLS] row of an encoder block: softmax over all n + 1 keys in float32, then without [CLS] itself."""
+def cls_logits(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "tiles heads k"]:
+    """What [CLS], the first token of an encoder block, makes of all keys, itself included, in float32."""
     with without_autocast(query):
         first = query[:, :, :1].float() @ key.float().transpose(2, 3)
-        return (first[:, :, 0] * scale).softmax(-1)[..., 1:]
+        return first[:, :, 0] * scale

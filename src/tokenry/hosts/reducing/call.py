@@ -1,19 +1,21 @@
-"""One call of the decoder: the stages its tokens pass through, and what the cache remembers of them afterwards."""
+"""One call of the decoder: the segments its tokens pass through, and what the cache remembers of them afterwards."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from tokenry.hosts.host import Host
+from tokenry.hosts.masks import additive
 from tokenry.hosts.reducing import layout
 from tokenry.hosts.reducing.items import Items
-from tokenry.hosts.reducing.ledger import Memory
+from tokenry.hosts.reducing.ledger import CacheLedger
 from tokenry.hosts.upstream import (
     Cache,
     StaticCache,
@@ -25,9 +27,12 @@ from tokenry.hosts.upstream import (
 )
 from tokenry.tokens import DenseReduction, InputError, Positions, Reduction, UnsupportedError
 
+ARGUMENT: Final = "tokenry_call"
+"""Keyword argument under which a decoder that passes such on hands its call to its layers."""
+
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class Segment:
     """The tokens of one call between two cuts.
 
     Attributes:
@@ -35,7 +40,7 @@ class Stage:
         columns: the call's columns that are left, padded on the left with -1.
         real: which of them are tokens, not padding of this table or of the batch.
         ids: their position ids, per RoPE axis; some models (Qwen3-Omni) count in floating point.
-        own: whether those are the ids of the stage before, gathered, so that its rotary embeddings can be too.
+        own: whether those are the ids of the segment before, gathered, so that its rotary embeddings can be too.
     """
 
     first: int
@@ -45,7 +50,7 @@ class Stage:
     own: bool
 
 
-class Chunk:
+class DecoderCall:
     """One call of the decoder: a prompt, or the next few tokens of one.
 
     It is created as the call begins and dealt with by the layers' hooks. What was decided at a cut stays decided, so
@@ -57,7 +62,7 @@ class Chunk:
 
     Attributes:
         host, cache, shape: the model, the cache it was given, sequences and tokens of the call.
-        memory: what the cache holds.
+        ledger: what the cache holds.
         begins: whether nothing came before this call.
         offset: columns that came before it.
         drawn: whether the call goes on with a 4-D mask of its own.
@@ -69,7 +74,7 @@ class Chunk:
         tail: columns at the end of the call that are no part of the prompt: drafts of an answer, or an answer so far.
         again: whether the same prompt was run before in the same generation, and only its decisions are wanted.
         prompt: ids of the call without its tail, where `generate` makes the call.
-        stages: what is left of the call, cut by cut.
+        segments: what is left of the call, cut by cut.
         full_ids: position ids of the call as the model counts them, per RoPE axis.
         outer: 4-D masks of the call that the decoder was given, by type of layer; "" = for all types.
         deepstack: by layer, what is added to the sequences before it.
@@ -77,6 +82,7 @@ class Chunk:
         steps, decisions: what the methods decided, in order, and by (layer, number of the method).
         moves: what was done to hidden states at a layer's cut.
         heard: query, key and scale of decoder layers that are listened to.
+        probed: the layer that is run for its queries and keys alone, while it is.
         selection_s: seconds spent choosing tokens.
     """
 
@@ -98,25 +104,25 @@ class Chunk:
             mask: the attention mask it was given, if any.
             shape: sequences and tokens of the call.
             cuts: decoder layers before which methods act.
-            prefix: see `Memory.of`.
+            prefix: see `CacheLedger.of`.
 
         Raises:
             InputError, UnsupportedError: a cache or an attention mask that cannot be accounted for.
         """
         self.host, self.cache, self.shape = host, cache, shape
-        self.memory = Memory.of(cache, shape[0], prefix=prefix)
+        self.ledger = CacheLedger.of(cache, shape[0], prefix=prefix)
         for cut in cuts:  # a cache may come from a session with other methods
-            self.memory.split(cut)
-        self._held = dict(self.memory.columns)
-        self.begins = self.memory.seen == 0
-        self.offset = self.memory.seen
+            self.ledger.split(cut)
+        self._held = dict(self.ledger.columns)
+        self.begins = self.ledger.seen == 0
+        self.offset = self.ledger.seen
         own = isinstance(mask, Tensor) and mask.ndim == 4 and not isinstance(cache, StaticCache)
         self.drawn = own and not self.begins
-        self.padding_mask = self._padding(mask)
+        self.padding_mask = _padding(mask, self.offset, shape[1], drawn=self.drawn)
         self.kinds: dict[str, Bool[Tensor, "b t"]] = {}
         self.tokens: Int[Tensor, "b t"] | None = None
         self.items: Items | None = None
-        self.stages: list[Stage] = []
+        self.segments: list[Segment] = []
         self.outer: dict[str, Tensor] = {}
         self.deepstack: dict[int, Float[Tensor, "b t d"]] = {}
         self.full_ids: Real[Tensor, "a b t"] = torch.zeros(1, 1, 0, dtype=torch.long)
@@ -127,30 +133,11 @@ class Chunk:
         self.entries: dict[int, Int[Tensor, " items"]] = {}
         self.decisions: dict[tuple[int, int], Reduction | DenseReduction] = {}
         self.moves: dict[int, list[Callable[[Tensor], Tensor]]] = {}
-        self.heard: dict[int, Any] = {}
+        self.heard: dict[int, tuple[Tensor, Tensor, float]] = {}
+        self.probed: int | None = None
         self.selection_s = 0.0
         self._masks: dict[tuple[int, str], Tensor | None] = {}
         self._keys: dict[tuple[int, str], Int[Tensor, "b k"]] = {}
-
-    def _padding(self, mask: Any) -> Bool[Tensor, "b t"] | None:
-        """The 2-D padding mask over everything seen so far, or None for all ones or where the caller drew a 4-D one."""
-        if mask is None:
-            return None
-        if not isinstance(mask, Tensor) or (mask.ndim != 2 and not self.drawn):
-            raise UnsupportedError(
-                "Only 2-D padding masks (ones and zeros, batch x tokens) can be shortened; this call has masks "
-                "prepared per layer, as `generate` makes for static caches. Use the default cache."
-            )
-        if mask.shape[-1] != self.memory.seen + self.shape[1]:
-            raise InputError(
-                f"The attention mask covers {mask.shape[-1]} tokens; {self.memory.seen} were seen before and this call "
-                f"has {self.shape[1]}. Pass a mask of the full, unshortened length; and where `generate` goes on from "
-                "a cache, the new tokens only, since it would cut the whole text by the length of the shortened cache."
-            )
-        if self.drawn:
-            return None
-        mask = mask.bool()
-        return None if bool(mask.all()) else mask
 
     def expect(self, ids: Real[Tensor, "... t"] | None) -> None:
         """Notice a caller that sends again what the cache stands for, where no mask tells how much there is.
@@ -158,7 +145,7 @@ class Chunk:
         Raises:
             InputError: position ids that begin before the end of what was seen.
         """
-        after, many = self.memory.next, self.shape[1] > 1  # single steps are not worth looking at
+        after, many = self.ledger.next, self.shape[1] > 1  # single steps are not worth looking at
         if ids is None or after is None or self.padding_mask is not None or self.drawn or not many:
             return
         if bool((ids[..., 0] < after).any()):
@@ -182,17 +169,21 @@ class Chunk:
         Raises:
             UnsupportedError: it holds more than this call put there.
         """
-        if self.cache is None and cache is not None and keys_seen(cache, 0) > self.stages[0].columns.shape[1]:
+        if (
+            self.cache is None
+            and cache is not None
+            and keys_seen(cache, 0) > self.segments[0].columns.shape[1]
+        ):
             raise UnsupportedError(
                 unknown_release(
                     f"handed {self.host.name} a cache of {keys_seen(cache, 0)} tokens in a way that is not recognised"
                 )
             )
 
-    # --- stages --------------------------------------------------------------------------------------------------
+    # --- segments ------------------------------------------------------------------------------------------------
 
-    def begin(self, ids: Real[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
-        """The first stage: what goes into the decoder.
+    def begin(self, ids: Real[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Segment:
+        """The first segment: what goes into the decoder.
 
         Args:
             ids: position ids of the call, as the model counts them.
@@ -200,74 +191,78 @@ class Chunk:
             rule: what happens to their ids.
         """
         self.full_ids = ids
-        self.memory.seen = self.offset + self.shape[1]
-        if self.drawn and self.memory.next is not None:
+        self.ledger.seen = self.offset + self.shape[1]
+        if self.drawn and self.ledger.next is not None:
             # Branches of a tree share their ids; the next one is counted by the columns that will be left of it.
-            self.memory.next = self.memory.next + self.shape[1]
+            self.ledger.next = self.ledger.next + self.shape[1]
         else:
-            self.memory.next = ids.amax((0, 2)) + 1
+            self.ledger.next = ids.amax((0, 2)) + 1
         if self.padding_mask is not None:  # padding costs as much as tokens do
             keep = keep & self.padding_mask[:, self.offset :]
         columns = layout.pack(keep)
-        first = Stage(0, columns, self._real(columns), layout.take(ids, columns, 2), own=True)
+        first = Segment(0, columns, self._real(columns), layout.take(ids, columns, 2), own=True)
         return self._enter(first, rule, None)
 
-    def cut(self, layer: int, keep: Bool[Tensor, "b t"], rule: Positions) -> Stage:
-        """The next stage: the columns that stay from `layer` on."""
-        before = self.stages[-1]
+    def cut(self, layer: int, keep: Bool[Tensor, "b t"], rule: Positions) -> Segment:
+        """The next segment: the columns that stay from `layer` on."""
+        before = self.segments[-1]
         columns = layout.pack(keep)
         index = self.places(before, columns)
-        stage = Stage(layer, columns, self._real(columns), layout.take(before.ids, index, 2), own=True)
-        return self._enter(stage, rule, self.memory.shift.get(before.first))
+        segment = Segment(layer, columns, self._real(columns), layout.take(before.ids, index, 2), own=True)
+        return self._enter(segment, rule, self.ledger.shift.get(before.first))
 
-    def carry(self, layer: int) -> Stage:
-        """The next stage of a call that drops nothing: the same columns, with the ids that this stage counts."""
-        before = self.stages[-1]
+    def carry(self, layer: int) -> Segment:
+        """The next segment of a call that drops nothing: the same columns, with the ids that this segment counts."""
+        before = self.segments[-1]
         ids = self.full_ids - self._shift(layer)[None, :, None]
         same = bool((self._shift(layer) == self._shift(before.first)).all())
-        stage = Stage(layer, before.columns, before.real, layout.take(ids, before.columns, 2), own=same)
-        return self._remember(stage)
+        segment = Segment(layer, before.columns, before.real, layout.take(ids, before.columns, 2), own=same)
+        return self._remember(segment)
 
-    def _enter(self, stage: Stage, rule: Positions, shift: Tensor | None) -> Stage:
+    def _enter(self, segment: Segment, rule: Positions, shift: Tensor | None) -> Segment:
         if not self.begins:  # later turns of a conversation go on counting as the first did
-            ids = layout.take(self.full_ids - self._shift(stage.first)[None, :, None], stage.columns, 2)
-            return self._remember(Stage(stage.first, stage.columns, stage.real, ids, own=stage.first == 0))
+            ids = layout.take(self.full_ids - self._shift(segment.first)[None, :, None], segment.columns, 2)
+            return self._remember(
+                Segment(segment.first, segment.columns, segment.real, ids, own=segment.first == 0)
+            )
         if rule is Positions.COMPACT:
-            visual = layout.take(self.visual, stage.columns)
-            ids = layout.compact(self.full_ids, stage.columns, stage.real, visual)
-            last = ids.masked_fill(~stage.real, -1).amax((0, 2))
-            stage = Stage(stage.first, stage.columns, stage.real, ids, own=stage.first == 0)
+            visual = layout.take(self.visual, segment.columns)
+            ids = layout.compact(self.full_ids, segment.columns, segment.real, visual)
+            last = ids.masked_fill(~segment.real, -1).amax((0, 2))
+            segment = Segment(segment.first, segment.columns, segment.real, ids, own=segment.first == 0)
             shift = self.full_ids.amax((0, 2)) - last
-        self.memory.shift[stage.first] = torch.zeros_like(stage.columns[:, 0]) if shift is None else shift
-        return self._remember(stage)
+        self.ledger.shift[segment.first] = torch.zeros_like(segment.columns[:, 0]) if shift is None else shift
+        return self._remember(segment)
 
     def _shift(self, layer: int) -> Real[Tensor, " b"]:
         zero = torch.zeros(self.shape[0], dtype=torch.long, device=self.full_ids.device)
-        return self.memory.shift.get(layer, zero)
+        return self.ledger.shift.get(layer, zero)
 
-    def _remember(self, stage: Stage) -> Stage:
-        if self.stages and self.stages[-1].first == stage.first:  # one method after another at the same layer
-            self.stages.pop()
-            self._masks = {name: mask for name, mask in self._masks.items() if name[0] != stage.first}
-            self._keys = {name: keys for name, keys in self._keys.items() if name[0] != stage.first}
-        columns = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
-        before = self._held.get(stage.first)
-        self.memory.columns[stage.first] = columns if before is None else torch.cat([before, columns], 1)
-        self.stages.append(stage)
-        return stage
+    def _remember(self, segment: Segment) -> Segment:
+        if (
+            self.segments and self.segments[-1].first == segment.first
+        ):  # one method after another at the same layer
+            self.segments.pop()
+            self._masks = {name: mask for name, mask in self._masks.items() if name[0] != segment.first}
+            self._keys = {name: keys for name, keys in self._keys.items() if name[0] != segment.first}
+        columns = segment.columns.add(self.offset).masked_fill(~segment.real, -1)
+        before = self._held.get(segment.first)
+        self.ledger.columns[segment.first] = columns if before is None else torch.cat([before, columns], 1)
+        self.segments.append(segment)
+        return segment
 
     @property
     def cuts(self) -> set[int]:
-        """Decoder layers at which a stage of what came before begins."""
+        """Decoder layers at which a segment of what came before begins."""
         return set(self._held)
 
-    def stage_at(self, layer: int) -> Stage:
-        """The stage that a decoder layer runs in."""
-        return next(s for s in reversed(self.stages) if s.first <= layer)
+    def segment_at(self, layer: int) -> Segment:
+        """The segment that a decoder layer runs in."""
+        return next(s for s in reversed(self.segments) if s.first <= layer)
 
-    def places(self, stage: Stage, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
-        """Where the given columns stand in a stage (columns that are not there: anywhere)."""
-        return layout.take(layout.places(stage.columns, self.shape[1]), columns)
+    def places(self, segment: Segment, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
+        """Where the given columns stand in a segment (columns that are not there: anywhere)."""
+        return layout.take(layout.places(segment.columns, self.shape[1]), columns)
 
     def _real(self, columns: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
         if self.padding_mask is None:
@@ -280,12 +275,6 @@ class Chunk:
         assert self.met is not None
         return self.met.columns.amax(1)
 
-    @property
-    def delivered(self) -> Int[Tensor, " items"]:
-        """Tokens each picture had before anything was done to it."""
-        assert self.met is not None
-        return self.met.length
-
     def kinds_of(self, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
         """What columns are: 0 text before the row's first visual token, 1 visual, 2 text after it, -1 padding."""
         visual = self.visual
@@ -295,69 +284,99 @@ class Chunk:
     @property
     def visual(self) -> Bool[Tensor, "b t"]:
         """Visual columns of the call, of any modality."""
-        masks = list(self.kinds.values())
-        total = masks[0] if masks else torch.zeros(self.shape, dtype=torch.bool, device=self.full_ids.device)
-        for mask in masks[1:]:
-            total = total | mask
-        return total
+        if not self.kinds:
+            return torch.zeros(self.shape, dtype=torch.bool, device=self.full_ids.device)
+        return functools.reduce(torch.logical_or, self.kinds.values())
 
     # --- what a layer needs --------------------------------------------------------------------------------------
 
     def mask(self, layer: int) -> Bool[Tensor, "b 1 q k"] | Tensor | None:
         """The attention mask of a layer over its own cached columns, in the form its kernel takes."""
-        stage = self.stage_at(layer)
-        name = (stage.first, self.host.layer_type(layer))
+        segment = self.segment_at(layer)
+        name = (segment.first, self.host.layer_type(layer))
         if name not in self._masks:
-            self._masks[name] = self._build_mask(stage, layer)
+            self._masks[name] = self._build_mask(segment, layer)
         return self._masks[name]
 
-    def _build_mask(self, stage: Stage, layer: int) -> Tensor | None:
+    def _build_mask(self, segment: Segment, layer: int) -> Tensor | None:
         # Linear attention skips the padding of a prompt, and remembers the rest.
         if not self.host.takes_mask(layer):
-            return stage.real.long() if self.begins and not bool(stage.real.all()) else None
-        queries = stage.columns.add(self.offset).masked_fill(~stage.real, -1)
-        keys = self.columns_of_keys(stage, layer)
+            return segment.real.long() if self.begins and not bool(segment.real.all()) else None
+        queries = segment.columns.add(self.offset).masked_fill(~segment.real, -1)
+        keys = self.columns_of_keys(segment, layer)
         real = keys >= 0
-        if self.host.keys_of(layer) < stage.first:  # an earlier stage's keys: what has left since is hidden
-            real &= layout.among(keys, self.memory.columns[stage.first])
+        if self.host.keys_of(layer) < segment.first:  # earlier keys: what has left since is hidden
+            real &= layout.among(keys, self.ledger.columns[segment.first])
         if self.padding_mask is not None and not self.begins:  # rows of an earlier turn may have ended early
             real = real & layout.take(self.padding_mask, keys)
-        config = self.host.text_config
-        if is_flash(config):
+        if is_flash(self.host.text_config):
             return None if bool(real.all()) else real.long()
         outer = self.outer.get(self.host.layer_type(layer), self.outer.get(""))
         if outer is not None and (self.begins or self.drawn):
-            rows = stage.columns.masked_fill(~stage.real, -1)
+            rows = segment.columns.masked_fill(~segment.real, -1)
             return layout.crop_mask(outer, rows, keys, real)
         mask = layout.attention_mask(queries, keys, real, self.host.window(layer))
-        if "sdpa" in attention_kernel(config):
+        kernel = attention_kernel(self.host.text_config)
+        if "sdpa" in kernel:
             return mask
         if mask is None:
             mask = keys[:, None, None, :] <= queries[:, None, :, None]
-        return layout.additive(mask, self.host.model.dtype) if "eager" in attention_kernel(config) else mask
+        return additive(mask, self.host.model.dtype) if "eager" in kernel else mask
 
-    def of_stage(self, stage: Stage, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What the decoder hands to a layer besides hidden states, for the tokens of the layer's own stage."""
-        if stage.first == 0:
+    def of_segment(self, segment: Segment, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What the decoder hands to a layer besides hidden states, for the tokens of the layer's own segment."""
+        if segment.first == 0:
             return arguments
-        first = self.stages[0]
-        return layout.take_each(arguments, tuple(first.columns.shape), self.places(first, stage.columns))
+        first = self.segments[0]
+        return layout.take_each(arguments, tuple(first.columns.shape), self.places(first, segment.columns))
 
-    def columns_of_keys(self, stage: Stage, layer: int) -> Int[Tensor, "b k"]:
+    def columns_of_keys(self, segment: Segment, layer: int) -> Int[Tensor, "b k"]:
         """The column of every key that a layer attends to."""
         kind, source = self.host.layer_type(layer), self.host.keys_of(layer)
-        owner = self.stage_at(source).first
+        owner = self.segment_at(source).first
         if (owner, kind) not in self._keys:
-            columns = self.memory.columns[owner]
-            width = self.stage_at(source).columns.shape[1]
+            columns = self.ledger.columns[owner]
+            width = self.segment_at(source).columns.shape[1]
             self._keys[owner, kind] = key_columns(self.cache, source, width, columns)
         return self._keys[owner, kind]
 
-    def rotary(self, stage: Stage, layer: int, given: Any, like: Tensor) -> Any:
-        """Rotary embeddings of a stage's tokens: those of the first stage gathered, or computed from its own ids."""
-        if given is None or stage.first == 0:
+    def rotary(self, segment: Segment, layer: int, given: Any, like: Tensor) -> Any:
+        """Rotary embeddings of a segment's tokens: those of the first one gathered, or computed from its own ids."""
+        if given is None or segment.first == 0:
             return given
-        if all(s.own for s in self.stages if 0 < s.first <= stage.first):
-            index = self.places(self.stages[0], stage.columns)
+        if all(s.own for s in self.segments if 0 < s.first <= segment.first):
+            index = self.places(self.segments[0], segment.columns)
             return tuple(layout.take(part, index) for part in given)
-        return self.host.rotate(layer, like, stage.ids)
+        return self.host.rotate(layer, like, segment.ids)
+
+
+def _padding(mask: Any, seen: int, new: int, *, drawn: bool) -> Bool[Tensor, "b t"] | None:
+    """The 2-D padding mask over everything seen so far, or None for all ones or where the caller drew a 4-D one.
+
+    Args:
+        mask: what the call was given.
+        seen: columns that came before it.
+        new: its own columns.
+        drawn: whether it goes on with a 4-D mask of its own.
+
+    Raises:
+        InputError: a mask of another length.
+        UnsupportedError: a mask of another form.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or (mask.ndim != 2 and not drawn):
+        raise UnsupportedError(
+            "Only 2-D padding masks (ones and zeros, batch x tokens) can be shortened; this call has masks "
+            "prepared per layer, as `generate` makes for static caches. Use the default cache."
+        )
+    if mask.shape[-1] != seen + new:
+        raise InputError(
+            f"The attention mask covers {mask.shape[-1]} tokens; {seen} were seen before and this call has {new}. "
+            "Pass a mask of the full, unshortened length; and where `generate` goes on from a cache, the new tokens "
+            "only, since it would cut the whole text by the length of the shortened cache."
+        )
+    if drawn:
+        return None
+    mask = mask.bool()
+    return None if bool(mask.all()) else mask

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tokenry.hosts.host import Host
 from tokenry.hosts.patches import put, set_aside
-from tokenry.hosts.reducing.call import Chunk
+from tokenry.hosts.reducing.call import DecoderCall
 from tokenry.hosts.wrappers import COMPILED_CALL, uncompiled, unwrap
 from tokenry.tokens import TokenryError, UnsupportedError
 
@@ -31,12 +31,11 @@ _ATTACHED: WeakKeyDictionary[PreTrainedModel, ReferenceType[Attachment]] = WeakK
 _REGISTRY = threading.Lock()
 
 
-class Call(threading.local):
+class ThreadState(threading.local):
     """What one thread's call leaves from one part of the model to the next; every thread has its own.
 
     Attributes:
-        chunk: the call of the decoder that is under way, or was the last.
-        prompt: the last call that was a prompt.
+        call: the call of the decoder that is under way, or was the last.
         labels: a copy of the call's labels, in which those of dropped tokens will be ignored.
         tail: how many of the last positions the model looks at; 0 = all.
         layers: decoder layers that this call has reached.
@@ -44,18 +43,22 @@ class Call(threading.local):
     """
 
     def __init__(self) -> None:
-        self.chunk: Chunk | None = None
-        self.prompt: Chunk | None = None
+        self.call: DecoderCall | None = None
         self.labels: Tensor | None = None
         self.tail = 0
         self.layers: set[int] = set()
         self.plain = 0
 
+    @property
+    def under_way(self) -> DecoderCall | None:
+        """The call of the decoder whose tokens may be chosen in this thread."""
+        return None if self.plain else self.call
+
     def forget(self) -> None:
         """Drop what was for the call alone; a cache that it was at work on is nobody's again."""
-        if self.chunk is not None:
-            self.chunk.memory.in_call = False
-        self.chunk, self.labels, self.tail = None, None, 0
+        if self.call is not None:
+            self.call.ledger.in_call = False
+        self.call, self.labels, self.tail = None, None, 0
         self.layers.clear()
 
 
@@ -92,18 +95,19 @@ class Attachment:
     Calls of several threads may be under way at once, each with its own state, unless the attachment has an owner.
     """
 
-    def __init__(self, host: Host, call: Call, owner: int | None) -> None:
+    def __init__(self, session: object, host: Host, state: ThreadState, owner: int | None) -> None:
         """Claim a model; nothing is done to it yet.
 
         Args:
+            session: what is attached; it lives for as long as its functions stand, whether or not the user keeps it.
             host: the model.
-            call: the state of calls.
+            state: the state of calls.
             owner: the one thread that may call the model meanwhile; None = all may.
 
         Raises:
             TokenryError: a session is attached to the model already.
         """
-        self._host, self._call, self._owner = host, call, owner
+        self._session, self._host, self._state, self._owner = session, host, state, owner
         self._open, self._closing = False, False
         self._inside: dict[int, int] = {}
         self._change = threading.Condition()
@@ -163,11 +167,11 @@ class Attachment:
     @contextmanager
     def passing(self) -> Iterator[None]:
         """Let this thread's calls run as without a session."""
-        self._call.plain += 1
+        self._state.plain += 1
         try:
             yield
         finally:
-            self._call.plain -= 1
+            self._state.plain -= 1
 
     # --- the functions around the parts --------------------------------------------------------------------------
 
@@ -185,7 +189,7 @@ class Attachment:
 
         @functools.wraps(inner)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if not self._open or self._call.plain:
+            if not self._open or self._state.plain:
                 return given(*args, **kwargs)
             return act(module, inner, args, kwargs)
 
@@ -205,8 +209,8 @@ class Attachment:
                     return inner(*args, **kwargs)
                 args, kwargs = before(module, args, kwargs) or (args, kwargs)
                 output = inner(*args, **kwargs)
-                chunk = self._call.chunk
-                if chunk is None or not chunk.stages:
+                call = self._state.call
+                if call is None or not call.segments:
                     raise self._passed_by(f"its {part} was")
                 return output
 
@@ -216,7 +220,7 @@ class Attachment:
         def act(module: nn.Module, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             if threading.get_ident() not in self._inside:
                 self._refuse_others()
-                self._call.forget()
+                self._state.forget()
             args, kwargs = hooks.before_decoder(module, args, kwargs) or (args, kwargs)
             output = inner(*args, **kwargs)
             self._require_layers(module)
@@ -227,7 +231,7 @@ class Attachment:
 
     def _layer(self, i: int, before: Callable[..., Any]) -> Callable[..., Any]:
         def act(module: nn.Module, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-            self._call.layers.add(i)
+            self._state.layers.add(i)
             args, kwargs = before(i, module, args, kwargs) or (args, kwargs)
             return inner(*args, **kwargs)
 
@@ -250,11 +254,11 @@ class Attachment:
                 yield False
             return
         if outermost:
-            self._call.forget()
+            self._state.forget()
         try:
             yield True
         except BaseException:
-            self._call.forget()
+            self._state.forget()
             raise
         finally:
             with self._change:
@@ -275,7 +279,7 @@ class Attachment:
         """Notice layers that ran without the session: their tokens were not what it takes them to be."""
         # Asked anew each time: drafts of assisted generation may end at an earlier layer.
         count = min(len(self._host.layers), self._host.text_config.num_hidden_layers)
-        missing = sorted(set(range(count)) - self._call.layers)
+        missing = sorted(set(range(count)) - self._state.layers)
         if missing and not (decoder.training and getattr(decoder, "layerdrop", False)):
             raise self._passed_by(f"layers {', '.join(map(str, missing))} of its decoder were")
 

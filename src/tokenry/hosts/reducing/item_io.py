@@ -1,4 +1,4 @@
-"""Moving tokens between sequences and items: out to a method, merged ones back in, and on to the next stage."""
+"""Moving tokens between sequences and items: out to a method, merged ones back in, and on to the next segment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.hosts.reducing import layout
-from tokenry.hosts.reducing.call import Chunk, Stage
+from tokenry.hosts.reducing.call import DecoderCall, Segment
 from tokenry.hosts.reducing.items import Items
 from tokenry.tokens import DenseReduction, Reduction
 from tokenry.tokens.precision import without_autocast
@@ -55,26 +55,26 @@ def mark(keep: Bool[Tensor, "b t"], items: Items, value: bool) -> Bool[Tensor, "
 
 
 def gather(
-    chunk: Chunk, before: Stage, stage: Stage, hidden: Float[Tensor, "b m d"]
+    call: DecoderCall, before: Segment, segment: Segment, hidden: Float[Tensor, "b m d"]
 ) -> Float[Tensor, "b k d"]:
-    """The hidden states of a stage out of those of the stage before."""
-    taken = layout.take(hidden, chunk.places(before, stage.columns))
-    return taken.masked_fill((stage.columns < 0)[..., None], 0)
+    """The hidden states of a segment out of those of the segment before."""
+    taken = layout.take(hidden, call.places(before, segment.columns))
+    return taken.masked_fill((segment.columns < 0)[..., None], 0)
 
 
 def text_after(
-    chunk: Chunk, items: Items, hidden: Float[Tensor, "b m d"], columns: Int[Tensor, "b m"]
+    call: DecoderCall, items: Items, hidden: Float[Tensor, "b m d"], columns: Int[Tensor, "b m"]
 ) -> tuple[Float[Tensor, "items l d"], Int[Tensor, " items"]]:
     """The text that follows each item's picture in its sequence: token embeddings, or what a layer has made of them.
 
     Args:
-        chunk: the call.
+        call: the call.
         items: its items, also those that have lost their tokens.
         hidden: the sequences as they are now.
         columns: the columns that are left in them.
     """
-    kinds = chunk.kinds_of(columns)
+    kinds = call.kinds_of(columns)
     text = (kinds == 0) | (kinds == 2)
-    after = text[items.row] & (columns[items.row] > chunk.ends[:, None])
+    after = text[items.row] & (columns[items.row] > call.ends[:, None])
     chosen = Reduction.from_mask(after)
     return chosen.apply(hidden[items.row]), chosen.count

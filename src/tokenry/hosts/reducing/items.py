@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tokenry.hosts.crops import Placed, pictures_of
 from tokenry.hosts.vision import Pictures
@@ -15,8 +17,10 @@ from tokenry.tokens import (
     AttentionView,
     DenseReduction,
     Depth,
+    EncoderView,
     Reduction,
     TokenView,
+    Tower,
     UnsupportedError,
     gather_rows,
 )
@@ -31,9 +35,10 @@ class Items:
         columns: the columns of its tokens in the full sequence; -1 = padding.
         length: its tokens.
         source: each token's index in the item as the encoder delivered it.
-        tile: which tile it comes from.
+        tile, cell: which tile it comes from, and its (row, column) there.
+        size: tokens of the encoder's that it stands for.
         entry: tokens the item had when the method in charge first met it.
-        grid, key: see `TokenView`.
+        grid, tiles, image_size, key: see `TokenView`.
         pictures: for each item, its record and its number in it.
     """
 
@@ -42,8 +47,12 @@ class Items:
     length: Int[Tensor, " items"]
     source: Int[Tensor, "items n"]
     tile: Int[Tensor, "items n"]
+    cell: Int[Tensor, "items n 2"]
+    size: Float[Tensor, "items n"]
     entry: Int[Tensor, " items"]
     grid: Int[Tensor, "items 3"]
+    tiles: Int[Tensor, "items 2"]
+    image_size: Int[Tensor, "items 2"]
     key: Int[Tensor, " items"]
     pictures: tuple[tuple[Pictures, int] | None, ...]
 
@@ -77,29 +86,29 @@ class Items:
         n = max(lengths, default=0)
         pad = torch.nn.functional.pad
         columns = [pad(c, (0, n - len(c)), value=-1) for _, c, _ in found]
-        tiles = [
-            p.numbers(i).to(device) if p is not None else torch.zeros_like(c)
-            for _, c, picture in found
-            for p, i in [picture or (None, 0)]
-        ]
+        known = [_told(picture, len(c), device) for _, c, picture in found]
         length = torch.tensor(lengths, dtype=torch.long, device=device)
         index = torch.arange(n, device=device).expand(len(found), n)
-        grid = [
-            p.grid[i].tolist() if p else (1, 1, ln)
-            for (_, _, pic), ln in zip(found, lengths, strict=True)
-            for p, i in [pic or (None, 0)]
-        ]
-        key = [int(p.key[i]) if p else 0 for _, _, pic in found for p, i in [pic or (None, 0)]]
         empty = torch.zeros(0, n, dtype=torch.long, device=device)
+
+        def numbers(values: list[Any], *shape: int) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=device).view(len(found), *shape)
+
         return cls(
-            row=torch.tensor([row for row, _, _ in found], dtype=torch.long, device=device),
+            row=numbers([row for row, _, _ in found]),
             columns=torch.stack(columns) if found else empty,
             length=length,
             source=index.masked_fill(index >= length[:, None], -1),
-            tile=torch.stack([pad(t, (0, n - len(t)), value=-1) for t in tiles]) if found else empty,
+            tile=pad_sequence([item.tile for item in known], True, -1) if found else empty,
+            cell=pad_sequence([item.cell for item in known], True, -1)
+            if found
+            else empty[..., None].expand(0, n, 2),
+            size=(index < length[:, None]).float(),
             entry=length,
-            grid=torch.tensor(grid, dtype=torch.long, device=device).view(-1, 3),
-            key=torch.tensor(key, dtype=torch.long, device=device),
+            grid=numbers([item.grid for item in known], 3),
+            tiles=numbers([item.tiles for item in known], 2),
+            image_size=numbers([item.image_size for item in known], 2),
+            key=numbers([item.key for item in known]),
             pictures=tuple(picture for _, _, picture in found),
         )
 
@@ -110,13 +119,17 @@ class Items:
         """The items that a reduction leaves: each output stands where its anchor stood."""
 
         def follow(values: Tensor) -> Tensor:
-            return values.gather(1, reduction.anchor.clamp(min=0)).masked_fill(reduction.anchor < 0, -1)
+            anchor = reduction.anchor.view(*reduction.anchor.shape, *[1] * (values.ndim - 2))
+            index = anchor.clamp(min=0).expand(*reduction.anchor.shape, *values.shape[2:])
+            return values.gather(1, index).masked_fill(anchor < 0, -1)
 
         return replace(
             self,
             columns=follow(self.columns),
             source=follow(self.source),
             tile=follow(self.tile),
+            cell=follow(self.cell),
+            size=reduction.carry(self.size),
             length=reduction.count,
         )
 
@@ -131,26 +144,19 @@ class Items:
         text: tuple[Tensor, Tensor] | None,
     ) -> TokenView:
         """What a method is shown of these items."""
-
-        def cls(encoder_layer: int) -> Tensor:
-            rows = []
-            for item, picture in enumerate(self.pictures):
-                if picture is None:
-                    raise UnsupportedError(
-                        "These pictures were encoded outside tokenry, without their [CLS] rows."
-                    )
-                record, number = picture
-                row = record.attention(number, encoder_layer).to(features.device)
-                rows.append(gather_rows(row.T[None], self.source[item][None])[0].T)
-            return torch.stack(rows)
-
         return TokenView(
             features=features,
             length=self.length,
             grid=self.grid,
             source=self.source,
             tile=self.tile,
+            cell=self.cell,
+            tiles=self.tiles,
+            image_size=self.image_size,
+            size=self.size,
+            protected=torch.zeros_like(self.source, dtype=torch.bool),
             entry=self.entry,
+            tower=Tower.DECODER,
             layer=layer,
             depth=depth,
             row=self.row,
@@ -160,8 +166,78 @@ class Items:
             text=text[0] if text else None,
             text_length=text[1] if text else None,
             _attention=attention,
-            _cls=cls,
+            encoder=_EncoderRecord(self.pictures, self.source, features.device),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _EncoderRecord(EncoderView):
+    """What was recorded of the encoder, for the tokens of items.
+
+    Attributes:
+        pictures: for each item, its record and its number in it.
+        source: each token's index in its item as the encoder delivered it; -1 = padding.
+        device: of what is shown.
+    """
+
+    pictures: tuple[tuple[Pictures, int] | None, ...]
+    source: Int[Tensor, "items n"]
+    device: torch.device
+
+    def cls_attention(self, layer: int) -> Float[Tensor, "items heads n"]:
+        return self._of_items(lambda record, item: record.attention(item, layer).T).mT
+
+    def cls_logits(self, layer: int) -> Float[Tensor, "items heads n"]:
+        return self._of_items(lambda record, item: record.logits(item, layer).T).mT
+
+    def keys(self, layer: int) -> Float[Tensor, "items heads n d"]:
+        shapes: list[tuple[int, int]] = []
+
+        def flat(record: Pictures, item: int) -> Float[Tensor, "n f"]:
+            keys = record.encoder_keys(item, layer)
+            shapes.append((keys.shape[0], keys.shape[2]))
+            return keys.transpose(0, 1).flatten(1)
+
+        keys = self._of_items(flat)
+        return keys.unflatten(2, shapes[0]).transpose(1, 2)
+
+    def _of_items(self, of: Callable[[Pictures, int], Tensor]) -> Float[Tensor, "items n f"]:
+        rows = []
+        for picture, source in zip(self.pictures, self.source, strict=True):
+            if picture is None:
+                raise UnsupportedError(
+                    "These pictures were encoded outside tokenry, without a record of their encoder."
+                )
+            rows.append(gather_rows(of(*picture).to(self.device)[None], source[None])[0])
+        return torch.stack(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What is known of one item."""
+
+    tile: Int[Tensor, " n"]
+    cell: Int[Tensor, "n 2"]
+    grid: tuple[int, int, int]
+    tiles: tuple[int, int]
+    image_size: tuple[int, int]
+    key: int
+
+
+def _told(picture: tuple[Pictures, int] | None, n: int, device: torch.device) -> _Told:
+    if picture is None:
+        line = torch.zeros(n, dtype=torch.long, device=device)
+        return _Told(line, torch.full((n, 2), -1, device=device), (1, 1, n), (0, 0), (0, 0), 0)
+    record, i = picture
+    frames, height, width = record.grid[i].tolist()
+    return _Told(
+        tile=record.numbers(i).to(device),
+        cell=record.cells(i).to(device),
+        grid=(frames, height, width),
+        tiles=record.tiles[i],
+        image_size=record.sizes[i],
+        key=int(record.key[i]),
+    )
 
 
 def _runs(visual: Bool[Tensor, "b t"]) -> list[tuple[int, Int[Tensor, " n"]]]:

@@ -1,7 +1,7 @@
 """Index arithmetic of shortened sequences: which columns stay, which positions they get, what attends to what.
 
 A *column* is a token's place in the full sequence; a *layout* is a left-padded table of the columns that are left at
-one stage of the decoder. Pure functions on tensors; nothing here knows a model.
+one segment of the decoder. Pure functions on tensors; nothing here knows a model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Int, Real
 from torch import Tensor
 
 
@@ -154,8 +154,3 @@ def crop_mask(
         return (both & ~hidden) | (queries < 0)[:, None, :, None]
     both = both.masked_fill(hidden, torch.finfo(both.dtype).min)
     return both.masked_fill((queries < 0)[:, None, :, None], 0.0)
-
-
-def additive(mask: Bool[Tensor, "b 1 q k"], dtype: torch.dtype) -> Float[Tensor, "b 1 q k"]:
-    """The mask as numbers to add to logits: eager attention would add True as 1."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

@@ -16,8 +16,8 @@ from tokenry.tokens import InputError
 
 
 @dataclass
-class Memory:
-    """What a key-value cache holds, stage by stage. A stage is named by the decoder layer it begins with.
+class CacheLedger:
+    """What a key-value cache holds, segment by segment. A segment is named by the decoder layer it begins with.
 
     It belongs to the cache: both are copied together, and rows that are repeated, chosen or reordered are so in both.
     Calls of a session find it there. To everything else the cache refuses to grow if it was shortened, since a model
@@ -42,8 +42,8 @@ class Memory:
     whole: bool = False
 
     @classmethod
-    def of(cls, cache: Cache | None, batch: int, *, prefix: torch.device | None = None) -> Memory:
-        """The memory of a cache, cut to what the cache still holds; a new one if the cache is empty.
+    def of(cls, cache: Cache | None, batch: int, *, prefix: torch.device | None = None) -> CacheLedger:
+        """The ledger of a cache, cut to what the cache still holds; a new one if the cache is empty.
 
         Args:
             cache: the cache of a call.
@@ -56,8 +56,8 @@ class Memory:
         """
         if cache is None or keys_seen(cache, 0) == 0:
             return cls()
-        memory = memory_of(cache)
-        if memory is None:
+        ledger = ledger_of(cache)
+        if ledger is None:
             if prefix is None:
                 raise InputError(
                     "This cache was filled outside the session, so what it holds of the picture is unknown. Run the "
@@ -66,28 +66,28 @@ class Memory:
                 )
             held = keys_seen(cache, 0)
             return cls(seen=held, columns={0: torch.arange(held, device=prefix).expand(batch, -1)})
-        memory._cut_to(cache, batch)
-        return memory
+        ledger._cut_to(cache, batch)
+        return ledger
 
     def _cut_to(self, cache: Cache, batch: int) -> None:
         """Assisted decoding takes rejected tokens back, the same number everywhere."""
         self._mend(cache)
         gone: set[int] = set()
-        for stage, columns in self.columns.items():
+        for segment, columns in self.columns.items():
             if len(columns) != batch:
                 raise InputError(
                     f"The cache holds {len(columns)} sequence(s), this call has {batch}. Run the prompt for as many "
                     "rows as are to be continued, or repeat the cache's rows (cache.batch_repeat_interleave)."
                 )
             # Layers that reuse an earlier one's keys have none in the cache: what left it left everywhere.
-            held = keys_seen(cache, stage) if keeps_keys(cache, stage) else columns.shape[1] - sum(gone)
+            held = keys_seen(cache, segment) if keeps_keys(cache, segment) else columns.shape[1] - sum(gone)
             gone.add(columns.shape[1] - held)
             if held > columns.shape[1] or len(gone) > 1:
                 raise InputError(
-                    f"The cache holds {held} tokens at layer {stage}, the session put {columns.shape[1]} there: it "
+                    f"The cache holds {held} tokens at layer {segment}, the session put {columns.shape[1]} there: it "
                     "was also used outside the session. Run the prompt again, inside one."
                 )
-            self.columns[stage] = columns[:, :held]
+            self.columns[segment] = columns[:, :held]
         self.seen -= sum(gone)
         self.next = None if self.next is None else self.next - sum(gone)
 
@@ -101,7 +101,7 @@ class Memory:
         if (
             not self.columns
             or held is None
-            or len({self._stage(i).shape[1] - n for i, n in held.items()}) > 1
+            or len({self._segment(i).shape[1] - n for i, n in held.items()}) > 1
         ):
             raise InputError(_TORN)
         self.undo = None
@@ -119,14 +119,14 @@ class Memory:
         """The call has come to its end, and the cache is nobody's until the next."""
         self.undo, self.in_call = None, False
 
-    def _stage(self, layer: int) -> Int[Tensor, "b c"]:
+    def _segment(self, layer: int) -> Int[Tensor, "b c"]:
         """The columns that a layer's cache was given."""
-        return self.columns[max(stage for stage in self.columns if stage <= layer)]
+        return self.columns[max(segment for segment in self.columns if segment <= layer)]
 
     def split(self, layer: int) -> None:
-        """Let a stage begin at `layer`, which until now ran in the stage before it."""
+        """Let a segment begin at `layer`, which until now ran in the segment before it."""
         if self.columns and layer not in self.columns:
-            before = max(stage for stage in self.columns if stage < layer)
+            before = max(segment for segment in self.columns if segment < layer)
             self.columns[layer] = self.columns[before]
             if before in self.shift:
                 self.shift[layer] = self.shift[before]
@@ -146,7 +146,7 @@ class Memory:
         return min(columns.shape[1] for columns in self.columns.values())
 
     def keep_in(self, cache: Any) -> None:
-        """Hand this memory to the cache it describes."""
+        """Hand this ledger to the cache it describes."""
         if isinstance(cache, Cache):
             watch_cache(cache, self)
 
@@ -185,25 +185,25 @@ class Memory:
 
     def stands_for(self, layer: int, held: int) -> int:
         """Columns of the full sequence that `held` tokens of a layer stand for: some may have been taken back."""
-        return self.seen - (self._stage(layer).shape[1] - held) if self.columns else held
+        return self.seen - (self._segment(layer).shape[1] - held) if self.columns else held
 
     def rows(self, pick: Callable[[Tensor], Tensor]) -> None:
         """Follow the cache, whose rows were moved; `pick` does the same to a tensor with a row for each."""
-        self.columns = {stage: pick(columns) for stage, columns in self.columns.items()}
-        self.shift = {stage: pick(shift) for stage, shift in self.shift.items()}
+        self.columns = {segment: pick(columns) for segment, columns in self.columns.items()}
+        self.shift = {segment: pick(shift) for segment, shift in self.shift.items()}
         self.next = None if self.next is None else pick(self.next)
 
 
-def memory_of(cache: Cache) -> Memory | None:
+def ledger_of(cache: Cache) -> CacheLedger | None:
     """What a session has noted about a cache; None if none has."""
     watcher = cache_watcher(cache)
-    return watcher if isinstance(watcher, Memory) else None
+    return watcher if isinstance(watcher, CacheLedger) else None
 
 
 def columns_seen(cache: Cache) -> int:
     """Tokens of the full sequence that a cache stands for: masks of a call that goes on cover them and its own."""
-    memory, held = memory_of(cache), keys_seen(cache, 0)
-    return held if memory is None else memory.stands_for(0, held)
+    ledger, held = ledger_of(cache), keys_seen(cache, 0)
+    return held if ledger is None else ledger.stands_for(0, held)
 
 
 _TORN: Final = (

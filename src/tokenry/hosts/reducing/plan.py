@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from tokenry.hosts.host import Host
 from tokenry.hosts.upstream import attention_kernel
 from tokenry.hosts.vision import no_cls
-from tokenry.tokens import Depth, Method, Stage, TokenryError, UnsupportedError
+from tokenry.tokens import Cut, Depth, Method, Stage, TokenryError, UnsupportedError
+
+_SUPPORTED: Final = frozenset({Stage.INPUT, Stage.LAYER})
 
 
 def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[int, list[tuple[int, Method]]]:
@@ -23,7 +26,7 @@ def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[in
         TokenryError: no method, or methods in an order in which they cannot act.
     """
     if not methods:
-        raise TokenryError("No method given; name at least one, for example 'fastervlm'.")
+        raise TokenryError("No method given; name at least one (`tokenry list` shows them).")
     if not host.token_ids and not marked:
         raise UnsupportedError(
             f"{host.name} has no visual tokens ({host.why_no_pictures}). For a text model, say which "
@@ -35,11 +38,7 @@ def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[in
     depth, first = host.depth, -1
     plan: dict[int, list[tuple[int, Method]]] = {}
     for number, method in enumerate(methods):
-        if method.stage in (Stage.ENCODER, Stage.CACHE):
-            raise UnsupportedError(
-                f"{method.slug} acts at stage {method.stage}; supported here: input, layer."
-            )
-        cuts = method.cuts(depth)
+        cuts = _decoder_cuts(method, depth)
         if any(cut > 0 for cut in cuts) and host.why_no_layer_stage:
             raise UnsupportedError(f"{host.name} supports stage input only: {host.why_no_layer_stage}.")
         if not cuts or list(cuts) != sorted(set(cuts)) or not 0 <= cuts[0] <= cuts[-1] < depth.decoder:
@@ -59,6 +58,17 @@ def plan_methods(host: Host, methods: Sequence[Method], marked: bool) -> dict[in
     return dict(sorted(plan.items()))
 
 
+def _decoder_cuts(method: Method, depth: Depth) -> tuple[int, ...]:
+    """The decoder layers before which a method acts, if it acts nowhere else."""
+    cuts = [Cut.of(cut) for cut in method.cuts(depth)]
+    stages = {method.stage, *(cut.stage for cut in cuts)}
+    if beyond := sorted(stages - _SUPPORTED):
+        raise UnsupportedError(
+            f"{method.slug} acts at stage {', '.join(beyond)}; supported here: {', '.join(sorted(_SUPPORTED))}."
+        )
+    return tuple(cut.block for cut in cuts)
+
+
 def require_kernel(host: Host) -> None:
     """Refuse a decoder whose attention takes masks of an unknown form.
 
@@ -74,7 +84,7 @@ def require_kernel(host: Host) -> None:
 
 def _reads_cls(method: Method, cut: int, depth: Depth) -> bool:
     try:
-        return bool(method.needs(cut, depth).cls_layers)
+        return method.needs(cut, depth).cls
     except TokenryError:
         if depth.encoder:
             raise

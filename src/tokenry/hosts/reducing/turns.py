@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
 
 from tokenry.hosts.patches import put
-from tokenry.hosts.reducing.call import Chunk
+from tokenry.hosts.reducing.call import DecoderCall
 from tokenry.hosts.reducing.items import Items
-from tokenry.hosts.reducing.ledger import columns_seen, memory_of
+from tokenry.hosts.reducing.ledger import columns_seen, ledger_of
 from tokenry.hosts.upstream import cache_given, unknown_release
 from tokenry.tokens import InputError, UnsupportedError
 
@@ -31,7 +31,7 @@ class Turn:
     """
 
     end: int | None
-    first: Chunk | None = None
+    first: DecoderCall | None = None
 
 
 class Turns(threading.local):
@@ -67,27 +67,27 @@ class Turns(threading.local):
     def turn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
         """One call of `generate` with these arguments."""
         cache = cache_given(kwargs)
-        memory = None if cache is None else memory_of(cache)
+        ledger = None if cache is None else ledger_of(cache)
         self._open.append(Turn(_prompt_end(args, kwargs)))
         try:
             with ExitStack() as stack:
                 # `generate` cuts what was seen off the ids it is given, by the cache's length.
-                if memory is not None:
-                    stack.enter_context(memory.counted_whole())
+                if ledger is not None:
+                    stack.enter_context(ledger.counted_whole())
                 yield
         finally:
             self._open.pop()
 
-    def place(self, chunk: Chunk) -> None:
+    def place(self, call: DecoderCall) -> None:
         """Tell a call of the decoder how much of it is no prompt, and what was decided about its prompt before.
 
         Raises:
             UnsupportedError: the prompt comes in pieces, or goes on with a cache that is not seen.
         """
-        turn, ids = self._open[-1] if self._open else None, chunk.tokens
+        turn, ids = self._open[-1] if self._open else None, call.tokens
         if turn is None or turn.end is None or ids is None:
             return
-        end = chunk.offset + chunk.shape[1]
+        end = call.offset + call.shape[1]
         if end < turn.end:
             if turn.first is not None:  # it was read as a whole before: this is no piece of it
                 raise UnsupportedError(
@@ -97,20 +97,20 @@ class Turns(threading.local):
                 f"The prompt of {turn.end} tokens comes in pieces, of which this one ends at {end}; which tokens stay "
                 "is decided for a prompt as a whole. Leave `prefill_chunk_size` out: reduced prompts are short."
             )
-        chunk.tail = min(end - turn.end, chunk.shape[1])
-        if turn.first is not None and turn.first.prompt is not None and chunk.begins:
-            chunk.again = torch.equal(ids[:, : turn.end], turn.first.prompt)
-            chunk.decisions = turn.first.decisions if chunk.again else {}
-        chunk.prompt = ids[:, : chunk.shape[1] - chunk.tail]
+        call.tail = min(end - turn.end, call.shape[1])
+        if turn.first is not None and turn.first.prompt is not None and call.begins:
+            call.again = torch.equal(ids[:, : turn.end], turn.first.prompt)
+            call.decisions = turn.first.decisions if call.again else {}
+        call.prompt = ids[:, : call.shape[1] - call.tail]
 
-    def items(self, chunk: Chunk) -> Items | None:
+    def items(self, call: DecoderCall) -> Items | None:
         """The pictures of a prompt that is run again; None if it is not."""
-        return self._open[-1].first.met if chunk.again and self._open[-1].first is not None else None
+        return self._open[-1].first.met if call.again and self._open[-1].first is not None else None
 
-    def keep(self, chunk: Chunk) -> None:
+    def keep(self, call: DecoderCall) -> None:
         """Remember a prompt that was reduced."""
         if self._open and self._open[-1].first is None:
-            self._open[-1].first = chunk
+            self._open[-1].first = call
 
 
 def _prompt_end(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:

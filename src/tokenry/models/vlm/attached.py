@@ -52,6 +52,11 @@ class AttachedConnector:
         """A language model that is trained with a connector never sees the gaps of what is not there."""
         return Positions.COMPACT
 
+    @property
+    def differentiable(self) -> bool:
+        """Not through weights: where gradients are recorded, its tokens are made anew (`_Written.apply`)."""
+        return False
+
     def cuts(self, depth: Depth) -> tuple[int, ...]:
         """Before the first layer."""
         return (0,)

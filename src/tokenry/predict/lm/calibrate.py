@@ -13,12 +13,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tokenry.hosts.host import evaluating
-from tokenry.hosts.reducing import layout
 from tokenry.hosts.reducing.hooks import paused
-from tokenry.hosts.upstream import plain_layers, with_cache
+from tokenry.hosts.treepass import read_text, tree_pass
+from tokenry.hosts.upstream import longest_text
 from tokenry.hosts.wrappers import device_of, unwrap
-from tokenry.predict.lm.requirements import longest_text, plain_cache
-from tokenry.predict.lm.trial import try_drafts
+from tokenry.predict.lm.requirements import try_drafts
 from tokenry.tokens.errors import InputError
 
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -104,53 +103,52 @@ def calibrate(
         )
     plain: PreTrainedModel = unwrap(model)
     try_drafts(plain)
-    config = plain.config.get_text_config()
-    longest = longest_text(config)
+    longest = longest_text(plain.config)
     if longest is not None:
         # Half of the positions for the text, where they are few: a tree is as good beside a short one.
         context = max(1, min(context, max(longest - sizes[-1], longest // 2)))
         sizes = [n for n in sizes if n == 1 or context + n <= longest]
-    device = device_of(plain)
+    with evaluating(plain), paused(plain):
+        times = _measured(plain, context, sizes, rounds)
+    return Calibration(
+        {n: median(values) for n, values in times.items()},
+        context,
+        str(plain.dtype).removeprefix("torch."),
+        device_of(plain).type,
+        torch.get_num_threads(),
+    )
+
+
+def _measured(model: PreTrainedModel, context: int, sizes: list[int], rounds: int) -> dict[int, list[float]]:
+    """Seconds of passes over each number of rows behind a random text, `rounds` of each."""
+    device = device_of(model)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, config.vocab_size, (1, context + sizes[-1]), generator=generator).to(device)
-    cache = plain_cache(plain)
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.randint(0, vocabulary, (1, context + sizes[-1]), generator=generator).to(device)
+    cache = read_text(model, ids[:, :context])
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     now = time.process_time if alone else time.perf_counter
 
     def once(n: int) -> float:
-        # A tree's mask: one row needs none, as in plain decoding.
-        visible = torch.ones(1, 1, n, context + n, dtype=torch.bool, device=device).tril(context)
-        mask = layout.additive(visible, plain.dtype)
+        # One row needs no mask, as in plain decoding.
+        visible = torch.ones(1, n, context + n, dtype=torch.bool, device=device).tril(context)
+        rows = {"input_ids": ids[:, context : context + n]}
+        positions = torch.arange(context, context + n, device=device)[None]
         _wait(device)
         started = now()
-        plain(
-            input_ids=ids[:, context : context + n],
-            attention_mask=mask if n > 1 else None,
-            position_ids=torch.arange(context, context + n, device=device)[None],
-            **with_cache(plain, cache),
-            use_cache=True,
-        )
+        tree_pass(model, cache, rows, visible if n > 1 else None, positions)
         _wait(device)
         spent = now() - started
         cache.crop(-n)
         return spent
 
+    for n in sizes:
+        once(n)  # kernels are chosen and memory is taken the first time
     times: dict[int, list[float]] = {n: [] for n in sizes}
-    with evaluating(plain), paused(plain):
-        plain(input_ids=ids[:, :context], **with_cache(plain, cache), use_cache=True)
-        plain_layers(cache)  # refuses what cannot be cut
-        for n in sizes:
-            once(n)  # kernels are chosen and memory is taken the first time
-        for round_ in range(rounds):
-            for n in sizes if round_ % 2 else reversed(sizes):
-                times[n].append(once(n))
-    return Calibration(
-        {n: median(values) for n, values in times.items()},
-        context,
-        str(plain.dtype).removeprefix("torch."),
-        device.type,
-        torch.get_num_threads(),
-    )
+    for round_ in range(rounds):
+        for n in sizes if round_ % 2 else reversed(sizes):
+            times[n].append(once(n))
+    return times
 
 
 def _wait(device: torch.device) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
@@ -15,53 +14,20 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, StoppingCriteriaList, StopStringCriteria
 
-from tokenry.hosts.reducing.hooks import paused
 from tokenry.hosts.upstream import GenerateDecoderOnlyOutput, attention_kernel
 from tokenry.hosts.wrappers import device_of, unwrap
 from tokenry.predict.lm.calibrate import Calibration, calibrate
 from tokenry.predict.lm.merged import Merged
-from tokenry.predict.lm.ppd.prompts import PromptTokens
-from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding
-from tokenry.predict.lm.prompt_lookup import PromptLookup
-from tokenry.predict.lm.proposer import Proposer, SizedProposer
-from tokenry.predict.lm.requirements import require_drafts
+from tokenry.predict.lm.proposer import Guesser, Proposer, SizedProposer, WarmProposer
+from tokenry.predict.lm.registry import DECODERS
+from tokenry.predict.lm.requirements import require_drafts, try_drafts
 from tokenry.predict.lm.sizing import Expected, Sizing
 from tokenry.predict.lm.speculate import Speculation
-from tokenry.predict.lm.token_recycling import TokenRecycling
-from tokenry.predict.lm.trial import try_drafts
-from tokenry.predict.lm.warm_up import usual_successors
-from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
+from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.tokens.ids import IdsLike, id_rows
 
-
-def _recycling(model: PreTrainedModel) -> TokenRecycling:
-    return TokenRecycling(int(model.config.get_text_config().vocab_size))
-
-
-def _prompt_tokens(model: PreTrainedModel) -> ParallelPromptDecoding:
-    config = model.config.get_text_config()
-    if tuple(getattr(config, name, None) for name in _SMOLLM2) != tuple(_SMOLLM2.values()):
-        raise UnsupportedError(
-            f"The prompt tokens that come with tokenry are for SmolLM2-135M, not for {type(model).__name__} of width "
-            f"{config.hidden_size}. Train some (tokenry.predict.lm.ppd.training), and pass "
-            "ParallelPromptDecoding(PromptTokens.load(...))."
-        )
-    return ParallelPromptDecoding(PromptTokens.for_smollm2())
-
-
-DECODERS: Final[Mapping[str, Callable[[PreTrainedModel], Proposer]]] = MappingProxyType(
-    {
-        "token-recycling": _recycling,
-        "prompt-lookup": lambda model: PromptLookup(),
-        "recycling+lookup": lambda model: Merged((PromptLookup(), _recycling(model))),
-        "ppd": _prompt_tokens,
-    }
-)
-"""The decoders that have a name."""
-
-_SMOLLM2: Final = MappingProxyType(
-    {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
-)  # whose vocabulary may have grown
+_COMBINED: Final = "+"
+"""Between names of decoders: their guesses in one tree."""
 
 _Kept = tuple[Mapping[int, float], Speculation]
 
@@ -70,9 +36,24 @@ _CALIBRATED: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], Calibratio
 _IN_USE: WeakKeyDictionary[PreTrainedModel, dict[tuple[str, int], _Kept]] = WeakKeyDictionary()
 
 
+def decoder_names() -> tuple[str, ...]:
+    """The decoders that have a name: tokenry's own, and those of installed packages."""
+    return DECODERS.names()
+
+
+def require_decoder(name: str) -> None:
+    """Refuse a name that stands for no decoder, without making one.
+
+    Raises:
+        UnknownNameError: naming those that there are.
+    """
+    for each in (name,) if name in decoder_names() else name.split(_COMBINED):
+        DECODERS.get(each)
+
+
 def decoder(
     model: nn.Module,
-    how: str | Proposer = "recycling+lookup",
+    how: str | Proposer | None = None,
     *,
     calibration: Calibration | Mapping[int, float] | None = None,
     sizing: Sizing | None = None,
@@ -86,14 +67,14 @@ def decoder(
 
     Args:
         model: a causal language model, or a vision-language model; also one of peft or `torch.compile`.
-        how: "recycling+lookup" (token recycling and prompt lookup in one tree), "token-recycling", "prompt-lookup",
-            "ppd" (SmolLM2 only), or a proposer (`tokenry.predict.lm.proposer.Proposer`).
+        how: the name of a decoder (`tokenry.predict.decoder_names`), two of them joined by "+" for the guesses of both
+            in one tree, or a proposer (`tokenry.predict.Proposer`); by default the fastest that needs no training.
         calibration: forward times on this machine, from `tokenry.predict.lm.calibrate`; measured once for a model, in
             a few seconds, if not given.
         sizing: decides how many guesses a pass judges; by default as many as the calibration says repay their time.
-        warm_up: fill token recycling's matrix beforehand with what the model expects after each token, which costs as
-            much as reading a text as long as the vocabulary (a minute for SmolLM2 on one CPU core). With a folder, the
-            matrix is read from there, or made and kept there.
+        warm_up: for decoders that learn from texts: ask the model beforehand for what they learn otherwise, such as
+            what it expects after each token of its vocabulary (a minute for SmolLM2 on one CPU core). With a folder,
+            what was found is read from there, or found and kept there.
 
     Returns:
         A `Speculation`; its `stats` tell what the last call took.
@@ -101,31 +82,30 @@ def decoder(
     Raises:
         UnknownNameError: no decoder has that name.
         UnsupportedError: the model cannot judge the guesses of a tree; the message says what it lacks.
-        InputError: a model that writes no text; a warm start of a decoder that recycles nothing, or from a matrix of
-            another model.
+        InputError: a model that writes no text; a warm start of a decoder that has none, or from what was found with
+            another model; decoders in one tree whose guesses cannot be merged.
     """
     plain: PreTrainedModel = unwrap(model, bare=False)
     try_drafts(plain)
-    if isinstance(how, str):
-        how = _named(plain, how)
-    if not isinstance(how, Proposer):
+    proposer = _named(plain, how) if how is None or isinstance(how, str) else how
+    if not isinstance(proposer, Proposer):
         raise InputError(
-            f"A decoder is a name ({', '.join(DECODERS)}) or a proposer, which has begin, propose and learn; "
-            f"got {how!r}."
+            f"A decoder is a name ({', '.join(decoder_names())}) or a proposer, which has begin, propose and learn; "
+            f"got {proposer!r}."
         )
     if warm_up is not False:
-        _warm_up(plain, how, None if warm_up is True else Path(warm_up))
+        _warm_up(plain, proposer, None if warm_up is True else Path(warm_up))
     if sizing is None:
         latency = _latency(plain, calibration)
-        sizing = how.sizing(latency) if isinstance(how, SizedProposer) else Expected(latency)
-    return Speculation(how, sizing)
+        sizing = proposer.sizing(latency) if isinstance(proposer, SizedProposer) else Expected(latency)
+    return Speculation(proposer, sizing)
 
 
 def generate(
     model: nn.Module,
     inputs: Mapping[str, Any] | IdsLike,
     *,
-    decoder: str | Proposer | Speculation = "recycling+lookup",
+    decoder: str | Proposer | Speculation | None = None,
     calibration: Calibration | Mapping[int, float] | None = None,
     tokenizer: Any = None,
     streamer: Any = None,
@@ -199,9 +179,10 @@ def _batched(inputs: Any, device: torch.device) -> dict[str, Any]:
 
 
 def _kept(
-    model: PreTrainedModel, how: str | Proposer, calibration: Calibration | Mapping[int, float] | None
+    model: PreTrainedModel, how: str | Proposer | None, calibration: Calibration | Mapping[int, float] | None
 ) -> Speculation:
     """The decoder of that name which this model has used before, if any, sized for the machine as it is now."""
+    how = DECODERS.default if how is None else how
     if not isinstance(how, str):
         return decoder(model, how, calibration=calibration)
     known = _IN_USE.setdefault(model, {})
@@ -215,27 +196,26 @@ def _kept(
     return known[key][1]
 
 
-def _named(model: PreTrainedModel, name: str) -> Proposer:
-    if name not in DECODERS:
-        raise UnknownNameError(f"No decoder is called {name!r}; there are {', '.join(DECODERS)}.")
-    return DECODERS[name](model)
+def _named(model: PreTrainedModel, name: str | None) -> Proposer:
+    """The proposer of a name, or of several that are joined."""
+    name = DECODERS.default if name is None else name
+    if name in decoder_names() or _COMBINED not in name:
+        return DECODERS.get(name).for_model(model)
+    parts = [(each, DECODERS.get(each).for_model(model)) for each in name.split(_COMBINED)]
+    guessers = [part for _, part in parts if isinstance(part, Guesser)]
+    if len(guessers) < len(parts):
+        alone = next(each for each, part in parts if not isinstance(part, Guesser))
+        raise InputError(f"The guesses of {alone!r} cannot be merged with others; use it alone.")
+    return Merged(guessers)
 
 
 def _warm_up(model: PreTrainedModel, proposer: Proposer, folder: Path | None) -> None:
     parts = proposer.guessers if isinstance(proposer, Merged) else (proposer,)
-    recycling = [part for part in parts if isinstance(part, TokenRecycling)]
-    if not recycling:
-        raise InputError(
-            f"{type(proposer).__name__} recycles no tokens, so it has no warm start; leave warm_up off."
-        )
-    for one in recycling:
-        if folder is not None and folder.exists():
-            one.load(folder)
-        else:
-            with paused(model):
-                one.successors[:] = usual_successors(model, k=one.k)
-            if folder is not None:
-                one.save(folder)
+    warm = [part for part in parts if isinstance(part, WarmProposer)]
+    if not warm:
+        raise InputError(f"{type(proposer).__name__} has no warm start; leave warm_up off.")
+    for part in warm:
+        part.warm_up(model, folder)
 
 
 def _latency(

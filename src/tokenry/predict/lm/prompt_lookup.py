@@ -1,13 +1,14 @@
-"""Prompt lookup: what followed the last few tokens before, follows them again."""
+"""n-gram draft proposer over the text so far (prompt lookup decoding)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 import numpy as np
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tokenry.predict.lm.guesses import Guesses, TrackRecord
 from tokenry.predict.lm.proposer import Verified
@@ -52,6 +53,11 @@ class PromptLookup:
         # Beliefs to begin with: longer matches hold more often, and what has held holds on.
         match, step = np.divmod(np.arange((self.longest + 1) * _STEPS), _STEPS)
         self._record = TrackRecord(np.where(step == 0, 0.2 + 0.1 * match, 0.5 + 0.07 * match).clip(max=0.9))
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel) -> Self:
+        """See `NamedProposer.for_model`: nothing depends on the model."""
+        return cls()
 
     def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None) -> None:
         """See `Proposer.begin`."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tokenry.predict.lm.acceptance import Accepted
 from tokenry.predict.lm.guesses import Guesses
@@ -73,6 +75,38 @@ class Proposer(Protocol):
 
     def learn(self, row: int, verified: Verified) -> None:
         """See what the model made of a draft."""
+        ...
+
+
+@runtime_checkable
+class NamedProposer(Proposer, Protocol):
+    """A proposer that can be asked for by name: it knows how to be made for a model."""
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel) -> Self:
+        """The proposer for a model, as it is by default.
+
+        Raises:
+            UnsupportedError: it needs weights that were trained for the model, and there are none; the message says
+                how to make some.
+        """
+        ...
+
+
+@runtime_checkable
+class WarmProposer(Proposer, Protocol):
+    """A proposer that learns from texts, and can be given a start from what the model itself knows."""
+
+    def warm_up(self, model: PreTrainedModel, folder: Path | None = None) -> None:
+        """Ask the model beforehand what it learns from texts otherwise.
+
+        Args:
+            model: whose texts will be drafted.
+            folder: what was found is read from there, or found and kept there.
+
+        Raises:
+            InputError: the folder holds something else, or what was found with another model.
+        """
         ...
 
 

@@ -1,29 +1,25 @@
-"""What trees of tokens ask of a model, looked up in its configuration and signatures."""
+"""What decoding with drafts asks of a model, and of the options that `generate` is called with."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
+from tokenry.hosts.treepass import require_trees, try_tree
 from tokenry.hosts.upstream import (
-    DynamicCache,
-    attention_kernel,
-    is_encoder_decoder,
-    is_recurrent,
-    lacks_cache,
-    parameters,
-    plain_layers,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
     require_generation,
-    require_release,
-    takes_additive_masks,
-    takes_anything,
-    without_windows,
+    special_search,
 )
 from tokenry.tokens.errors import InputError, UnsupportedError
 
-__all__ = ["longest_text", "plain_cache", "require_drafts", "require_trees"]
+_STATEFUL: Final = (UnbatchedClassifierFreeGuidanceLogitsProcessor, SynthIDTextWatermarkLogitsProcessor)
+"""Logits processors that remember their calls, and take each for one more token of the text."""
+
+_NOT_KEPT: Final = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
 def require_drafts(model: nn.Module) -> None:
@@ -44,61 +40,52 @@ def require_drafts(model: nn.Module) -> None:
     require_generation(model)
 
 
-def require_trees(model: nn.Module) -> None:
-    """Refuse a model that cannot read tokens side by side behind a cached text, by what it lacks for it.
+def try_drafts(model: Any) -> None:
+    """Refuse a model that cannot judge drafts, also for a reason that shows in a pass only: it makes a small one.
 
     Raises:
-        InputError: no model of transformers.
-        UnsupportedError: an encoder-decoder; a model without position ids, masks for single tokens, or a cache that
-            gives tokens back; a release of transformers that is too old.
+        InputError, UnsupportedError: as `require_drafts` and `try_tree`.
     """
-    require_release()
-    name = type(model).__name__
-    if not isinstance(model, PreTrainedModel):
-        raise InputError(f"Expected a transformers model, got {name}; load one with AutoModelForCausalLM.")
-    if is_encoder_decoder(model.config):
-        raise UnsupportedError(f"{name} has an encoder; trees of tokens need a decoder-only model.")
-    _require_arguments(model, name)
-    plain_cache(model)
-    kernel = attention_kernel(model.config.get_text_config())
-    if not takes_additive_masks(kernel):
-        raise UnsupportedError(
-            f"The attention implementation {kernel!r} takes no mask that says for every single token what it sees, "
-            "which a tree of tokens needs; load the model with attn_implementation='sdpa' (or 'eager')."
-        )
+    require_drafts(model)
+    try_tree(model)
 
 
-def _require_arguments(model: PreTrainedModel, name: str) -> None:
-    known = parameters(model)
-    if takes_anything(model) and "input_ids" not in known:
-        return  # a wrapper, such as that of Duo-LLM: its `generate` is that of the model inside
-    if is_recurrent(model) or lacks_cache(model):
-        raise UnsupportedError(
-            f"{name} keeps no cache of keys and values that tokens could be taken out of again: its layers cannot give "
-            "tokens back. Trees of tokens need attention in every layer."
-        )
-    missing = next((each for each in ("attention_mask", "position_ids") if each not in known), None)
-    if missing is not None:
-        raise UnsupportedError(
-            f"{name} takes no `{missing}`: it counts where tokens stand by itself, one behind the other, and those "
-            "of a tree stand side by side. Draft trees and byte probabilities need another model."
-        )
+def require_options(
+    config: GenerationConfig, processors: LogitsProcessorList, columns: int, streams: int
+) -> None:
+    """Refuse what the options of `generate` ask for and guesses would change.
 
-
-def plain_cache(model: PreTrainedModel) -> DynamicCache:
-    """An empty cache for a model, from which tokens can be taken out again.
+    Args:
+        config: the options.
+        processors: of the logits.
+        columns: of the prompt.
+        streams: texts for which a streamer was handed in; 0 without one.
 
     Raises:
-        UnsupportedError: a model with layers that keep something else than keys and values.
+        InputError, UnsupportedError: by the option, and what to do.
     """
-    cache = DynamicCache(config=model.config.get_text_config())
-    without_windows(cache)
-    if cache.layers:
-        plain_layers(cache)
-    return cache
-
-
-def longest_text(config: Any) -> int | None:
-    """How many positions a language model knows, or None where nothing says."""
-    longest = getattr(config, "max_position_embeddings", None)
-    return None if longest is None else int(longest)
+    if config.num_beams > 1:
+        raise UnsupportedError(
+            f"Draft trees decode one text a row; num_beams={config.num_beams} does not fit."
+        )
+    search = special_search(config)
+    if search is not None:
+        raise UnsupportedError(
+            f"These options ask for {search}, a way of decoding of its own; draft trees stand for greedy search "
+            "and sampling. Leave them off, or the decoder."
+        )
+    asked = [name for name in _NOT_KEPT if getattr(config, name)]
+    if asked and config.return_dict_in_generate:
+        raise UnsupportedError(f"{asked[0]} is not kept while guesses are judged; leave it off.")
+    stateful = next((type(each).__name__ for each in processors if isinstance(each, _STATEFUL)), None)
+    if stateful is not None:
+        raise UnsupportedError(
+            f"{stateful} counts its calls as tokens of the text, but guesses are processed too; leave "
+            "guidance_scale (or the watermark) off, or decode without drafts."
+        )
+    if not config.use_cache:
+        raise UnsupportedError("Draft trees are judged against the cached text; leave use_cache on.")
+    if not columns:
+        raise InputError("The prompt is empty: give at least one token, such as the model's start token.")
+    if streams > 1:
+        raise InputError("A streamer shows one text; hand in one prompt, or leave the streamer off.")

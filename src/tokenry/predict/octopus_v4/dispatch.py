@@ -15,7 +15,7 @@ Worker = Callable[[str], str]
 
 
 @dataclass(frozen=True)
-class Call:
+class WorkerCall:
     """Who is asked, and what.
 
     Attributes:
@@ -43,7 +43,7 @@ class Hop:
         cost: Of the edge.
     """
 
-    call: Call
+    call: WorkerCall
     output: str | None
     cost: float
 
@@ -127,7 +127,7 @@ class Octopus:
         self._loaders = dict(loaders)
         self._loaded = lru_cache(maxsize=keep)(lambda name: self._loaders[name]())
 
-    def route(self, query: str) -> Call:
+    def route(self, query: str) -> WorkerCall:
         """Choose who is to answer a query, from the start of the graph, and word it for them.
 
         Raises:
@@ -136,7 +136,7 @@ class Octopus:
         """
         return self.route_many([query])[0]
 
-    def route_many(self, queries: Sequence[str]) -> list[Call]:
+    def route_many(self, queries: Sequence[str]) -> list[WorkerCall]:
         """Route several queries at once; see `route`."""
         return self._choose(self.graph.start, self.graph.start, queries, (), "\n".join(queries))
 
@@ -181,14 +181,14 @@ class Octopus:
                 stopped = "sink"
                 break
         if said is None:
-            call = Call(self.graph.general, query, 0.0, "unanswered")
+            call = WorkerCall(self.graph.general, query, 0.0, "unanswered")
             said = self._ask(call, query, tuple(hops))
             hops.append(Hop(call, said, self.graph.cost(at, call.worker)))
         return Answer(said, tuple(hops), stopped)
 
     def _choose(
         self, router: str, at: str, texts: Sequence[str], hops: tuple[Hop, ...], query: str
-    ) -> list[Call]:
+    ) -> list[WorkerCall]:
         """Let a router choose among the neighbours of a node."""
         asked = "\n".join(texts)
         node: Any = self._load(router, query, asked, hops)
@@ -210,16 +210,16 @@ class Octopus:
                 raise self._error(router, reason, query, asked, hops)
         return [self._call(text, one) for text, one in zip(texts, written, strict=True)]
 
-    def _call(self, query: str, written: Written) -> Call:
+    def _call(self, query: str, written: Written) -> WorkerCall:
         if written.worker is None:
-            return Call(self.graph.general, query, written.confidence, "unparsed")
+            return WorkerCall(self.graph.general, query, written.confidence, "unparsed")
         if written.confidence < self.threshold:
-            return Call(self.graph.general, query, written.confidence, "unsure")
+            return WorkerCall(self.graph.general, query, written.confidence, "unsure")
         if not written.argument.strip():
-            return Call(written.worker, query, written.confidence, "empty")
-        return Call(written.worker, written.argument, written.confidence)
+            return WorkerCall(written.worker, query, written.confidence, "empty")
+        return WorkerCall(written.worker, written.argument, written.confidence)
 
-    def _ask(self, call: Call, query: str, hops: tuple[Hop, ...]) -> str:
+    def _ask(self, call: WorkerCall, query: str, hops: tuple[Hop, ...]) -> str:
         worker: Any = self._load(call.worker, query, call.argument, hops)
         try:
             said = worker(self.graph.node(call.worker).fill(call.argument))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor
 
+from tokenry.hosts.upstream import longest_text
 from tokenry.predict.octopus_v4.adapter import load_adapter, save_adapter
 from tokenry.predict.octopus_v4.graph import Graph
 from tokenry.predict.octopus_v4.tokens import CallPrompt, FunctionalTokens
@@ -169,7 +170,7 @@ class FunctionalRouter:
         """Prompts with padding in front, and where they are."""
         rows = [torch.tensor(self.prompt(query)) for query in queries]
         longest = max(map(len, rows))
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = longest_text(self.model.config)
         if limit is not None and longest + self.max_new_tokens > limit:
             raise InputError(
                 f"A query makes a prompt of {longest} tokens, and with {self.max_new_tokens} for the call it does not "

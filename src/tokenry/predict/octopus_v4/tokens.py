@@ -18,13 +18,12 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 from torch import nn
 
+from tokenry.hosts.chat import ChatPrompt, Message
 from tokenry.hosts.encoding import encode_plain
-from tokenry.hosts.plain_text import PlainText
 from tokenry.tokens.errors import InputError, UnknownNameError, UnsupportedError
 
 SYSTEM: Final = "You are a router. Call the right function for the query."
 _END: Final = "end of the call"
-_MARK: Final = "\ue000"  # private use: stands where the query goes while a chat template is filled in
 _ESCAPED: Final = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r"}
 _MEANT: Final = {written: plain for plain, written in _ESCAPED.items()} | {'\\"': '"'}
 
@@ -253,9 +252,8 @@ class CallPrompt:
         if tokens is not None:
             rows = zip(tokens.texts[:-1], tokens.workers, tokens.descriptions, strict=True)
             system = "\n".join([system, *(f"{text}('query'): {name}: {what}" for text, name, what in rows)])
-        self._plain = PlainText(tokenizer)
-        self._chat = bool(getattr(tokenizer, "chat_template", None))
-        self._text = _chat(tokenizer, system) if self._chat else f"{system}\nQuery: {_MARK}\nCall: "
+        self._prompt, self._system = ChatPrompt(tokenizer), system
+        self._apart = self._prompt.templated and self._prompt.takes_system(system)
 
     def __call__(self, query: str) -> list[int]:
         """Return the ids of the prompt for a query.
@@ -265,30 +263,21 @@ class CallPrompt:
         """
         if not query.strip():
             raise InputError("The query is empty: there is nothing to route.")
-        return [int(token) for token in self._plain.encode([query], self._encode)["input_ids"][0]]
+        return self._prompt.ids([query], self._chat, self._encode)
+
+    def _chat(self, texts: Sequence[str]) -> list[Message]:
+        (query,) = texts
+        if self._apart:
+            return [{"role": "system", "content": self._system}, {"role": "user", "content": query}]
+        return [{"role": "user", "content": f"{self._system}\n\n{query}"}]
 
     def _encode(self, tokenizer: Any, texts: Sequence[str]) -> Mapping[str, Any]:
+        """The prompt for a tokenizer without a chat template."""
         (query,) = texts
-        text = self._text.replace(_MARK, query)
-        found = tokenizer([text], add_special_tokens=not self._chat, return_tensors="pt")
-        if not self._chat and found["input_ids"][0, -1] == tokenizer.eos_token_id:
+        found = tokenizer([f"{self._system}\nQuery: {query}\nCall: "], return_tensors="pt")
+        if found["input_ids"][0, -1] == tokenizer.eos_token_id:
             found = {name: value[:, :-1] for name, value in found.items()}  # a tokenizer that ends every text
         return dict(found)
-
-
-def _chat(tokenizer: Any, system: str) -> str:
-    from jinja2 import TemplateError
-
-    user = {"role": "user", "content": _MARK}
-    options = {"tokenize": False, "add_generation_prompt": True}
-    try:
-        text = str(tokenizer.apply_chat_template([{"role": "system", "content": system}, user], **options))
-    except TemplateError:  # templates without a system role refuse it
-        text = ""
-    if system not in text:
-        user["content"] = f"{system}\n\n{_MARK}"
-        text = str(tokenizer.apply_chat_template([user], **options))
-    return text
 
 
 # ------------------------------------------------------------------------------------------------ reading and writing

@@ -85,19 +85,19 @@ def greedy_diverse(
 
     picks = torch.full((len(x), steps), -1, dtype=torch.long, device=x.device)
     # What was chosen, and padding, is never the least similar.
-    likeness = torch.full_like(valid, 0 if rule == "sum" else -2, dtype=torch.float64)
-    likeness = likeness.masked_fill(~valid, torch.inf)
+    similarity = torch.full_like(valid, 0 if rule == "sum" else -2, dtype=torch.float64)
+    similarity = similarity.masked_fill(~valid, torch.inf)
     pick = first
     for step in range(steps):
         picks[:, step] = pick
         row = matrix[items, pick] if matrix is not None else (unit[items, pick][:, None] @ unit.mT)[:, 0]
-        likeness = likeness + row if rule == "sum" else likeness.maximum(row)
-        likeness.scatter_(1, pick[:, None], torch.inf)
-        pick = _first_least(likeness)
+        similarity = similarity + row if rule == "sum" else similarity.maximum(row)
+        similarity.scatter_(1, pick[:, None], torch.inf)
+        pick = _first_least(similarity)
     return picks.masked_fill(~prefix_mask(keep, steps), -1)
 
 
-def chosen(picks: Int[Tensor, "b k"], n: int) -> Bool[Tensor, "b n"]:
+def index_mask(picks: Int[Tensor, "b k"], n: int) -> Bool[Tensor, "b n"]:
     """The chosen tokens as a mask."""
     mask = torch.zeros(len(picks), n + 1, dtype=torch.bool, device=picks.device)
     return mask.scatter_(1, picks.masked_fill(picks < 0, n), True)[:, :n]

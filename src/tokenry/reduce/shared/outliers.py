@@ -9,7 +9,7 @@ from torch import Tensor
 from tokenry.tokens import prefix_mask
 
 
-def stands_out(
+def is_outlier(
     scores: Float[Tensor, "b n"], member: Bool[Tensor, "b n"], k: int, threshold: float
 ) -> Bool[Tensor, "b n"]:
     """The members whose score is a local outlier, and above the members' median."""

@@ -1,29 +1,25 @@
 """Cabrita from start to end: a vocabulary for the new language, a model resized to it, continued training on text.
 
-`python -m tokenry.text.cabrita.training recipes/cabrita.yaml`; run again to continue.
+`tokenry train recipes/cabrita.yaml`; run again to continue.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from tokenry.data.text.corpora import Corpus
 from tokenry.data.text.sources import gather
-from tokenry.hosts.checkpoints import Checkpoint
-from tokenry.models.pretrained import model_folder
+from tokenry.models.load import load
+from tokenry.text.cabrita.filters import STOP_WORDS, Rules, clean
 from tokenry.text.cabrita.vocabulary import extend_tokenizer
-from tokenry.text.filters import STOP_WORDS, Rules, clean
 from tokenry.text.measure import bits_per_byte, bytes_per_token
 from tokenry.text.training import save_tokenizer
 from tokenry.text.transplant import Context, save_transplanted, transplant
@@ -32,14 +28,14 @@ from tokenry.tokens.errors import InputError, UnknownNameError
 from tokenry.tokens.files import whole_file
 from tokenry.train.language import CausalLanguageModel, TokenBatches, pack
 from tokenry.train.loop import LoopSettings, train
-from tokenry.train.recipe import exit_code, reason
+from tokenry.train.recipe import TrainingRecipe
 from tokenry.train.resuming import claim
 
 _REPORT = "cabrita.json"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CabritaRecipe(TrainingRecipe):
     """Everything that determines the trained model.
 
     Attributes:
@@ -47,7 +43,7 @@ class Recipe:
         texts: The new language: names of corpora (`tokenry.data.text.corpora.corpus_names`), files and folders.
         size: Ids of the extended vocabulary.
         loop: Schedule and optimiser.
-        model: Folder of a causal language model, or "smollm2".
+        model: A causal language model, as `tokenry.models.load.load` takes it: "smollm2", a folder, a hub id.
         old_texts: The model's own language, only to measure what becomes of it.
         language: Whose stop words the cleaning asks for; None keeps every document as it is.
         append_after: Rank new pieces behind all old ones (`tokenry.text.cabrita.vocabulary.extend_tokenizer`).
@@ -59,6 +55,8 @@ class Recipe:
         limit: Bytes of each named corpus that are used, at most.
         seed: Of everything that is drawn.
     """
+
+    trains: ClassVar[str] = "Cabrita"
 
     output: Path
     texts: tuple[str, ...]
@@ -89,27 +87,11 @@ class Recipe:
                 f"Length must be at least 2 and batch at least 1, got {self.length}, {self.batch}"
             )
 
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a recipe from YAML.
-
-        Raises:
-            InputError: If the file is missing, is not YAML, or has missing or unknown keys.
-        """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            loop = dict(content["loop"])
-            if "betas" in loop:
-                loop["betas"] = tuple(loop["betas"])
-            changed = {
-                "output": Path(content["output"]),
-                "loop": LoopSettings(**loop),
-                "texts": tuple(content["texts"]),
-                "old_texts": tuple(content.get("old_texts", ())),
-            }
-            return cls(**(content | changed))
-        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a recipe for Cabrita: {reason(error)}") from error
+    def train(self, *, stop_after: int | None = None, console: Console | None = None) -> Path | None:
+        """Train the model, or go on, and print what was measured."""
+        report = run(self, stop_after=stop_after, console=console)
+        _show(report, console or Console())
+        return report.folder
 
     def claim_output(self) -> None:
         """Make the output this recipe's own, so that no other takes up its vocabulary, checkpoints or report.
@@ -117,8 +99,8 @@ class Recipe:
         Raises:
             InputError: If it is that of another recipe.
         """
-        identity = asdict(self)
-        del identity["output"], identity["loop"]["checkpoint_every"]
+        identity = asdict(self) | {"loop": self.loop.identity()}
+        del identity["output"]
         claim(self.output / "recipe.json", identity)
 
 
@@ -139,7 +121,7 @@ class Report:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | None = None) -> Report:
+def run(recipe: CabritaRecipe, *, stop_after: int | None = None, console: Console | None = None) -> Report:
     """Make the vocabulary, resize the model, train it on the new language, and measure.
 
     All weights are trained, with a fresh optimiser, on the new language alone: without rehearsal, the old language
@@ -154,22 +136,20 @@ def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | Non
         InputError: If the model, the texts or the sizes cannot be used, or the output is that of another recipe.
         UnknownNameError: If a text is neither a path nor a corpus.
     """
-    from transformers import AutoModelForCausalLM
-
     done = recipe.output / _REPORT
     if done.is_file():
         recipe.claim_output()
         content = json.loads(done.read_text(encoding="utf-8"))
         return Report(**(content | {"folder": recipe.output / "model"}))
-    folder = model_folder(recipe.model)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is no model folder: it has no config.json.")
-    base = load_tokenizer(folder)
+    model, base = load(recipe.model, reads="text")
+    if not model.can_generate():
+        raise InputError(
+            f"Cabrita continues a causal language model, and {recipe.model} is a {type(model).__name__}."
+        )
     details: dict[str, Any] = {}
     learnt, held = _new_language(recipe, details)
     recipe.claim_output()
     tokenizer = _vocabulary(recipe, base, learnt, details)
-    model = Checkpoint(str(folder)).model(AutoModelForCausalLM)
     resized = transplant(
         model, base, tokenizer, recipe.init, context=Context(texts=learnt, seed=recipe.seed)
     ).model.eval()
@@ -203,7 +183,7 @@ def run(recipe: Recipe, *, stop_after: int | None = None, console: Console | Non
     return Report(finished, tokens, bits, details)
 
 
-def _new_language(recipe: Recipe, details: dict[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
+def _new_language(recipe: CabritaRecipe, details: dict[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
     documents = [text for one in gather(recipe.texts, limit=recipe.limit) for text in one.documents]
     if recipe.language is not None:
         cleaned = clean(documents, Rules(stop_words=STOP_WORDS[recipe.language]))
@@ -214,7 +194,7 @@ def _new_language(recipe: Recipe, details: dict[str, Any]) -> tuple[Sequence[str
     return learnt.documents, _first(held.documents, recipe.measured)
 
 
-def _old_language(recipe: Recipe) -> Sequence[str]:
+def _old_language(recipe: CabritaRecipe) -> Sequence[str]:
     if not recipe.old_texts:
         return ()
     documents = [text for one in gather(recipe.old_texts, limit=recipe.limit) for text in one.documents]
@@ -233,7 +213,7 @@ def _first(documents: Sequence[str], limit: int) -> Sequence[str]:
     return found
 
 
-def _vocabulary(recipe: Recipe, base: Any, texts: Sequence[str], details: dict[str, Any]) -> Any:
+def _vocabulary(recipe: CabritaRecipe, base: Any, texts: Sequence[str], details: dict[str, Any]) -> Any:
     """Extend the tokenizer, or take the one that an earlier run has made."""
     folder = recipe.output / "tokenizer"
     if not (folder / "tokenizer.json").is_file():
@@ -249,34 +229,9 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: run a recipe, or go on with it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tokenry.text.cabrita.training",
-        description="Extend a language model by a language; run again to continue.",
-    )
-    parser.add_argument("recipe", type=Path, help="a YAML file, such as recipes/cabrita.yaml")
-    parser.add_argument("--stop-after", type=int, help="stop after this step; a later run goes on")
-    given = parser.parse_args(arguments)
-    console = Console()
-
-    def work() -> None:
-        _show(run(Recipe.load(given.recipe), stop_after=given.stop_after, console=console), console)
-
-    return exit_code(work)
-
-
 def _show(report: Report, console: Console) -> None:
-    if report.folder is None:
-        console.print("Stopped; run again to go on.")
-        return
     for title, figures in {"bytes per token": report.tokens, "bits per byte": report.bits}.items():
         table = Table(title, "", title_justify="left")
         for what, value in figures.items():
             table.add_row(what, f"{value:.3f}")
         console.print(table)
-    console.print(f"The model is in {report.folder}.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

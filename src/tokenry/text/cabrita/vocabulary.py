@@ -240,7 +240,7 @@ def _bpe(base: Any) -> dict[str, Any]:
         kind = spec.get("model", {}).get("type", "without a `tokenizers` backend")
         raise UnsupportedError(
             f"The tokenizer is {kind}; only a BPE vocabulary has merges that it can be extended by. "
-            "`tokenry transplant` moves the model to a vocabulary of any kind."
+            "`tokenry vocab transplant` moves the model to a vocabulary of any kind."
         )
     return spec
 

@@ -1,5 +1,6 @@
 """CuBERT (arXiv 2001.00059): source code as sub-words of lexer tokens, and what is learned from its lines."""
 
 from tokenry.text.cubert.tokenizer import CodeTokenizer, EncodedCode
+from tokenry.text.cubert.training import LineMasking, LinePretraining, pack_lines
 
-__all__ = ["CodeTokenizer", "EncodedCode"]
+__all__ = ["CodeTokenizer", "EncodedCode", "LineMasking", "LinePretraining", "pack_lines"]

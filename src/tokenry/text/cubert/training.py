@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import BertForPreTraining
+from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from tokenry.data.text.code_tasks import CodeExample, Misuse
 from tokenry.text.cubert.tokenizer import ERROR, NEWLINE, CodeTokenizer
@@ -24,6 +24,7 @@ from tokenry.tokens.errors import InputError
 from tokenry.train.loop import Batch, Figures, Objective
 from tokenry.train.masked_lm import BertMasking, as_batch, hidden_states
 from tokenry.train.masking import IGNORE
+from tokenry.train.objectives import Ingredients, Job, Pretraining
 from tokenry.train.rows import Rows, SpecialIds, rows_of, shuffled
 
 _LEAST_PROBABILITY = 1e-10  # of the published code, before logarithms
@@ -124,12 +125,28 @@ class LineMasking:
         return self.masking(rows, generator) | {"random_next": rows.labels}
 
 
-class LinePretraining(Objective):
-    """Masked language modelling plus telling whether the second block of lines follows the first.
+class LinePretraining(Pretraining):
+    """CuBERT's pre-training (arXiv 2001.00059): masked language modelling, and whether one block follows another.
+
+    Rows are lines of code as `CodeTokenizer` cuts them, packed by `pack_lines` and masked by `LineMasking`.
 
     Args:
         model: an encoder with both of BERT's heads.
     """
+
+    @classmethod
+    def train_tokenizer(cls, texts: Sequence[str], **options: Any) -> PreTrainedTokenizerBase:
+        """Sub-words of the lexer's tokens."""
+        return CodeTokenizer.train(texts, **options).subwords
+
+    @classmethod
+    def job(cls, given: Ingredients, texts: Sequence[str], tokenizer: Any) -> Job:
+        """Pre-training from a recipe, on Python files; `settings` are those of `BertMasking`."""
+        ids = SpecialIds.of(tokenizer)
+        rows = pack_lines(CodeTokenizer(tokenizer), texts, given.length, ids, seed=given.seed)
+        model = BertForPreTraining(given.bert_config(tokenizer))
+        masking = LineMasking(BertMasking(ids, **given.settings))
+        return Job(cls(model), given.batches(rows, masking), model)
 
     def __init__(self, model: BertForPreTraining) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from tokenry.hosts.wrappers import unwrap
 from tokenry.text.transplant.base import Context, Rows, Transplant, check_rows
 from tokenry.text.transplant.equip import control_ids, equip
 from tokenry.text.transplant.plan import ROLES, TransplantPlan, role_ids, special_names
-from tokenry.text.transplant.registry import transplant_method
+from tokenry.text.transplant.registry import TRANSPLANTS, transplant_method
 from tokenry.text.vocabulary import ByteVocab, as_tokenizer
 from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.tokens.files import whole_folder
@@ -81,7 +81,7 @@ def transplant(
     model: PreTrainedModel,
     source: PreTrainedTokenizerBase | str | Path,
     target: PreTrainedTokenizerBase | str | Path,
-    method: str | Transplant = "tokenadapt",
+    method: str | Transplant = TRANSPLANTS.default,
     *,
     context: Context | None = None,
     multiple: int = 1,

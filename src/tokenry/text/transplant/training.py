@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.tokens.errors import InputError, UnsupportedError
 from tokenry.train.language import CausalLanguageModel, TokenBatches, pack
-from tokenry.train.loop import LoopSettings, latest_checkpoint, once, train
+from tokenry.train.optimisers import EVERYTHING
+from tokenry.train.phases import Phase, train_phases
+from tokenry.train.processes import once
 from tokenry.train.resuming import claim, fingerprint, vocabulary_fingerprint
+from tokenry.train.settings import LoopSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +54,34 @@ class ContinueSettings:
                 f"Batch must be at least 1 and length at least 2, got {self.batch}, {self.length}."
             )
 
-    def phases(self) -> dict[str, LoopSettings]:
-        """The loop's settings of each phase that has steps, without what is frozen."""
+    def phases(self, rows: Sequence[str]) -> list[Phase]:
+        """The phases that have steps.
+
+        Args:
+            rows: names of the parameters that learn in the first.
+        """
         first = round(self.steps * self.embedding_share)
-        plan = {"embeddings": (first, self.lr), "everything": (self.steps - first, self.body_lr)}
-        return {
-            name: LoopSettings(
-                steps=steps,
-                lr=lr,
-                warmup=max(1, min(100, steps // 10)),
-                weight_decay=0.0,  # rows that a batch does not touch must not shrink
-                precision=self.precision,
-                checkpoint_every=self.checkpoint_every,
-                seed=self.seed,
-            )
-            for name, (steps, lr) in plan.items()
-            if steps
+        plan = {
+            "embeddings": (first, self.lr, tuple(rows)),
+            "everything": (self.steps - first, self.body_lr, EVERYTHING),
         }
+        return [
+            Phase(
+                name=name,
+                learn=learn,
+                loop=LoopSettings(
+                    steps=steps,
+                    lr=lr,
+                    warmup=max(1, min(100, steps // 10)),
+                    weight_decay=0.0,  # rows that a batch does not touch must not shrink
+                    precision=self.precision,
+                    checkpoint_every=self.checkpoint_every,
+                    seed=self.seed,
+                ),
+            )
+            for name, (steps, lr, learn) in plan.items()
+            if steps
+        ]
 
 
 def continue_training(
@@ -113,27 +127,17 @@ def continue_training(
     }
     once(lambda: claim(folder / "run.json", identity), settings.precision)
     objective = CausalLanguageModel(model)
-    phases = settings.phases()
-    for number, (name, loop) in enumerate(phases.items()):
-        later = list(phases)[number + 1 :]
-        if any(latest_checkpoint(folder / other) for other in later):
-            continue  # a later phase has begun: its checkpoint holds all weights
-        scales = _only_rows(objective, model) if name == "embeddings" else {}
-        batches = TokenBatches(ids, settings.length, settings.batch, settings.seed + number)
-        train(
-            objective,
-            batches,
-            replace(loop, lr_scale=scales),
-            folder / name,
-            title=f"training {name}",
-            workers=0,
-            console=console,
-        )
+    phases = settings.phases(_rows(objective, model))
+
+    def batches(phase: Phase) -> TokenBatches:
+        return TokenBatches(ids, settings.length, settings.batch, settings.seed + phases.index(phase))
+
+    train_phases(objective, phases, batches, folder, workers=0, console=console)
     return model.to("cpu").eval()
 
 
-def _only_rows(objective: CausalLanguageModel, model: PreTrainedModel) -> dict[str, float]:
-    """Learning-rate factors that freeze all but the embedding and the head; a tied head is the embedding."""
+def _rows(objective: CausalLanguageModel, model: PreTrainedModel) -> list[str]:
+    """Names of the parameters of the embedding and the head; a tied head is the embedding."""
     tables = [model.get_input_embeddings(), model.get_output_embeddings()]
     trained = {id(p) for table in tables if table is not None for p in table.parameters()}
-    return {"": 0.0} | {name: 1.0 for name, p in objective.named_parameters() if id(p) in trained}
+    return [name for name, p in objective.named_parameters() if id(p) in trained]

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel, RobertaConfig, Rober
 from tokenry.hosts.upstream import ModelOutput
 from tokenry.text.zett.surface import PAD
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.pooling import mean_pool
 
 _FITTED_ON = 2048  # source tokens whose first predictions the output scalers are fitted to
 _INPUT_STD = 0.02
@@ -320,8 +321,8 @@ class MeanOfPieces:
     ) -> HypernetOutput:
         """Mean rows; bytes that the source vocabulary lacks have no row and count for nothing."""
         known = (surface != PAD) & (surface < len(source))
-        rows = source[surface.clamp(0, len(source) - 1)].float() * known[..., None]
-        mean = (rows.sum(1) / known.sum(1, keepdim=True).clamp(min=1)).to(source.dtype)
+        rows = source[surface.clamp(0, len(source) - 1)].float()
+        mean = mean_pool(rows, known).to(source.dtype)
         if self.tied:
             return HypernetOutput(mean)
         return HypernetOutput(*mean.chunk(2, 1))

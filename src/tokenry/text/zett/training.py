@@ -87,7 +87,7 @@ class IdentityObjective(Objective):
 class TransferObjective(Objective):
     """The second stage: rows for a sampled tokenizer, judged by the frozen language model that has to live with them.
 
-    The language model is neither trained nor checkpointed. Sampled vocabularies have the size they have, so unlike
+    The language model is frozen, not trained and not checkpointed. Sampled vocabularies have their own sizes, so unlike
     in the published code (whose shapes are fixed) no filler rows have to be masked out of the softmax.
 
     Args:
@@ -97,23 +97,23 @@ class TransferObjective(Objective):
     """
 
     source: Tensor
+    model: PreTrainedModel
 
     def __init__(self, hypernet: Hypernetwork, model: PreTrainedModel, lexical_weight: float = 0.5) -> None:
         super().__init__()
         self.hypernet, self.lexical_weight = hypernet, lexical_weight
-        self._model = (model.eval().requires_grad_(False),)  # in a tuple: not a submodule of this one
+        self.frozen(model=model)
         self.register_buffer("source", source_rows(model), persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
         """Cross-entropy of the labels under the sampled tokenizer, and the weighted lexical loss."""
-        model = self._model[0].to(self.source.device)
         language = int(batch["language"]) if self.hypernet.config.languages else None
         surface, copied = batch["surface"][0], batch["copied"][0]
         rows = self.hypernet(surface, self.source, language)
         lexical = lexical_loss(rows, surface, self.source)
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
         swapped = _keep_special(rows, self.source, copied)
-        likelihood = _cross_entropy(run_with_rows(model, swapped, **inputs).logits, batch["labels"])
+        likelihood = _cross_entropy(run_with_rows(self.model, swapped, **inputs).logits, batch["labels"])
         return likelihood + self.lexical_weight * lexical, {
             "nats": likelihood.detach(),
             "lexical": lexical.detach(),

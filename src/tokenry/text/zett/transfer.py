@@ -108,7 +108,7 @@ class Zett(Transplant):
         if self.hypernet is None:
             raise InputError(
                 "zett needs a hypernetwork trained on the model: give its folder (on the command line --hypernet), and "
-                "make one with `tokenry hypernet MODEL --on CORPUS -o FOLDER`."
+                "make one with `tokenry vocab hypernet MODEL --on CORPUS -o FOLDER`."
             )
         return load_hypernetwork(self.hypernet)
 

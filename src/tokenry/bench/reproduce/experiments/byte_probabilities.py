@@ -13,9 +13,9 @@ from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.bench.reproduce.tiny_lm import tiny_lm, tiny_lm_texts
 from tokenry.data.packages import cache_folder
 from tokenry.data.text.corpora import Corpus, load_corpus
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
+from tokenry.predict.lm.byte_probabilities.base import ByteLM
 from tokenry.predict.lm.byte_probabilities.byte_model import byte_model
-from tokenry.predict.lm.byte_probabilities.drawing import Draw
 from tokenry.predict.lm.byte_probabilities.ensemble import ensemble
 from tokenry.predict.lm.byte_probabilities.healing import TokenContinuation
 
@@ -40,8 +40,8 @@ def experiment(study: Study) -> Outcome:
     settings = study.settings
     corpora = [load_corpus(name, limit=settings["limit"]) for name in settings["corpora"]]
     prompts = list(_cuts(corpora, settings["prompts"], settings["characters"], settings["bytes"]))
-    exact = byte_model(*(load_smollm2() if settings["model"] == "SmolLM2" else _tiny(study, 0)))
-    ways: dict[str, Draw] = {
+    exact = byte_model(*(load("smollm2") if settings["model"] == "SmolLM2" else _tiny(study, 0)))
+    ways: dict[str, ByteLM] = {
         "naive": TokenContinuation(exact),
         "healing": TokenContinuation(exact, "healed"),
         "exact": exact,

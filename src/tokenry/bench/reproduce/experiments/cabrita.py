@@ -13,6 +13,7 @@ from tokenry.text.cabrita.vocabulary import extend_tokenizer
 from tokenry.text.measure import bits_per_byte, bytes_per_token
 from tokenry.text.training import train_bpe
 from tokenry.text.transplant import Context, transplant
+from tokenry.tokens.files import whole_file
 from tokenry.train.language import CausalLanguageModel, TokenBatches, pack, small_llama
 from tokenry.train.loop import LoopSettings, train
 
@@ -135,7 +136,9 @@ def _continued(
             stop_after=stop,
             console=study.console,
         )
-        kept.write_text(json.dumps(_bits(objective.model.cpu().eval(), tokenizer, texts)), encoding="utf-8")
+        with whole_file(kept) as scratch:
+            bits = _bits(objective.model.cpu().eval(), tokenizer, texts)
+            scratch.write_text(json.dumps(bits), encoding="utf-8")
     found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
     return found
 

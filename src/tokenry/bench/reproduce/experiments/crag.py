@@ -20,7 +20,7 @@ from tokenry.embed.crag.method import CRAG
 from tokenry.embed.crag.pipeline import ClusteredRAG, Report
 from tokenry.embed.crag.summarise import ExtractiveSummariser, ModelSummariser, Summariser
 from tokenry.embed.encoder import SentenceEncoder, unit_vectors
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.tokens.files import whole_file
 from tokenry.train.language import small_llama
 
@@ -94,7 +94,7 @@ def experiment(study: Study) -> Outcome:
 
 def _chat(name: str, encoder: SentenceEncoder) -> ChatModel:
     if name == "smollm2":
-        return ChatModel(*load_smollm2(torch.bfloat16))
+        return ChatModel(*load("smollm2", dtype=torch.bfloat16))
     tokenizer = encoder.tokenizer  # random weights, for rehearsals
     return ChatModel(
         small_llama(len(tokenizer), layers=1, width=32, heads=2, tied=False), tokenizer, context=8192

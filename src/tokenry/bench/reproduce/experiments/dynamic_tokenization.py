@@ -18,12 +18,13 @@ from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.bench.reproduce.tiny_lm import tiny_hypernet, tiny_lm_texts
 from tokenry.data.packages import Provenance, cache_folder
 from tokenry.data.text.corpora import load_corpus
-from tokenry.text.dynamic_tokenization import DynamicModel, dynamic
+from tokenry.text.dynamic_tokenization.large_vocabulary import LargeVocabulary
+from tokenry.text.dynamic_tokenization.model import DynamicModel, dynamic
 from tokenry.text.knn import KnnIndex
-from tokenry.text.large_vocabulary import LargeVocabulary
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.text.zett import Hypernetwork
+from tokenry.tokens.pooling import mean_pool
 
 _RIDGE = 1.0
 
@@ -188,8 +189,7 @@ class LanguageProbe:
         for start in range(0, len(lines), self.batch):
             batch = run(lines[start : start + self.batch])
             hidden = run.model.base_model(**batch).last_hidden_state
-            mask = batch["attention_mask"][..., None].to(hidden.dtype)
-            rows.append((hidden * mask).sum(1) / mask.sum(1))
+            rows.append(mean_pool(hidden, batch["attention_mask"]))
             before += sum(batch.original_lengths)
             after += sum(batch.lengths)
         return torch.cat(rows), 1 - after / before

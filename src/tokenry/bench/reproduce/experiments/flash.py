@@ -15,8 +15,9 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import PLACES, Scene, make_scene
+from tokenry.models.load import load
 from tokenry.models.vlm.embedded.batches import IGNORE, token_ids
-from tokenry.models.vlm.embedded.model import PROMPT, load_embedded
+from tokenry.models.vlm.embedded.model import PROMPT
 from tokenry.models.vlm.embedded.objectives import PixelNorm
 from tokenry.predict.lm.flash.drafter import ChainDrafter, Drafter, FlashConfig, FlashDrafter
 from tokenry.predict.lm.flash.proposer import ChainDrafts, Flash, static_tree
@@ -274,7 +275,7 @@ def _descriptions(step: int, *, prompt: Tensor, size: int, seed: int) -> Batch:
 def _host(study: Study, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """The embedded model, taught to describe."""
     s = study.settings
-    model, processor = load_embedded()
+    model, processor = load("embedded")
     prompt = _ask(processor, [make_scene("train", 0)])["input_ids"][0]
     settings = LoopSettings(
         steps=s["host_steps"],

@@ -153,7 +153,7 @@ def _deciphering(
     """Train a probe on plain text; read ciphered text with it, by single votes and by majority."""
     s = study.settings
     batches = with_draws(TokenBatches(ids, s["context"], s["batch"], seed=seed + 1), seed + 1)
-    schedule = LoopSettings(steps=s["probe_steps"], lr=3e-3, warmup=10, lr_scale={"model": 0.0})
+    schedule = LoopSettings(steps=s["probe_steps"], lr=3e-3, warmup=10)
     torch.manual_seed(seed)
     probe = study.train(DecipherProbe(objective.model, s["probe_width"]), batches, schedule, f"probe-{seed}")
     some = windows[:16]

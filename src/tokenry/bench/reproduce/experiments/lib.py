@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
-from tokenry.text.lib import Lexicon, Lib, fit
+from tokenry.text.lib.learning import Lexicon, Lib, fit
 from tokenry.text.training import train_bpe
 
 Cut = Callable[[str], Sequence[str | int]]

@@ -15,8 +15,8 @@ from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
 from tokenry.data.text.manpages import manpages_provenance
 from tokenry.hosts.encoding import encode_plain
-from tokenry.models.pretrained import load_smollm2
-from tokenry.predict.octopus_v4 import Call, FunctionalRouter, Octopus
+from tokenry.models.load import load
+from tokenry.predict.octopus_v4 import FunctionalRouter, Octopus, WorkerCall
 from tokenry.predict.octopus_v4.adapter import LoraSettings, with_lora
 from tokenry.predict.octopus_v4.tokens import CallPrompt, add_functional_tokens
 from tokenry.predict.octopus_v4.training import CallBatches, CallObjective, RoutingExample
@@ -125,7 +125,7 @@ def _measure(study: Study, seed: int) -> _Measured:
     spell = _speller(study, queries, seed)
     rows: dict[str, dict[str, float]] = {}
     lengths: dict[str, list[int]] = {_FREE: [], _SPELT: []}
-    calls: list[tuple[Call, RoutingExample]] = []
+    calls: list[tuple[WorkerCall, RoutingExample]] = []
     for name, asked in zip(_TESTS, (queries.new_things, queries.paraphrases), strict=True):
         texts = [example.query for example in asked]
         chosen = octopus.route_many(texts)
@@ -155,7 +155,7 @@ def _measure(study: Study, seed: int) -> _Measured:
 def _octopus(study: Study, queries: Queries, seed: int) -> tuple[Octopus, FunctionalRouter]:
     """Train a router with functional tokens, save it with its graph, and load both for use."""
     graph = octopus_graph()
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     tokens = add_functional_tokens(model, tokenizer, graph.callees())
     adapted = with_lora(model, tokens, _lora(study, seed))
 
@@ -169,7 +169,7 @@ def _octopus(study: Study, queries: Queries, seed: int) -> tuple[Octopus, Functi
     folder = study.folder / f"router-{seed}"
     FunctionalRouter(adapted, tokenizer, tokens).save(folder, graph)
     router, graph = FunctionalRouter.load(
-        folder, *load_smollm2(torch.bfloat16), max_new_tokens=study.settings["call_tokens"], batch=32
+        folder, *load("smollm2", dtype=torch.bfloat16), max_new_tokens=study.settings["call_tokens"], batch=32
     )
     loaders = {**octopus_loaders(study.settings["pages"]), graph.start: lambda: router}
     return Octopus(graph, loaders, keep=len(loaders)), router
@@ -196,7 +196,7 @@ def _unmasked(router: FunctionalRouter, asked: Sequence[str]) -> list[_Routed]:
 
 def _speller(study: Study, queries: Queries, seed: int) -> Callable[[Sequence[str]], list[_Routed]]:
     """Train a router that spells the worker's name where the other has a functional token; return it."""
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     adapted = with_lora(model, None, _lora(study, seed))
     prompt = CallPrompt(tokenizer)
     end = tokenizer.eos_token_id
@@ -275,7 +275,7 @@ def _share(found: Sequence[_Routed], asked: Sequence[RoutingExample], parts: int
     return sum(right) / len(right)
 
 
-def _same_answers(calls: Sequence[tuple[Call, RoutingExample]], pages: int | None) -> float:
+def _same_answers(calls: Sequence[tuple[WorkerCall, RoutingExample]], pages: int | None) -> float:
     """Share of the queries for lookups and conversions that get the answer which the true call gives."""
     workers = {name: load() for name, load in octopus_loaders(pages).items() if name != GENERAL}
 
@@ -294,7 +294,7 @@ def _same_answers(calls: Sequence[tuple[Call, RoutingExample]], pages: int | Non
     return sum(same) / len(same)
 
 
-def _by_confidence(calls: Sequence[tuple[Call, RoutingExample]]) -> dict[str, dict[str, Any]]:
+def _by_confidence(calls: Sequence[tuple[WorkerCall, RoutingExample]]) -> dict[str, dict[str, Any]]:
     """Threshold -> how many calls pass, and how many of those are right."""
     found = {}
     for threshold in (0.0, 0.5, 0.9, 0.99):

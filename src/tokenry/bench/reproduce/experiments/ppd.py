@@ -12,7 +12,7 @@ import torch
 
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.data.text.corpora import load_corpus
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.lm.ppd.prompts import PromptTokens
 from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding
 from tokenry.predict.lm.ppd.training import (
@@ -36,7 +36,7 @@ def experiment(study: Study) -> Outcome:
     s = study.settings
     corpus = load_corpus(s["corpus"], limit=s["bytes"])
     train_on, held_out = corpus.split(s["held_out"])
-    model, tokenizer = load_smollm2(torch.bfloat16)
+    model, tokenizer = load("smollm2", dtype=torch.bfloat16)
     model.generation_config.eos_token_id = None  # every text gets the same length
     ids = pack(tokenizer, train_on.documents)
     beginnings = [
@@ -242,7 +242,7 @@ def _repeated(text: torch.Tensor, context: int, length: int = 4) -> float:
 
 def _differing(asked: Sequence[Sequence[int]], prompts: PromptTokens, s: Mapping[str, Any]) -> float:
     """How many texts are not those of greedy decoding, in float32."""
-    model, _ = load_smollm2()
+    model, _ = load("smollm2")
     model.generation_config.eos_token_id = None
     expected = _write(model, asked, s["exact_tokens"])
     how = Speculation(ParallelPromptDecoding(prompts), Fixed(max(s["limits"])))

@@ -12,7 +12,7 @@ from tokenry.bench.decoders.report import GREEDY, DecodingReport
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.data.text.corpora import Corpus, load_corpus
 from tokenry.data.text.prompts import Prompt
-from tokenry.models.pretrained import load_smollm2
+from tokenry.models.load import load
 from tokenry.predict.lm.calibrate import calibrate
 from tokenry.predict.lm.generate import decoder
 from tokenry.predict.lm.sizing import Fixed
@@ -67,7 +67,7 @@ def experiment(study: Study) -> Outcome:
 
 def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
     """The model, going on for ever, and a tokenizer that takes texts as they are."""
-    model, tokenizer = load_smollm2(dtype)
+    model, tokenizer = load("smollm2", dtype=dtype)
     model.generation_config.eos_token_id = None
     tokenizer = copy.copy(tokenizer)
     tokenizer.chat_template = None

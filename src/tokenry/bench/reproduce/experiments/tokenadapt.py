@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.bench.reproduce.study import Arm, Figure, Outcome, Study
 from tokenry.bench.vocabularies.transplant import load_donor
 from tokenry.data.text.corpora import load_corpus
-from tokenry.models.pretrained import load_smollm2, minilm_folder
+from tokenry.models.load import load
+from tokenry.models.pretrained import minilm_folder
 from tokenry.text.kinds import train
 from tokenry.text.measure import bits_per_byte, bytes_per_token, bytes_per_word, perplexity_ratio
 from tokenry.text.training import train_bpe
@@ -24,7 +25,7 @@ _BPE, _WORDPIECE = "BPE of Debian documentation", "MiniLM's WordPiece"
 def experiment(study: Study) -> Outcome:
     """Bits per byte of held-out text after moving SmolLM2, and bytes per token of supertokens."""
     settings = study.settings
-    model, tokenizer = load_smollm2(getattr(torch, settings["dtype"]))
+    model, tokenizer = load("smollm2", dtype=getattr(torch, settings["dtype"]))
     corpus = load_corpus("debian-docs", limit=settings["corpus_bytes"])
     train_texts, held_out = (part.documents for part in corpus.split(0.1, seed=0))
     targets: dict[str, PreTrainedTokenizerBase] = {

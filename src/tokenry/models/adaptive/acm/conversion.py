@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
+from tokenry.hosts.host import evaluating
 from tokenry.models.adaptive.acm.layer import ACM, AcmConfig, FixedGate, LearnerSize
 from tokenry.models.adaptive.acm.sites import (
     Linear,
@@ -177,7 +178,7 @@ class Converted:
         def note_output(name: str) -> Callable[..., None]:
             return lambda module, args, output: left.__setitem__(name, output)
 
-        with self.base() as model, _evaluating(model):
+        with self.base() as model, evaluating(model):
             handles = []
             for name, site in self._sites.items():
                 head, tail = self._originals[name], self._originals[site.tail or name]
@@ -331,7 +332,7 @@ def convert(
         raise InputError("This model has Adaptive Computation Modules already: undo the first conversion.")
     if isinstance(modules, str) and modules not in _KINDS:
         raise UnknownNameError(f"Modules is one of {', '.join(_KINDS)}, or a list of paths, got {modules!r}.")
-    with _evaluating(model):
+    with evaluating(model):
         sites, refused = (
             find_layers(model) if isinstance(modules, str) else (named_layers(model, modules), {})
         )
@@ -487,15 +488,3 @@ def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     if not isinstance(found, Tensor):
         raise UnsupportedError(f"A replaced layer was called with {type(found).__name__}, not with tokens.")
     return found
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model does not drop out; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

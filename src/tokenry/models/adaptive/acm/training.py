@@ -26,6 +26,7 @@ from tokenry.models.adaptive.acm.conversion import Converted
 from tokenry.models.adaptive.acm.layer import ACM, Gate
 from tokenry.models.adaptive.conditional import absolute_budget_loss, budget_fraction
 from tokenry.tokens.errors import InputError
+from tokenry.tokens.pooling import mean_pool
 from tokenry.train.loop import Batch, Figures, Objective
 
 __all__ = [
@@ -59,11 +60,12 @@ class ModuleDistillation(Objective):
         super().__init__()
         self.acms = nn.ModuleList(converted.acms.values())
         self.detach, self.relative = detach, relative
-        self._converted = (converted,)  # in a tuple, as the model that it holds is no part of this module
+        self.converted = converted
+        self.frozen(host=converted.model)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
         """Return the loss, and the relative error with all learners."""
-        recorded = _recorded(self._converted[0], batch, next(self.parameters()).device)
+        recorded = _recorded(self.converted, batch)
         losses, left = [], []
         for acm, (x, y) in recorded:
             error = (acm.prefixes(x, detach=self.detach).float() - y[:, None].float()).square().mean((0, 2))
@@ -123,11 +125,12 @@ class GatePretraining(Objective):
         if not all(isinstance(gate, Gate) for gate in gates):
             raise InputError("Other gates stand in the place of those that learn: leave `with_gates` first.")
         self.gates = nn.ModuleList(gates)
-        self.ratio, self._converted = ratio, (converted,)
+        self.ratio, self.converted = ratio, converted
+        self.frozen(host=converted.model)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
         """Return the cross-entropy in nats a token and module, and how often the likeliest choice is the label."""
-        recorded = _recorded(self._converted[0], batch, next(self.parameters()).device)
+        recorded = _recorded(self.converted, batch)
         losses, right, wanted = [], [], []
         for acm, (x, y) in recorded:
             gate = acm.gate
@@ -189,11 +192,11 @@ class EndToEnd(Objective):
             )
         self.model = converted.model
         self.target, self.weights = target, weights or EndToEndWeights()
-        self._converted = (converted,)
+        self.converted = converted
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
         """Return the sum of the parts; shown are the task's loss and the share of computation."""
-        converted = self._converted[0]
+        converted = self.converted
         inputs: dict[str, Any] = dict(batch)
         if "labels" not in inputs and "input_ids" in inputs:
             padding = _mask(batch, inputs["input_ids"].shape)
@@ -253,18 +256,14 @@ def diversity_loss(
 
 def _sequence_means(gate: Float[Tensor, "b s c"], mask: Bool[Tensor, "b s"] | None) -> Float[Tensor, "b c"]:
     gate = gate.float()
-    if mask is None:
-        return gate.mean(1)
-    kept = mask[..., None]
-    return (gate * kept).sum(1) / kept.sum(1).clamp(min=1)
+    return gate.mean(1) if mask is None else mean_pool(gate, mask)
 
 
 def _recorded(
-    converted: Converted, batch: Batch, device: torch.device
+    converted: Converted, batch: Batch
 ) -> list[tuple[ACM, tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]]]:
     """Each module with what its layer got and returned, tokens in a row, without padding."""
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    converted.model.to(device)  # a frozen model is not in the objective, which the loop has moved
     found = []
     for name, (x, y) in converted.recorded(**inputs).items():
         mask = _mask(batch, x.shape[:-1])

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tokenry.hosts.masks import additive
 from tokenry.hosts.upstream import (
     attention_kernel,
     cache_of,
@@ -295,13 +296,10 @@ class _Text:
             ],
             1,
         )
-        # additive, because eager attention adds booleans as 0 and 1
-        mask = torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device)
-        mask = mask.masked_fill(~sees, torch.finfo(hidden.dtype).min)
         before = _Beside(self.keys[layer][:, :, :past], self.values[layer][:, :, :past])
         out: Tensor = decoder.layers[layer](
             hidden[None],
-            attention_mask=mask[None, None],
+            attention_mask=additive(sees[None, None], hidden.dtype),
             position_ids=columns[None],
             **with_cache(decoder.layers[layer], before),
             use_cache=True,

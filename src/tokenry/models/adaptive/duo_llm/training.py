@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tokenry.hosts.host import evaluating
 from tokenry.models.adaptive.conditional import CostTable, ModuleCost, budget_fraction, squared_budget_loss
 from tokenry.models.adaptive.duo_llm.model import Choice, DuoForCausalLM, Mix
 from tokenry.tokens.errors import InputError
@@ -25,35 +25,20 @@ __all__ = ["RandomRouting", "RouterTraining", "annealed", "fit_budget"]
 
 
 class _Partial(Objective):
-    """An objective that trains, and checkpoints, some modules of a conversion; the rest stays out of sight.
+    """An objective that trains, and checkpoints, some modules of a conversion; the rest is frozen.
 
     Args:
         duo: the conversion.
         learning: what learns; None: everything.
     """
 
+    duo: DuoForCausalLM
+
     def __init__(self, duo: DuoForCausalLM, learning: Sequence[nn.Module] | None) -> None:
         super().__init__()
-        if learning is None:
-            self.learning: nn.Module = duo
-        else:
-            duo.requires_grad_(False)
-            self.learning = nn.ModuleList(learning).requires_grad_(True)
-        self._hidden = (duo,)  # in a tuple torch does not find it
-
-    @property
-    def duo(self) -> DuoForCausalLM:
-        """The conversion."""
-        return self._hidden[0]
-
-    def train(self, mode: bool = True) -> _Partial:
-        """Set the mode of the whole conversion."""
-        self.duo.train(mode)
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self.duo._apply(fn, recurse)  # to a device, say
-        return super()._apply(fn, recurse)
+        self.learning = duo if learning is None else nn.ModuleList(learning)
+        self.learning.requires_grad_(True)
+        self.frozen(duo=duo)  # all that is not learning
 
 
 class RandomRouting(_Partial):
@@ -254,18 +239,14 @@ def fit_budget(
             duo(input_ids=ids, attention_mask=attention_mask, use_cache=False)
         return float((trace.choices[counted] == Choice.BIG).float().mean())
 
-    mode = duo.training
-    duo.eval()
-    low, high = -32.0, 32.0  # logits of a trained router are a few units
-    tried = {0.0: share(0.0)}
-    for _ in range(rounds):
-        middle = (low + high) / 2
-        tried[middle] = share(middle)
-        low, high = (middle, high) if tried[middle] < target else (low, middle)
-    best = min(tried, key=lambda shift: abs(tried[shift] - target))
-    found = share(best)
-    duo.train(mode)
-    return found
+    with evaluating(duo):
+        low, high = -32.0, 32.0  # logits of a trained router are a few units
+        tried = {0.0: share(0.0)}
+        for _ in range(rounds):
+            middle = (low + high) / 2
+            tried[middle] = share(middle)
+            low, high = (middle, high) if tried[middle] < target else (low, middle)
+        return share(min(tried, key=lambda shift: abs(tried[shift] - target)))
 
 
 @contextmanager

@@ -69,8 +69,8 @@ class DecipherProbe(Objective):
     """Names the symbols behind a substitution cipher, from what a lexinvariant model makes of the text.
 
     To such a model plain and ciphered text are the same thing, so a two-layer perceptron on the state h_t and the
-    vector of the symbol at t, trained on plain text, reads ciphered text as well. Train it with the rate of ``model``
-    at 0 (``LoopSettings(lr_scale={"model": 0.0})``).
+    vector of the symbol at t, trained on plain text, reads ciphered text as well. The
+    model is frozen.
 
     Batches are those of `LexinvariantLanguageModel`, whose tokens are also the answers.
 
@@ -79,9 +79,11 @@ class DecipherProbe(Objective):
         hidden: width of the perceptron.
     """
 
+    model: LexinvariantForCausalLM
+
     def __init__(self, model: LexinvariantForCausalLM, hidden: int = 512) -> None:
         super().__init__()
-        self.model = model
+        self.frozen(model=model)
         width = model.config.hidden_size
         self.read = nn.Sequential(
             nn.Linear(2 * width, hidden), nn.GELU(), nn.Linear(hidden, model.config.vocab_size)

@@ -1,5 +1,14 @@
 """The embedded vision-language model: small, real, and shipped with the package."""
 
-from tokenry.models.vlm.embedded.model import PROMPT, build_config, build_processor, load_embedded
+from __future__ import annotations
 
-__all__ = ["PROMPT", "build_config", "build_processor", "load_embedded"]
+from typing import TYPE_CHECKING
+
+from tokenry.tokens.faces import face
+
+if TYPE_CHECKING:
+    from tokenry.models.vlm.embedded.model import PROMPT as PROMPT
+    from tokenry.models.vlm.embedded.model import build_config as build_config
+    from tokenry.models.vlm.embedded.model import build_processor as build_processor
+
+__getattr__, __dir__, __all__ = face(__name__)

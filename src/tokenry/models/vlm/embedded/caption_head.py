@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import SIGN_COLOURS, Scene
-from tokenry.models.vlm.embedded.model import weights_folder
+from tokenry.models.pretrained import embedded_folder
 from tokenry.tokens.errors import TokenryError
 
 HEAD_FILE = "caption_head.safetensors"
@@ -84,7 +84,7 @@ def load_caption_head(folder: Path | None = None) -> CaptionHead:
     Raises:
         TokenryError: if the file is missing or belongs to another vocabulary.
     """
-    path = (folder or weights_folder()) / HEAD_FILE
+    path = (folder or embedded_folder()) / HEAD_FILE
     if not path.is_file():
         raise TokenryError(f"{path} is missing: reinstall tokenry, or train the embedded model again.")
     with safe_open(path, framework="pt") as stored:

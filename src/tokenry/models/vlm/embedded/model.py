@@ -4,17 +4,14 @@ It is the transformers class ``LlavaForConditionalGeneration``: a CLIP vision to
 patch 8: 144 visual tokens), the two-layer projector of LLaVA, and a Llama language model with grouped-query attention
 and a tokenizer of its own. It answers questions about the composed pictures of :mod:`tokenry.data.scenes.scenes`.
 
-The shipped folder is an ordinary checkpoint::
+The shipped folder (`tokenry.models.pretrained.embedded_folder`) is an ordinary checkpoint, and is loaded by name::
 
-    LlavaForConditionalGeneration.from_pretrained(weights_folder())
-    AutoProcessor.from_pretrained(weights_folder())
+    model, processor = tk.load("embedded")
 
 ``recipes/embedded_vlm.yaml`` is how it was trained.
 """
 
 import string
-from importlib.resources import files
-from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -26,21 +23,15 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from typing_extensions import deprecated
 
 from tokenry.data.scenes.scenes import DIRECTIONS, PLACES, reserved_words
 from tokenry.data.scenes.textures import SIDE
-from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.upstream import CLIPImageProcessorPil
-from tokenry.tokens.errors import TokenryError
 
 PROMPT = "<image>\n{question}"
 PATCH = 8
 _SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>")
-
-
-def weights_folder() -> Path:
-    """The folder with the shipped weights, tokenizer and processor."""
-    return Path(str(files("tokenry.models") / "weights"))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -144,33 +135,9 @@ def build_config(
     )
 
 
+@deprecated('load_embedded is now tokenry.load("embedded"); the old name goes with the next release.')
 def load_embedded(dtype: torch.dtype = torch.float32) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Load the shipped model and its processor.
+    """The embedded model under its name of version 0.1."""
+    from tokenry.models.load import load
 
-    Args:
-        dtype: parameter type; the file holds half precision.
-
-    Returns:
-        The model in evaluation mode and the processor.
-
-    Raises:
-        TokenryError: if the weights are missing from the installation.
-    """
-    source = Checkpoint(str(require_weights()))
-    model = source.model(LlavaForConditionalGeneration, dtype=dtype)
-    return model, source.processor(LlavaProcessor)
-
-
-def require_weights() -> Path:
-    """The folder of the shipped model, see `weights_folder`.
-
-    Raises:
-        TokenryError: if the weights are missing from the installation.
-    """
-    folder = weights_folder()
-    if not (folder / "model.safetensors").is_file():
-        raise TokenryError(
-            f"The embedded model's weights are missing from {folder}: reinstall tokenry, or train them again with "
-            "`tokenry train recipes/embedded_vlm.yaml`."
-        )
-    return folder
+    return load("embedded", dtype=dtype)

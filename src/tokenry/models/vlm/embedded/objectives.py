@@ -1,5 +1,8 @@
 """The two objectives of the embedded model: what its vision tower learns, and what the whole learns."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
@@ -14,7 +17,7 @@ from tokenry.models.vlm.embedded.caption_head import CaptionHead
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
 from tokenry.models.vlm.embedded.model import PATCH, build_processor
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels, PatchPlaces
-from tokenry.models.vlm.embedded.recipe import Stage
+from tokenry.models.vlm.embedded.recipe import PhaseSettings
 from tokenry.train.loop import Batch, Figures, Objective
 
 _POINTING_LAYER, _POINTING_HEAD = 1, 0
@@ -40,22 +43,26 @@ class PixelNorm(nn.Module):
 class TowerObjective(Objective):
     """Contrast on the pooled [CLS], patch labels on the features that LLaVA reads."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, stage: Stage) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, settings: PhaseSettings) -> None:
         super().__init__()
         width = model.config.vision_config.hidden_size
-        self.stage = stage
+        self.settings = settings
         self.layer = model.config.vision_feature_layer
         self.norm = PixelNorm()
         self.tower = model.model.vision_tower
         self.patches = PatchLabels(width, len(patch_class_names()))
         self.contrast = CaptionContrast(CaptionHead(width))
 
+    def enter(self, options: Mapping[str, Any]) -> None:
+        """Take the weights of a phase."""
+        self.settings = options["settings"]
+
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
         """Weighted sum of the two losses."""
         seen = self.tower(self.norm(batch["pixels"]), output_hidden_states=True)
         patch_loss, patch_accuracy = self.patches(seen.hidden_states[self.layer][:, 1:], batch["labels"])
         contrast, matched = self.contrast(seen.pooler_output, batch["words"], batch["negatives"])
-        loss = self.stage.patch_weight * patch_loss + self.stage.contrast_weight * contrast
+        loss = self.settings.patch_weight * patch_loss + self.settings.contrast_weight * contrast
         return loss, {
             "patch": patch_loss,
             "patch_acc": patch_accuracy,
@@ -91,14 +98,20 @@ class AnswerObjective(Objective):
 
     class_token: Tensor
 
-    def __init__(self, model: LlavaForConditionalGeneration, patches: PatchLabels, stage: Stage) -> None:
+    def __init__(
+        self, model: LlavaForConditionalGeneration, patches: PatchLabels, settings: PhaseSettings
+    ) -> None:
         super().__init__()
-        self.stage = stage
+        self.settings = settings
         self.norm = PixelNorm()
         self.model = model
         self.patches = patches
         self.places = PatchPlaces(model.config.vision_config.hidden_size, (SIDE // PATCH, SIDE // PATCH))
         self.register_buffer("class_token", torch.tensor(class_tokens()), persistent=False)
+
+    def enter(self, options: Mapping[str, Any]) -> None:
+        """Take the weights of a phase."""
+        self.settings = options["settings"]
 
     def naming_loss(self, visual: Float[Tensor, "b n d"], labels: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
         """Cross-entropy of naming what a visual token shows by its cosine with the word embeddings.
@@ -170,16 +183,16 @@ class AnswerObjective(Objective):
             "token_acc": (picked.argmax(-1) == target).float().mean(),
             "patch_acc": patch_accuracy,
         }
-        total = loss + self.stage.patch_weight * patch_loss
-        if self.stage.naming_weight:
+        total = loss + self.settings.patch_weight * patch_loss
+        if self.settings.naming_weight:
             figures["naming"] = self.naming_loss(visual, batch["labels"])
-            total = total + self.stage.naming_weight * figures["naming"]
-        if self.stage.place_weight:
+            total = total + self.settings.naming_weight * figures["naming"]
+        if self.settings.place_weight:
             figures["place"] = self.places(features)
-            total = total + self.stage.place_weight * figures["place"]
-        if self.stage.pointing_weight:
+            total = total + self.settings.place_weight * figures["place"]
+        if self.settings.pointing_weight:
             figures["pointing"] = self.pointing_loss(attention[0], batch)
-            total = total + self.stage.pointing_weight * figures["pointing"]
+            total = total + self.settings.pointing_weight * figures["pointing"]
         return total, figures
 
     @torch.no_grad()

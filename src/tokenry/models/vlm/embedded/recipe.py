@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
-import yaml
+from rich.console import Console
 
-from tokenry.tokens.errors import TokenryError
-from tokenry.train.loop import LoopSettings
+from tokenry.train.phases import Phase
+from tokenry.train.recipe import TrainingRecipe
+from tokenry.train.settings import LoopSettings
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Batch size, loss weights and loop settings of one stage.
+class PhaseSettings:
+    """Batch size, loss weights and loop settings of one phase.
 
     Attributes:
         batch: pictures a step.
@@ -37,40 +38,35 @@ class Stage:
     questions: int = 7
     drill: int = 0
 
+    def phase(self, name: str) -> Phase:
+        """The phase of the training loop, whose objective takes these settings as its option."""
+        return Phase(name=name, loop=self.loop, options={"settings": self})
+
 
 @dataclass(frozen=True)
-class Recipe:
+class EmbeddedRecipe(TrainingRecipe):
     """Everything that determines the trained model.
 
     Attributes:
         output: folder for checkpoints and the exported model.
         seed: initialisation and data.
         model: keyword arguments of :func:`tokenry.models.vlm.embedded.model.build_config`.
-        tower: the first stage.
-        answers: the stages of the second kind, one after the other, each with a schedule of its own.
+        tower: the first phase.
+        answers: the phases of the second kind, one after the other, each with a schedule of its own.
         validate: validation pictures asked about at each checkpoint.
     """
 
+    trains: ClassVar[str] = "the embedded model"
+
     output: Path
-    tower: Stage
-    answers: tuple[Stage, ...]
+    tower: PhaseSettings
+    answers: tuple[PhaseSettings, ...]
     seed: int = 0
     model: Mapping[str, int] = field(default_factory=dict)
     validate: int = 64
 
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a recipe from YAML.
+    def train(self, *, stop_after: int | None = None, console: Console | None = None) -> Path | None:
+        """Train the model, or go on; steps are counted over all phases."""
+        from tokenry.models.vlm.embedded.training import run
 
-        Raises:
-            TokenryError: if the file is missing, is not YAML, or has missing or unknown keys.
-        """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            tower = Stage(**(content["tower"] | {"loop": LoopSettings(**content["tower"]["loop"])}))
-            answers = tuple(
-                Stage(**(one | {"loop": LoopSettings(**one["loop"])})) for one in content["answers"]
-            )
-            return cls(**(content | {"tower": tower, "answers": answers, "output": Path(content["output"])}))
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise TokenryError(f"{path} is not a recipe for the embedded model: {error!r}") from error
+        return run(self, console, stop_after=stop_after)

@@ -1,7 +1,7 @@
-"""Running a recipe: stage after stage, with validation and export at every checkpoint."""
+"""Running a recipe: phase after phase, with validation and export at every checkpoint."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ from tokenry.models.vlm.embedded.batches import answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import HEAD_FILE, CaptionHead, caption_words
 from tokenry.models.vlm.embedded.model import build_config, build_processor
 from tokenry.models.vlm.embedded.objectives import AnswerObjective, TowerObjective
-from tokenry.models.vlm.embedded.recipe import Recipe, Stage
+from tokenry.models.vlm.embedded.recipe import EmbeddedRecipe, PhaseSettings
 from tokenry.tokens.files import whole_folder
-from tokenry.train.loop import Batch, Objective, latest_checkpoint, load_checkpoint, train
+from tokenry.train.objective import Batch
+from tokenry.train.phases import Phase, train_phases
 
 
 def validate(
@@ -56,8 +57,8 @@ def export(
             path.chmod(0o644)  # safetensors creates files that their owner alone can read
 
 
-def build(recipe: Recipe) -> tuple[LlavaForConditionalGeneration, TowerObjective, AnswerObjective]:
-    """A freshly initialised model and the objectives of both kinds of stage, which share it."""
+def build(recipe: EmbeddedRecipe) -> tuple[LlavaForConditionalGeneration, TowerObjective, AnswerObjective]:
+    """A freshly initialised model and the objectives of both kinds of phase, which share it."""
     torch.manual_seed(recipe.seed)
     config = build_config(build_processor(), **recipe.model)
     # eager attention trains faster than SDPA at these sizes on a CPU; what is exported does not remember it
@@ -66,8 +67,16 @@ def build(recipe: Recipe) -> tuple[LlavaForConditionalGeneration, TowerObjective
     return model, tower, AnswerObjective(model, tower.patches, recipe.answers[0])
 
 
-def run(recipe: Recipe, console: Console | None = None) -> Path:
-    """Train (or continue), export, and return the folder of the finished model."""
+def run(
+    recipe: EmbeddedRecipe, console: Console | None = None, *, stop_after: int | None = None
+) -> Path | None:
+    """Train (or continue), export, and return the folder of the finished model; None where it stopped before.
+
+    Args:
+        recipe: the settings.
+        console: where progress is shown.
+        stop_after: stop, checkpointed, after so many steps of all phases together.
+    """
     console = console or Console()
     model, tower, answers = build(recipe)
     target, log = recipe.output / "model", recipe.output / "validation.jsonl"
@@ -83,40 +92,59 @@ def run(recipe: Recipe, console: Console | None = None) -> Path:
             stream.write(json.dumps(figures) + "\n")
         export(model, tower.contrast.head, target, figures | {"recipe": settings})
 
-    make: Callable[[int], Batch] = partial(tower_batch, size=recipe.tower.batch, seed=100 * recipe.seed + 1)
-    _train_or_load(tower, make, recipe.tower, recipe.output / "1-tower", console)
-    for number, stage in enumerate(recipe.answers, start=2):
-        answers.stage = stage
-        make = partial(
-            answer_batch,
-            size=stage.batch,
-            seed=100 * recipe.seed + number,
-            questions=stage.questions,
-            drill=stage.drill,
-        )
-        hook = partial(check_and_export, number)
-        _train_or_load(answers, make, stage, recipe.output / f"{number}-answers", console, hook)
+    make = partial(tower_batch, size=recipe.tower.batch, seed=100 * recipe.seed + 1)
+    first = recipe.tower.phase("1-tower")
+    phases = [stage.phase(f"{number}-answers") for number, stage in enumerate(recipe.answers, start=2)]
+    stop = _place([first, *phases], stop_after)
+    at_first = stop is not None and stop[0] == first.name
+    train_phases(
+        tower,
+        [first],
+        lambda phase: make,
+        recipe.output,
+        title="",
+        stop_after=stop if at_first else None,
+        console=console,
+    )
+    if at_first:
+        return None
+    train_phases(
+        answers,
+        phases,
+        lambda phase: _answer_batches(phase, phases.index(phase) + 2, recipe.seed),
+        recipe.output,
+        title="",
+        on_checkpoint=lambda phase, step: check_and_export(phases.index(phase) + 2, step),
+        stop_after=stop,
+        console=console,
+    )
+    if stop is not None:
+        return None
 
     notes = target / "training.json"
     done = {"stage": 1 + len(recipe.answers), "step": recipe.answers[-1].loop.steps}
     if not notes.is_file() or not done.items() <= json.loads(notes.read_text()).items():
         check_and_export(done["stage"], done["step"])  # died before the last export
-    console.print(f"the trained model is in {target}")
     return target
 
 
-def _train_or_load(
-    objective: Objective,
-    make: Callable[[int], Batch],
-    stage: Stage,
-    folder: Path,
-    console: Console,
-    on_checkpoint: Callable[[int], None] | None = None,
-) -> None:
-    """Train a stage from where it stands; a finished one only hands over its weights."""
-    newest = latest_checkpoint(folder)
-    if newest is not None and newest.name == f"step-{stage.loop.steps:07d}":
-        load_checkpoint(newest, objective)
-        return
-    title = folder.name.replace("-", " ")
-    train(objective, make, stage.loop, folder, title=title, on_checkpoint=on_checkpoint, console=console)
+def _place(phases: Sequence[Phase], step: int | None) -> tuple[str, int] | None:
+    """The phase in which a step of all together falls, and which of its steps it is; None for no step or the last."""
+    if step is None or step >= sum(phase.loop.steps for phase in phases):
+        return None
+    for phase in phases:
+        if step <= phase.loop.steps:
+            return phase.name, step
+        step -= phase.loop.steps
+    return None
+
+
+def _answer_batches(phase: Phase, number: int, seed: int) -> Callable[[int], Batch]:
+    settings: PhaseSettings = phase.options["settings"]
+    return partial(
+        answer_batch,
+        size=settings.batch,
+        seed=100 * seed + number,
+        questions=settings.questions,
+        drill=settings.drill,
+    )

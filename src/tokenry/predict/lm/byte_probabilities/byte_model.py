@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,17 +12,19 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenry.hosts.encoding import start_id
+from tokenry.hosts.treepass import require_trees
 from tokenry.hosts.wrappers import unwrap
-from tokenry.predict.lm.byte_probabilities.cache import Node, TokenForest, moved
-from tokenry.predict.lm.byte_probabilities.covers import Covers, Group
-from tokenry.predict.lm.byte_probabilities.drawing import Draw, State, check, generators
+from tokenry.predict.lm.byte_probabilities.base import ByteLM, ByteLMState, check, generators
+from tokenry.predict.lm.byte_probabilities.cache import Node, TokenForest
+from tokenry.predict.lm.byte_probabilities.covers import Covers
 from tokenry.predict.lm.byte_probabilities.fim import MiddleTokens, Order
-from tokenry.predict.lm.byte_probabilities.shapes import split_partial
-from tokenry.predict.lm.byte_probabilities.validity import Anything, Context, Validity, validity_of
-from tokenry.predict.lm.requirements import require_trees
+from tokenry.predict.lm.byte_probabilities.impossible import refuse_impossible
+from tokenry.predict.lm.byte_probabilities.rules import validity_of
+from tokenry.predict.lm.byte_probabilities.state import ByteState, compact, evaluate
+from tokenry.predict.lm.byte_probabilities.validity import Anything, Context, Validity
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
-from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
+from tokenry.tokens.errors import InputError
 from tokenry.tokens.ids import IdsLike, id_rows
 
 _WINDOW = 64  # bytes of a known text whose tokens are evaluated together
@@ -90,7 +89,7 @@ def byte_model(
     return ByteModel(plain, vocab, validity_of(vocab), fast, min_log_mass, max_groups, stops, context)
 
 
-class ByteModel(Draw):
+class ByteModel(ByteLM):
     """A language model over bytes. Make one with `byte_model`.
 
     Attributes:
@@ -124,7 +123,7 @@ class ByteModel(Draw):
             if not 0 <= token < lm.config.get_text_config().vocab_size:
                 raise InputError(f"Token {token} is outside the model's vocabulary.")
         self.trie = ByteTrie.build(vocab.token_bytes)
-        self.covers = Covers(self.trie, validity, self.stops, fast)
+        self.covers = Covers(self.trie, validity, self.stops, fast, min_log_mass, max_groups)
         self.pruned = fast or min_log_mass is not None or max_groups is not None
         self.exact = not self.pruned and not isinstance(validity, Anything)
 
@@ -250,42 +249,16 @@ class ByteModel(Draw):
         """Evaluate, in one forward pass, what stepping through texts will ask; see `ByteState.plan`."""
         self.evaluate(states)
         plans = [s.plan(text, only_the_end) for s, text in zip(states, texts, strict=True)]
-        self._run([(state, nodes) for state, (nodes, _) in zip(states, plans, strict=True)])
+        evaluate([(state, nodes) for state, (nodes, _) in zip(states, plans, strict=True)])
         return [known for _, known in plans]
 
     # ------------------------------------------------------------------------------- asking the model
 
-    def evaluate(self, states: Sequence[State]) -> None:
+    def evaluate(self, states: Sequence[ByteLMState]) -> None:
         """Ask the model what the states need to know, all of them in one forward pass."""
         own = [s for s in states if isinstance(s, ByteState) and s.model is self and s.waiting()]
-        self._compact(own)  # before the waiting nodes are taken: it replaces them
-        self._run([(state, state.waiting()) for state in own])
-
-    def _run(self, work: Sequence[tuple[ByteState, list[Node]]]) -> None:
-        by_forest: dict[int, list[tuple[ByteState, list[Node]]]] = {}
-        for state, nodes in work:
-            if nodes:
-                by_forest.setdefault(id(state.forest), []).append((state, nodes))
-        for entries in by_forest.values():
-            forest = entries[0][0].forest
-            rows: list[list[Node]] = [[] for _ in range(forest.rows)]
-            for state, nodes in entries:
-                rows[state.row].extend(nodes)
-            forest.extend(rows)
-
-    def _compact(self, states: Sequence[ByteState]) -> None:
-        by_forest: dict[int, list[ByteState]] = {}
-        for state in states:
-            by_forest.setdefault(id(state.forest), []).append(state)
-        for members in by_forest.values():
-            forest = members[0].forest
-            live = [s.visible(forest.length) for s in members]
-            widest = max(int(v.sum()) for v in live)
-            if forest.wasteful(widest):
-                kept = forest.compact([s.row for s in members], live)
-                slots = forest.slots(live)
-                for row, (state, seen) in enumerate(zip(members, live, strict=True)):
-                    state.move(kept, row, slots[row], int(seen.sum()))
+        compact(own)  # before the waiting nodes are taken: it replaces them
+        evaluate([(state, state.waiting()) for state in own])
 
     def fill(
         self,
@@ -352,29 +325,9 @@ class ByteModel(Draw):
             for byte in part:
                 found.append(state.log_probs[byte])
                 if math.isinf(found[-1]):
-                    self._refuse_impossible(self.stream(_bytes(prompt) + data))
+                    refuse_impossible(self.stream(_bytes(prompt) + data), self.vocab, self.covers)
                 state = state.step(byte, known)
         return np.array(found)
-
-    def _refuse_impossible(self, text: bytes) -> None:
-        """Refuse to call a text impossible that is not so by the language model's account.
-
-        Raises:
-            InputError: what the tokenizer has no tokens for.
-            UnsupportedError: a text that it has tokens for, of which there is nothing left.
-        """
-        context = Context()
-        text, _ = split_partial(text)
-        tokens = self.vocab.encode(text)
-        for i, token in enumerate(tokens):
-            if not self.validity.mask(context)[token]:
-                raise _unknown_to_rules(text, self.vocab.decode(tokens[:i]), self.vocab.decode([token]))
-            context = self.validity.extend(context, token)
-        if self.min_log_mass is not None or self.max_groups is not None:
-            raise UnsupportedError(
-                f"All covers of {text[-30:]!r} were dropped on the way (min_log_mass={self.min_log_mass}, max_groups="
-                f"{self.max_groups}), so it would come out as impossible. Allow for more, or leave the options off."
-            )
 
     def log_prob(self, text: bytes | str, prompt: bytes | str = b"") -> float:
         """Log-probability of a text after a prompt: the sum of its bytes' (nats)."""
@@ -392,7 +345,7 @@ class ByteModel(Draw):
         """
         state = self.feed(self.begin([[]]), [self.stream(text)])[0]
         if math.isinf(state.log_mass):
-            self._refuse_impossible(self.stream(text))
+            refuse_impossible(self.stream(text), self.vocab, self.covers)
         return state.log_mass + (state.log_end if end else 0.0)
 
 
@@ -414,21 +367,6 @@ def _bytes(text: bytes | str) -> bytes:
         ) from error
 
 
-def _unknown_to_rules(text: bytes, before: bytes, token: bytes) -> TokenryError:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return InputError(
-            f"{text[-30:]!r} is not UTF-8: after {before[-20:]!r}, {token!r} is a token of no text, so it has no "
-            "probability. Decode the bytes first, with errors='replace' if need be."
-        )
-    return UnsupportedError(
-        f"The tokenizer gives {token!r} after {before[-20:]!r}, which the rules for exact byte probabilities do not "
-        "know, so this text would come out as impossible. Please report the tokenizer's splitting pattern; until then "
-        "score texts by their tokens (tokenry.text.measure)."
-    )
-
-
 def _stops(lm: PreTrainedModel, vocab: ByteVocab) -> list[int]:
     settings = getattr(lm, "generation_config", None)
     found = getattr(settings, "eos_token_id", None)
@@ -444,251 +382,3 @@ def _beginning(lm: PreTrainedModel, vocab: ByteVocab) -> list[int]:
     if token is None:
         token = lm.config.get_text_config().bos_token_id
     return [] if token is None else [int(token)]
-
-
-class ByteState(State):
-    """A byte model after some bytes. Stepping gives a new state; this one stays as it is.
-
-    Attributes:
-        model: the byte model.
-        forest, row: where the keys and values of its token sequences are.
-        groups: covers that reach beyond the text.
-        fresh: token sequences that end where the text does, with their log-probabilities; the model has yet to be asked
-            what follows them.
-        log_mass: log-probability of all covers of the text since the last certain boundary of its prompt (nats).
-        text: the bytes so far, prompt included, as the tokenizer sees them.
-        before: tokens before them.
-        exact: whether covers were neither left out nor counted too many. False with the options that say so, and where
-            a text is so odd that it has no cover and its own encoding was taken instead.
-    """
-
-    def __init__(
-        self,
-        model: ByteModel,
-        forest: TokenForest,
-        row: int,
-        groups: list[Group],
-        fresh: list[tuple[Node, float]],
-        log_mass: float,
-        text: bytes,
-        before: Sequence[int],
-        exact: bool,
-    ) -> None:
-        self.model = model
-        self.forest = forest
-        self.row = row
-        self.groups = groups
-        self.fresh = fresh
-        self.log_mass = log_mass
-        self.text = text
-        self.before = before
-        self.exact = exact
-
-    def waiting(self) -> list[Node]:
-        """The token sequences that the model has yet to be asked about."""
-        if "_begun" in self.__dict__:
-            return []
-        return [node for node, _ in self.fresh if node.logits is None]
-
-    @cached_property
-    def _begun(self) -> list[Group]:
-        """The groups that begin here."""
-        self.model.evaluate([self])
-        return [self.model.covers.group(node, log_mass) for node, log_mass in self.fresh]
-
-    @cached_property
-    def log_probs(self) -> Float[np.ndarray, "257"]:
-        """Log-probability of each next byte, and at 256 of the end of the text (nats)."""
-        mass, _ = self.model.covers.next_bytes(self.groups + self._begun)
-        total = mass.sum()
-        if total <= 0:
-            return self._rescued.log_probs
-        with np.errstate(divide="ignore"):
-            return np.log(mass) - math.log(total)
-
-    @property
-    def log_end(self) -> float:
-        """Log-probability of the end of the text here, as the language model gives it (nats)."""
-        ends = [g.log_mass + math.log(g.end) for g in self._begun if g.end > 0]
-        return float(np.logaddexp.reduce(ends)) - self.log_mass if ends else float("-inf")
-
-    @cached_property
-    def _rescued(self) -> ByteState:
-        """The state of the text's own encoding, for texts that have no cover."""
-        tokens = self.model.vocab.encode(self.text)
-        warnings.warn(
-            f"No token sequence that covers the text up to {self.text[-20:]!r} has any probability; its own encoding "
-            "is taken instead, and what follows is not exact (ByteState.exact).",
-            stacklevel=3,
-        )
-        state = self.model.begin([tokens], [self.text], self.before)[0]
-        state.exact = False
-        for token in tokens:
-            root = state.fresh[0][0]
-            root.context = self.model.validity.extend(root.context, token)
-        mass, _ = self.model.covers.next_bytes(state._begun)
-        if mass.sum() <= 0:
-            raise UnsupportedError(
-                f"After {self.text[-20:]!r} the model gives nothing that its tokenizer could give any probability."
-            )
-        return state
-
-    def step(
-        self, byte: int, known: dict[tuple[int, int], Node] | None = None, *, masked: bool = False
-    ) -> ByteState:
-        """The state after one more byte.
-
-        Args:
-            byte: 0 to 255.
-            known: token sequences that were evaluated ahead (see `plan`); others are then left out.
-            masked: leave out what the tokenizer could not give, also in a fast model, which spares that while drawing.
-
-        Raises:
-            InputError: no byte, such as the end of the text.
-        """
-        if not 0 <= byte < 256:
-            raise InputError(f"{byte} is no byte; after the end of a text (256) there is nothing to step to.")
-        covers = self.model.covers
-        groups: list[Group] = []
-        fresh: list[tuple[Node, float]] = []
-        for group in self.groups + self._begun:
-            moved_on, complete = covers.advance(group, byte)
-            if masked and moved_on is not None:
-                moved_on = covers.masked(moved_on)
-            if moved_on is not None:
-                groups.append(moved_on)
-            for token, log_mass in complete:
-                node = self._next(group.left, token) if known is None else known.get((id(group.left), token))
-                if node is not None:
-                    fresh.append((node, log_mass))
-        text = self.text + bytes([byte])
-        if not groups:
-            return self._without_covers(text)
-        log_mass = covers.log_mass(groups)
-        # A node of the trie without children holds nothing but the token that ends there.
-        first = self.model.trie.first_child
-        groups = [g for g in groups if first[g.at] < first[g.at + 1]]
-        groups, fresh = self._prune(groups, fresh)
-        return self._after(groups, fresh, log_mass, text)
-
-    def _after(
-        self, groups: list[Group], fresh: list[tuple[Node, float]], log_mass: float, text: bytes
-    ) -> ByteState:
-        return ByteState(
-            self.model, self.forest, self.row, groups, fresh, log_mass, text, self.before, self.exact
-        )
-
-    def within_one_token(self, data: bytes) -> ByteState:
-        """The state if the next token starts with some bytes (or is them): what token healing supposes."""
-        live: Group | None = self._begun[0]
-        complete: list[tuple[int, float]] = []
-        for byte in data:
-            if live is None:
-                raise InputError(f"No token starts with {data!r}.")
-            live, complete = self.model.covers.advance(live, byte)
-        groups = [] if live is None else [live]
-        left = self._begun[0].left
-        fresh = [(self._next(left, token), log_mass) for token, log_mass in complete]
-        return self._after(groups, fresh, self.model.covers.log_mass(groups), self.text + data)
-
-    def _without_covers(self, text: bytes) -> ByteState:
-        rescued = self._after([], [], float("-inf"), text)._rescued
-        rescued.log_mass = float("-inf")
-        return rescued
-
-    def _next(self, left: Node, token: int) -> Node:
-        context = self.model.validity.extend(left.context, token)
-        return Node(token, left, left.position + 1, context)
-
-    def _prune(
-        self, groups: list[Group], fresh: list[tuple[Node, float]]
-    ) -> tuple[list[Group], list[tuple[Node, float]]]:
-        least, most = self.model.min_log_mass, self.model.max_groups
-        if least is None and most is None:
-            return groups, fresh
-        weights = [*self.model.covers.weights(groups), *(mass for _, mass in fresh)]
-        floor = -math.inf if least is None else max(weights) + least
-        if most is not None and len(weights) > most:
-            floor = max(floor, sorted(weights)[-most])
-        keep = [weight >= floor for weight in weights]
-        return (
-            [g for g, k in zip(groups, keep, strict=False) if k],
-            [f for f, k in zip(fresh, keep[len(groups) :], strict=True) if k],
-        )
-
-    def plan(self, text: bytes, only_the_end: bool = False) -> tuple[list[Node], dict[tuple[int, int], Node]]:
-        """The token sequences that stepping through a text will ask the model about.
-
-        Args:
-            text: the next bytes.
-            only_the_end: leave out those that no cover of the whole text begins with.
-
-        Returns:
-            new nodes, parents first; the same by (id of parent, token).
-        """
-        model, trie = self.model, self.model.trie
-        live = [(g.left, g.at) for g in self.groups] + [(node, trie.root) for node, _ in self.fresh]
-        nodes: list[Node] = []
-        known: dict[tuple[int, int], Node] = {}
-        for byte in text:
-            moved_on: list[tuple[Node, int]] = []
-            for left, at in live:
-                node = trie.child(at, byte)
-                if node < 0:
-                    continue
-                moved_on.append((left, node))
-                for token, _ in model.covers.ending(node):
-                    if model.validity.mask(left.context)[token]:
-                        new = known[id(left), token] = self._next(left, token)
-                        nodes.append(new)
-                        moved_on.append((new, trie.root))
-            live = moved_on
-        if only_the_end:
-            needed: set[int] = set()
-            for left, _ in live:
-                node_: Node | None = left
-                while node_ is not None and id(node_) not in needed:
-                    needed.add(id(node_))
-                    node_ = node_.parent
-            nodes = [node for node in nodes if id(node) in needed]
-            known = {key: node for key, node in known.items() if id(node) in needed}
-        return nodes, known
-
-    def encodings(self) -> set[tuple[int, ...]]:
-        """All covers of the text that have any probability, as token sequences since the last certain boundary."""
-        found = {(*node.tokens(),) for node, _ in self.fresh}
-        for group in self.groups:
-            lo, _ = self.model.trie.span(group.at)
-            probs = group.below(self.model.trie, group.at)
-            left = group.left.tokens()
-            found |= {(*left, int(self.model.trie.order[lo + i])) for i in np.flatnonzero(probs)}
-        return found
-
-    def visible(self, length: int) -> np.ndarray:
-        """Which of the forest's slots its token sequences need."""
-        seen = np.zeros(length, bool)
-        for node in self._lefts():
-            seen[: len(node.visible)] |= node.visible
-            if node.parent is not None and not len(node.visible):
-                seen[: len(node.parent.visible)] |= node.parent.visible
-        return seen
-
-    def _lefts(self) -> list[Node]:
-        begun = self.__dict__.get("_begun", [])
-        return [g.left for g in self.groups] + [node for node, _ in self.fresh] + [g.left for g in begun]
-
-    def move(self, forest: TokenForest, row: int, slots: np.ndarray, count: int) -> None:
-        """Take the token sequences to a compacted forest."""
-        copies: dict[int, Node] = {}
-        for node in self._lefts():
-            if len(node.visible):
-                copies[id(node)] = moved(node, slots, count)
-            else:  # not asked about yet: its parent has the slots
-                assert node.parent is not None
-                parent = moved(node.parent, slots, count)
-                copies[id(node)] = Node(node.token, parent, node.position, node.context)
-        self.forest, self.row = forest, row
-        self.groups = [replace(g, left=copies[id(g.left)]) for g in self.groups]
-        self.fresh = [(copies[id(node)], mass) for node, mass in self.fresh]
-        if "_begun" in self.__dict__:
-            self.__dict__["_begun"] = [replace(g, left=copies[id(g.left)]) for g in self._begun]

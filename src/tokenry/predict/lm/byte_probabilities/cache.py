@@ -12,10 +12,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenry.hosts.upstream import parameters, shortest_window, with_cache
+from tokenry.hosts.treepass import (
+    copied_columns,
+    plain_cache,
+    require_full_attention,
+    tree_pass,
+)
+from tokenry.hosts.upstream import longest_text, parameters
 from tokenry.predict.lm.byte_probabilities.validity import Context
-from tokenry.predict.lm.requirements import longest_text, plain_cache
-from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.tokens.errors import InputError
 
 _PREFILL = 512  # tokens a forward pass of a prompt
 
@@ -66,13 +71,11 @@ class TokenForest:
     """
 
     def __init__(self, model: PreTrainedModel, rows: int) -> None:
-        config = model.config.get_text_config()
         self.model = model
         self.rows = rows
         self.length = 0
         self._cache = plain_cache(model)
-        self._window = shortest_window(config)
-        self._limit = longest_text(config)
+        self._limit = longest_text(model.config)
 
     def prefill(self, sequences: Sequence[Sequence[int]], contexts: Sequence[Context]) -> list[Node]:
         """Put one token sequence into every (empty) row.
@@ -135,23 +138,12 @@ class TokenForest:
             raise InputError(
                 f"The text needs {last} positions and the model has {self._limit}; give it less context."
             )
-        if self._window is not None and last > self._window:
-            raise UnsupportedError(
-                f"The model attends to a window of {self._window} tokens and the text has {last}; byte probabilities "
-                "need attention to the whole of it. Give it less context."
-            )
-        device, dtype = self.model.device, self.model.dtype
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        require_full_attention(self.model, last)
+        device = self.model.device
         more = {"logits_to_keep": keep} if _keeps_logits(self.model) else {}
+        rows = {"input_ids": ids.to(device)}
         with torch.inference_mode():
-            out = self.model(
-                input_ids=ids.to(device),
-                attention_mask=mask[:, None].to(device),
-                position_ids=positions.to(device),
-                **with_cache(self.model, self._cache),
-                use_cache=True,
-                **more,
-            )
+            out = tree_pass(self.model, self._cache, rows, seen.to(device), positions.to(device), **more)
         if getattr(out, "logits", None) is None:
             raise InputError(
                 f"{type(self.model).__name__} gives no logits: load it with its language-model head "
@@ -174,12 +166,7 @@ class TokenForest:
         """
         kept = type(self)(self.model, len(rows))
         index = self.slots(visible)
-        at = torch.from_numpy(index).to(self.model.device)
-        row = torch.tensor(rows, device=self.model.device)[:, None]
-        for number, layer in enumerate(self._cache.layers):
-            # [rows, heads, slots, width] -> pick slots row by row
-            keys, values = (x[row, :, at].transpose(1, 2) for x in (layer.keys, layer.values))
-            kept._cache.update(keys, values, number)
+        kept._cache = copied_columns(self.model, self._cache, rows, index)
         kept.length = index.shape[1]
         return kept
 

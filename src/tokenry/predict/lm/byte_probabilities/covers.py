@@ -7,8 +7,10 @@ something that starts with the text. The covers that share all but their last to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +19,15 @@ from jaxtyping import Float
 from tokenry.predict.lm.byte_probabilities.cache import Node
 from tokenry.predict.lm.byte_probabilities.validity import Validity
 from tokenry.text.trie import ByteTrie
+
+Fresh: TypeAlias = tuple[Node, float]
+"""A token sequence that ends where the text does, and its log-probability."""
+
+Live: TypeAlias = tuple[Node, int]
+"""A token sequence, and the trie node of what its next token has to start with."""
+
+Plan: TypeAlias = tuple[list[Node], dict[tuple[int, int], Node]]
+"""New nodes, parents first; the same by (id of parent, token)."""
 
 END = 256  # index of "the text ends here" in a distribution over bytes
 
@@ -55,10 +66,22 @@ class Covers:
         validity: which tokens may follow which.
         stops: tokens that end a text.
         fast: leave the mask off the last token of a cover; lefts are checked all the same (see also `masked`).
+        min_log_mass: `kept` drops what lies this far below the best; None for nothing.
+        max_groups: `kept` leaves at most so many; None for all.
     """
 
-    def __init__(self, trie: ByteTrie, validity: Validity, stops: Sequence[int], fast: bool = False) -> None:
+    def __init__(
+        self,
+        trie: ByteTrie,
+        validity: Validity,
+        stops: Sequence[int],
+        fast: bool = False,
+        min_log_mass: float | None = None,
+        max_groups: int | None = None,
+    ) -> None:
         self.trie = trie
+        self.min_log_mass = min_log_mass
+        self.max_groups = max_groups
         self.validity = validity
         self.stops = list(stops)
         self.fast = fast
@@ -99,6 +122,10 @@ class Covers:
                 complete.append((token, group.log_mass + float(np.log(p))))
         return moved, complete
 
+    def next(self, left: Node, token: int) -> Node:
+        """The token sequence with one token more; the model has yet to be asked about it."""
+        return Node(token, left, left.position + 1, self.validity.extend(left.context, token))
+
     def masked(self, group: Group) -> Group | None:
         """A group without the tokens that may not follow its left; None if there are no others."""
         order = self.trie.order[group.offset : group.offset + len(group.probs)]
@@ -110,6 +137,69 @@ class Covers:
         lo, hi = self.trie.ends(node)
         for at in range(lo, hi):
             yield int(self.trie.order[at]), at
+
+    def kept(self, groups: Sequence[Group], fresh: Sequence[Fresh]) -> tuple[list[Group], list[Fresh]]:
+        """Groups, and token sequences that end where the text does, without those that weigh too little."""
+        least, most = self.min_log_mass, self.max_groups
+        if least is None and most is None:
+            return list(groups), list(fresh)
+        weights = [*self.weights(groups), *(mass for _, mass in fresh)]
+        floor = -math.inf if least is None else max(weights) + least
+        if most is not None and len(weights) > most:
+            floor = max(floor, sorted(weights)[-most])
+        keep = [weight >= floor for weight in weights]
+        return (
+            [g for g, k in zip(groups, keep, strict=False) if k],
+            [f for f, k in zip(fresh, keep[len(groups) :], strict=True) if k],
+        )
+
+    def unfinished(self, groups: Sequence[Group]) -> list[Group]:
+        """Groups whose last token may go on: a trie node without children holds but the token that ends there."""
+        first = self.trie.first_child
+        return [g for g in groups if first[g.at] < first[g.at + 1]]
+
+    def ahead(self, live: Sequence[Live], text: bytes, only_the_end: bool = False) -> Plan:
+        """The token sequences that stepping through a text will ask the model about.
+
+        Args:
+            live: lefts, and the trie nodes of what their next tokens have to start with.
+            text: the next bytes.
+            only_the_end: leave out those that no cover of the whole text begins with.
+        """
+        nodes: list[Node] = []
+        known: dict[tuple[int, int], Node] = {}
+        for byte in text:
+            moved_on: list[Live] = []
+            for left, at in live:
+                node = self.trie.child(at, byte)
+                if node < 0:
+                    continue
+                moved_on.append((left, node))
+                for token, _ in self.ending(node):
+                    if self.validity.mask(left.context)[token]:
+                        new = known[id(left), token] = self.next(left, token)
+                        nodes.append(new)
+                        moved_on.append((new, self.trie.root))
+            live = moved_on
+        if not only_the_end:
+            return nodes, known
+        needed: set[int] = set()
+        for left, _ in live:
+            node_: Node | None = left
+            while node_ is not None and id(node_) not in needed:
+                needed.add(id(node_))
+                node_ = node_.parent
+        return (
+            [node for node in nodes if id(node) in needed],
+            {key: node for key, node in known.items() if id(node) in needed},
+        )
+
+    def sequences(self, group: Group) -> Iterator[tuple[int, ...]]:
+        """The covers of a group that have any probability, as token sequences."""
+        lo, _ = self.trie.span(group.at)
+        left = group.left.tokens()
+        for i in np.flatnonzero(group.below(self.trie, group.at)):
+            yield (*left, int(self.trie.order[lo + i]))
 
     def log_mass(self, groups: Sequence[Group]) -> float:
         """Log-probability of all covers: of the text, by the byte-token representation lemma."""

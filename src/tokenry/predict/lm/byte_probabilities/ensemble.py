@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from tokenry.predict.lm.byte_probabilities.drawing import Draw, State
+from tokenry.predict.lm.byte_probabilities.base import ByteLM, ByteLMState
 from tokenry.tokens.errors import InputError
 
 
-def ensemble(models: Sequence[Draw], weights: Sequence[float] | None = None) -> ByteEnsemble:
+def ensemble(models: Sequence[ByteLM], weights: Sequence[float] | None = None) -> ByteEnsemble:
     """The weighted mean of several byte models' next-byte probabilities, as a model of bytes.
 
     Args:
@@ -34,7 +34,7 @@ def ensemble(models: Sequence[Draw], weights: Sequence[float] | None = None) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class ByteEnsemble(Draw):
+class ByteEnsemble(ByteLM):
     """The weighted mean of models of bytes. Make one with `ensemble`.
 
     By Jensen's inequality its bits per byte are at most the weighted mean of theirs, on every byte of every text.
@@ -44,7 +44,7 @@ class ByteEnsemble(Draw):
         weights: theirs; they sum to 1.
     """
 
-    models: tuple[Draw, ...]
+    models: tuple[ByteLM, ...]
     weights: Float[np.ndarray, " k"]
 
     def state(self, prompt: bytes | str = b"") -> EnsembleState:
@@ -65,7 +65,7 @@ class ByteEnsemble(Draw):
         with np.errstate(divide="ignore"):
             return np.asarray(np.logaddexp.reduce(np.log(self.weights)[:, None] + log_probs, axis=0))
 
-    def evaluate(self, states: Sequence[State]) -> None:
+    def evaluate(self, states: Sequence[ByteLMState]) -> None:
         """Prepare the next distributions of several states together."""
         own = [state for state in states if isinstance(state, EnsembleState)]
         for k, model in enumerate(self.models):
@@ -73,7 +73,7 @@ class ByteEnsemble(Draw):
 
 
 @dataclass(frozen=True, eq=False)
-class EnsembleState(State):
+class EnsembleState(ByteLMState):
     """An ensemble after some bytes.
 
     Attributes:
@@ -82,7 +82,7 @@ class EnsembleState(State):
     """
 
     of: ByteEnsemble
-    members: tuple[State, ...]
+    members: tuple[ByteLMState, ...]
 
     @cached_property
     def log_probs(self) -> Float[np.ndarray, "257"]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from tokenry.predict.lm.byte_probabilities.byte_model import ByteModel, ByteState
-from tokenry.predict.lm.byte_probabilities.drawing import Draw, State
+from tokenry.predict.lm.byte_probabilities.base import ByteLM, ByteLMState
+from tokenry.predict.lm.byte_probabilities.byte_model import ByteModel
+from tokenry.predict.lm.byte_probabilities.state import ByteState
 from tokenry.predict.lm.byte_probabilities.validity import Anything
 from tokenry.tokens.errors import InputError
 
 
-class TokenContinuation(Draw):
+class TokenContinuation(ByteLM):
     """The distribution over bytes of a language model that goes on from the tokens of a prompt.
 
     Whatever tokens it would then give count, in every way to cut the bytes: this is the distribution of ordinary token
@@ -54,6 +55,6 @@ class TokenContinuation(Draw):
         last = [self.free.vocab.decode(ids[-1:]) for ids in tokens]
         return [state.within_one_token(data) for state, data in zip(states, last, strict=True)]
 
-    def evaluate(self, states: Sequence[State]) -> None:
+    def evaluate(self, states: Sequence[ByteLMState]) -> None:
         """Prepare the next distributions of several states together."""
         self.free.evaluate(states)

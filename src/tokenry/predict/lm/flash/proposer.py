@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from heapq import heappop, heappush
-from typing import Final, cast
+from typing import Final, Self, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from tokenry.hosts.upstream import DynamicCache, placeholder_of
 from tokenry.predict.lm.flash.drafter import Drafter, visual_span
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.tree import Draft, DraftTree
-from tokenry.tokens.errors import InputError, TokenryError
+from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
 
 __all__ = ["ChainDrafts", "Flash", "likeliest_tree", "static_tree"]
 
@@ -217,6 +217,18 @@ class Flash(_FromHidden):
     """
 
     nodes: int = 25
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel) -> Self:
+        """See `NamedProposer.for_model`.
+
+        Raises:
+            UnsupportedError: any model: drafters are trained for one, and tokenry ships none.
+        """
+        raise UnsupportedError(
+            f"No drafter comes with tokenry, for {type(model).__name__} or another model. Train one "
+            "(tokenry.predict.lm.flash.training), and pass Flash(load_drafter(folder), model)."
+        )
 
     @torch.no_grad()
     def propose(self, row: int, text: Sequence[int], limit: int) -> Draft:

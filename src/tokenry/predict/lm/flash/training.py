@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,9 +188,8 @@ class FlashObjective(Objective):
         noise: width of the noise at a length of 512; 0 for none.
     """
 
-    embedding: Tensor
-    head: Tensor
-    bias: Tensor | None
+    embedding: nn.Embedding
+    head: nn.Linear
 
     def __init__(
         self,
@@ -205,13 +205,11 @@ class FlashObjective(Objective):
         self.drafter = drafter
         self.image_token = placeholder_of(model.config, "image") if image_token is None else image_token
         self.regression, self.distillation, self.noise = regression, distillation, noise
-        output: Any = model.get_output_embeddings()
-        # Buffers that are not saved: they go where the drafter goes, and are neither trained nor in its checkpoints.
-        embedding = cast(nn.Embedding, model.get_input_embeddings())
-        self.register_buffer("embedding", embedding.weight.detach().clone(), persistent=False)
-        self.register_buffer("head", output.weight.detach().clone(), persistent=False)
-        bias = getattr(output, "bias", None)
-        self.register_buffer("bias", None if bias is None else bias.detach().clone(), persistent=False)
+        # Copies, which go where the drafter goes: the model may stay where it is, and as it is.
+        self.frozen(
+            embedding=copy.deepcopy(cast(nn.Module, model.get_input_embeddings())),
+            head=copy.deepcopy(cast(nn.Module, model.get_output_embeddings())),
+        )
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
         """The loss, its parts, and how often the nearest and the farthest guess name the model's own word."""
@@ -220,7 +218,7 @@ class FlashObjective(Objective):
         blurred = hidden
         if self.training and self.noise:
             blurred = hidden + (torch.rand_like(hidden) - 0.5) * (self.noise * 512 / hidden.shape[1])
-        following = F.embedding(ids[:, span[1] + 1 :], self.embedding)
+        following = F.embedding(ids[:, span[1] + 1 :], self.embedding.weight)
         guessed = self.drafter(blurred, following, span)
         target, counts = _targets(hidden, span[1], self.drafter.offsets, batch["starts"], batch["lengths"])
         guess, truth = guessed[counts].float(), target[counts]
@@ -238,7 +236,7 @@ class FlashObjective(Objective):
         }
 
     def _words(self, states: Float[Tensor, "m d"]) -> Float[Tensor, "m v"]:
-        return F.linear(states.to(self.head.dtype), self.head, self.bias).float()
+        return F.linear(states.to(self.head.weight.dtype), self.head.weight, self.head.bias).float()
 
     def _span(self, ids: Int[Tensor, "b s"], starts: Int[Tensor, " b"]) -> tuple[int, int]:
         shown = ids == (-1 if self.image_token is None else self.image_token)

@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tokenry.hosts.upstream import DynamicLayer, cache_of, with_cache
-from tokenry.tokens.errors import InputError, UnsupportedError
+from tokenry.hosts.treepass import plain_layers, tree_pass
+from tokenry.hosts.upstream import cache_of
+from tokenry.tokens.errors import InputError
 from tokenry.tokens.files import whole_folder
 
 Teacher = Literal["greedy", "text"]
@@ -155,7 +156,7 @@ class PromptTokens(nn.Module):
         Raises:
             InputError: they are missing from the installation.
         """
-        return cls.load(Path(str(files("tokenry.models") / "weights" / "ppd-smollm2")))
+        return cls.load(Path(str(files("tokenry.predict.lm.ppd") / "smollm2")))
 
     def rows(self, chains: Chains) -> Float[Tensor, "p d"]:
         """The embeddings of chains' rows.
@@ -258,7 +259,7 @@ def look_ahead(
         known = output.logits.gather(1, rows[..., None].expand(-1, -1, output.logits.shape[-1]))
         known = known.unflatten(1, (points.shape[1], -1))
         cache = cache_of(output)
-        _refuse(cache)
+        plain_layers(cache)  # refuses what does not hold every token
         if teacher == "text":
             steps = points[..., None] + torch.arange(1, m + 1, device=ids.device)
             truth, target = known[:, :, 1:], ids.gather(1, steps.flatten(1)).view_as(steps)
@@ -268,12 +269,12 @@ def look_ahead(
     chains = Chains.behind([m] * points.shape[1], prompts.ensemble)
     place = torch.from_numpy(chains.place).to(ids.device)
     mine = torch.from_numpy(chains.sees).to(ids.device).expand(len(ids), -1, -1)
-    guesses = model(
-        inputs_embeds=prompts.rows(chains).to(model.dtype).expand(len(ids), -1, -1),
-        attention_mask=_additive(torch.cat([before[:, place], mine], -1), model.dtype),
-        position_ids=points[:, place] + torch.from_numpy(chains.step - 1).to(ids.device),
-        **with_cache(model, cache),
-        use_cache=True,
+    guesses = tree_pass(
+        model,
+        cache,
+        {"inputs_embeds": prompts.rows(chains).to(model.dtype).expand(len(ids), -1, -1)},
+        torch.cat([before[:, place], mine], -1),
+        points[:, place] + torch.from_numpy(chains.step - 1).to(ids.device),
     ).logits
     return Outlook(guesses.unflatten(1, (points.shape[1], m, prompts.ensemble)).mean(3), truth, target)
 
@@ -290,29 +291,9 @@ def _continue(
     branches = torch.eye(token.shape[1], dtype=torch.bool, device=token.device).expand(len(token), -1, -1)
     found: list[Tensor] = []
     for step in range(steps):
-        output = model(
-            input_ids=token,
-            attention_mask=_additive(torch.cat([before, *[branches] * (step + 1)], -1), model.dtype),
-            position_ids=points + step,
-            **with_cache(model, cache),
-            use_cache=True,
-        )
+        sees = torch.cat([before, *[branches] * (step + 1)], -1)
+        output = tree_pass(model, cache, {"input_ids": token}, sees, points + step)
         found.append(output.logits)
         token = output.logits.argmax(-1)
     cache.crop(-steps * token.shape[1])
     return torch.stack(found, 2)
-
-
-def _refuse(cache: Any) -> None:
-    strange = {type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer}
-    if strange:
-        raise UnsupportedError(
-            f"Prompt tokens stand at many places of one cached text; {', '.join(sorted(strange))} does not hold it. "
-            "Use a model with full attention in every layer."
-        )
-
-
-def _additive(visible: Bool[Tensor, "b r c"], dtype: torch.dtype) -> Float[Tensor, "b 1 r c"]:
-    """A mask that is right for every kernel; eager attention adds a boolean one as 0 and 1."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from types import MappingProxyType
+from typing import Final, Self
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tokenry.predict.lm.ppd.prompts import Chains, PromptTokens
 from tokenry.predict.lm.ppd.tree import PromptTree, TreeSet, best_trees, choose_limit
 from tokenry.predict.lm.proposer import Verified
 from tokenry.predict.lm.sizing import Expected
 from tokenry.predict.lm.tree import Draft, DraftTree, Probes
-from tokenry.tokens.errors import InputError
+from tokenry.tokens.errors import InputError, UnsupportedError
+
+_SMOLLM2: Final = MappingProxyType(
+    {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+)
+"""What tells the model that prompt tokens are shipped for; its vocabulary may have grown."""
 
 Search = Callable[[Float[np.ndarray, "m k"], int, int], TreeSet]
 """Table of acceptance, most rows beside the root and rows per prompt token -> the trees."""
@@ -27,7 +34,7 @@ class ParallelPromptDecoding:
     Source: Hardware-Aware Parallel Prompt Decoding for Memory-Efficient Acceleration of LLM Inference, arXiv
     2405.18628. Behind the root and the guesses of a pass stand chains of trained prompt tokens. The chain behind the
     last accepted node tells the guesses of the next pass, its length how far they reach (the state). Which guesses and
-    how long chains a pass carries is chosen by state, for the most tokens per pass (`ppd_tree.best_trees`). Any text
+    how long chains a pass carries is chosen by state, for the most tokens per pass (`tree.best_trees`). Any text
     comes out as without guesses; how good the prompt tokens are only decides how fast.
 
     A pass has at most the `limit` of rows beside the root that the sizing asks for, prompt tokens included; trees for
@@ -66,6 +73,22 @@ class ParallelPromptDecoding:
         self.prompts, self.acceptance, self.search = prompts, table, search
         self._passes: dict[int, list[_Pass]] = {}
         self._guesses: dict[int, Int[np.ndarray, "s k"]] = {}
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel) -> Self:
+        """See `NamedProposer.for_model`: with the prompt tokens that come with tokenry, which are for SmolLM2-135M.
+
+        Raises:
+            UnsupportedError: another model.
+        """
+        config = model.config.get_text_config()
+        if any(getattr(config, name, None) != value for name, value in _SMOLLM2.items()):
+            raise UnsupportedError(
+                f"The prompt tokens that come with tokenry are for SmolLM2-135M, not for {type(model).__name__} of "
+                f"width {config.hidden_size}. Train some (tokenry.predict.lm.ppd.training), and pass "
+                "ParallelPromptDecoding(PromptTokens.load(...))."
+            )
+        return cls(PromptTokens.for_smollm2())
 
     def begin(self, prompts: Sequence[Sequence[int]], hidden: Sequence[Float[Tensor, "s d"]] | None) -> None:
         """See `Proposer.begin`."""

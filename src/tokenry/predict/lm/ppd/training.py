@@ -22,8 +22,8 @@ class PromptTokenDistillation(Objective):
     which prompt tokens stand (`TruncatedTexts`). The paper truncates a text at one random point; here one pass serves
     many points, whose chains do not see each other.
 
-    Source: Hardware-Aware Parallel Prompt Decoding, arXiv 2405.18628. The model is no part of what is trained, moved or
-    checkpointed; its parameters stop asking for gradients.
+    Source: Hardware-Aware Parallel Prompt Decoding, arXiv 2405.18628. The model is frozen: neither trained nor
+    checkpointed.
 
     Args:
         model: the causal language model that will decode; load it in bfloat16 to be fast.
@@ -32,19 +32,18 @@ class PromptTokenDistillation(Objective):
         decay: weight of each prompt in units of the one before it.
     """
 
+    model: Any
+
     def __init__(
         self, model: Any, prompts: PromptTokens, teacher: Teacher = "greedy", decay: float = 0.8
     ) -> None:
         super().__init__()
-        self._frozen = (model.eval().requires_grad_(False),)  # in a tuple, so that it is no submodule
         self.prompts, self.teacher, self.decay = prompts, teacher, decay
+        self.frozen(model=model)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
         """Return the loss in nats, and how often the first guess of each prompt is the likeliest token."""
-        (model,) = self._frozen
-        if model.device != self.prompts.embeddings.device:
-            model.to(self.prompts.embeddings.device)
-        found = look_ahead(model, self.prompts, batch["input_ids"], batch["points"], self.teacher)
+        found = look_ahead(self.model, self.prompts, batch["input_ids"], batch["points"], self.teacher)
         truth, guess = (logits.float().log_softmax(-1) for logits in (found.teacher, found.guesses))
         divergence = (truth.exp() * (truth - guess)).sum(-1).mean((0, 1))
         weights = self.decay ** torch.arange(len(divergence), device=divergence.device)
