@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.common import RESULTS
-from tokenry.bench.canvas import Canvas
+from tokenry.bench.charts.canvas import Canvas
 from tokenry.tokens.files import whole_file
 
 ASSETS = RESULTS.parent / "assets"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tokenry.bench.run import Interleaved, Outputs, Problem, Record, measure
+from tokenry.bench.run import ComparisonRecord, Interleaved, Outputs, Problem, measure
 from tokenry.bench.task import BatchedTask, Task
 from tokenry.tokens import InputError, TokenryError, UnsupportedError
 
@@ -112,7 +112,7 @@ class Batches(BatchedTask[str, str, str, str]):
 
 
 @dataclass
-class Kept(Record[str, str, str, str]):
+class Kept(ComparisonRecord[str, str, str, str]):
     done: set[tuple[str, str]] = field(default_factory=set)
     lines: list[tuple[str, str]] = field(default_factory=list)
     failures: list[tuple[str, str | None, str]] = field(default_factory=list)

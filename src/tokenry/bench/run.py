@@ -68,7 +68,7 @@ def attempt(run: Callable[[], T], task: BatchedTask[Any, Any, Any, Any]) -> T | 
 
 
 @runtime_checkable
-class Record(Protocol[SubjectT_contra, ItemT_contra, BatchT_contra, OutputT_contra]):
+class ComparisonRecord(Protocol[SubjectT_contra, ItemT_contra, BatchT_contra, OutputT_contra]):
     """What is known of a comparison, and where what is measured goes."""
 
     def known(self, subject: SubjectT_contra, opened: BatchT_contra) -> bool:
@@ -117,7 +117,7 @@ class Interleaved(Generic[Subject, Item, Batch, Output]):
 
     task: BatchedTask[Subject, Item, Batch, Output]
     subjects: Sequence[Subject]
-    record: Record[Subject, Item, Batch, Output]
+    record: ComparisonRecord[Subject, Item, Batch, Output]
     batch_size: int = 1
     seed: int = 0
     _warm: list[Subject] = field(default_factory=list)
@@ -247,7 +247,7 @@ class _Turn(Generic[Subject, Item, Batch, Output]):
 
 
 @dataclass(frozen=True)
-class Outputs(Record[str, Item, tuple[Item, ...], Output]):
+class Outputs(ComparisonRecord[str, Item, tuple[Item, ...], Output]):
     """A record in memory: what each subject made of each item, and how good that is.
 
     Attributes:

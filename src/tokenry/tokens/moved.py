@@ -14,6 +14,7 @@ _MOVED: Final[dict[str, str]] = dict(
     line.split()
     for line in """
     bench.arms bench.reducers.arms
+    bench.canvas bench.charts.canvas
     bench.choose bench.reducers.choose
     bench.columns bench.reducers.columns
     bench.compare bench.reducers.compare

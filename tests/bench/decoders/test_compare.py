@@ -166,7 +166,7 @@ def test_interruption_ends_the_comparison(host: tuple[Any, Any]) -> None:
 
 def stopped_after(calls: int, monkeypatch: pytest.MonkeyPatch, *given: Any, **options: Any) -> None:
     """A comparison that is interrupted before one of its calls, the warm-up's included."""
-    call, made = decoding.Decoding._call, []
+    call, made = decoding.DecodingTask._call, []
 
     def interrupt(*arguments: Any) -> Any:
         if len(made) == calls:
@@ -175,7 +175,7 @@ def stopped_after(calls: int, monkeypatch: pytest.MonkeyPatch, *given: Any, **op
         return call(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding.Decoding, "_call", interrupt)
+        patch.setattr(decoding.DecodingTask, "_call", interrupt)
         with pytest.raises(KeyboardInterrupt):
             compare_decoders(*given, **options)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tokenry.bench.lines import ResultsWriter, digest
 from tokenry.bench.reducers.overlay import encode_picture
-from tokenry.bench.reducers.results import Line, Picture, Refusal, Result, Run, Trace
+from tokenry.bench.reducers.results import ArmResult, Line, Refusal, Run, StoredPicture, TokenTrace
 
 SETTING = "5e77"
 FACTS: dict[str, Any] = {
@@ -37,7 +37,7 @@ BUDGETS = ("50%", "25%")
 
 def result(
     method: str = "none", budget: str = "", item: int = 0, score: float | None = 1.0, **changed: Any
-) -> Result:
+) -> ArmResult:
     """A result with plausible figures."""
     kept = {"": TOKENS, "50%": 8, "25%": 4}[budget]
     seed = changed.get("seed", 0)
@@ -68,7 +68,7 @@ def result(
         "recall": kept / TOKENS,
         "trace": None,
     }
-    return Result(**(values | changed))
+    return ArmResult(**(values | changed))
 
 
 def run(items: int, **changed: Any) -> Run:
@@ -98,7 +98,7 @@ def lines(items: int = 40) -> list[Line]:
     for i in range(2):
         noise = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
         found.append(
-            Picture(
+            StoredPicture(
                 SETTING, f"picture {i}", encode_picture(noise), {f"question {2 * i}": [[0.1, 0.1, 0.5, 0.5]]}
             )
         )
@@ -107,8 +107,8 @@ def lines(items: int = 40) -> list[Line]:
         for budget in BUDGETS:
             kept = 8 if budget == "50%" else 4
             shown = item in (0, 2)
-            cut = Trace((1, 4, 4), LAYERS, tuple(LAYERS if t < kept else 0 for t in range(TOKENS)))
-            merged = Trace(
+            cut = TokenTrace((1, 4, 4), LAYERS, tuple(LAYERS if t < kept else 0 for t in range(TOKENS)))
+            merged = TokenTrace(
                 (1, 4, 4), LAYERS, (LAYERS,) * TOKENS, tuple(t * kept // TOKENS for t in range(TOKENS))
             )
             found.append(result("pool", budget, item, float(item % 4 > 0), trace=merged if shown else None))

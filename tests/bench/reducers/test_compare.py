@@ -16,8 +16,8 @@ from tokenry.bench import compare, tune
 from tokenry.bench.reducers import measure
 from tokenry.bench.reducers.arms import plan_arms
 from tokenry.bench.reducers.compare import Comparison
-from tokenry.bench.reducers.measure import Batch, Prompt, as_seen, recall
-from tokenry.bench.reducers.results import Trace, read_results
+from tokenry.bench.reducers.measure import Batch, VisualPrompt, as_seen, recall
+from tokenry.bench.reducers.results import TokenTrace, read_results
 from tokenry.bench.reducers.summary import same_choice
 from tokenry.data.questions.examples import Example, load_scenes
 from tokenry.reduce import Scorer
@@ -79,7 +79,7 @@ def test_answers_are_those_of_the_model_itself(model: Any, processor: Any, tmp_p
     """`none`, with its picture encoded beforehand, says what plain `generate` says."""
     found = compare(model, processor, EXAMPLES, [], ["25%"], out=tmp_path, **SHORT)
     for example in EXAMPLES:
-        inputs = Prompt.of(model, processor, example).inputs
+        inputs = VisualPrompt.of(model, processor, example).inputs
         ids = model.generate(**inputs, max_new_tokens=3, do_sample=False)[:, inputs["input_ids"].shape[1] :]
         said = processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
         assert [
@@ -88,7 +88,7 @@ def test_answers_are_those_of_the_model_itself(model: Any, processor: Any, tmp_p
 
 
 def test_flops_of_the_full_model_are_what_torch_counts(model: Any, processor: Any) -> None:
-    batch = Batch.of(model, processor, [Prompt.of(model, processor, EXAMPLES[0])])
+    batch = Batch.of(model, processor, [VisualPrompt.of(model, processor, EXAMPLES[0])])
     encoded = measure.encode(model, batch, [])
     (found,) = measure.answer(model, processor, batch, encoded, plan_arms([], ["25%"])[0], max_new_tokens=1)
     # The counter does not know the fused CPU kernel; the plain one is made of products that it counts.
@@ -335,16 +335,16 @@ def test_a_row_is_found_by_any_budget_that_means_its_own(tmp_path: Path, budget:
 
 def test_recall_counts_patches_under_the_regions_by_how_long_they_lived() -> None:
     corner, size = ((0, 0, 48, 48),), EXAMPLES[0].image.size  # the top left of 2 x 2 patches
-    assert recall(Trace((1, 2, 2), 4, (3, 0, 0, 4)), corner, size) == 0.75
-    assert recall(Trace((1, 2, 2), 4, (0, 4, 4, 4)), corner, size) == 0.0
-    assert recall(Trace((1, 1, 4), 4, (4, 4, 4, 4)), (), size) is None
+    assert recall(TokenTrace((1, 2, 2), 4, (3, 0, 0, 4)), corner, size) == 0.75
+    assert recall(TokenTrace((1, 2, 2), 4, (0, 4, 4, 4)), corner, size) == 0.0
+    assert recall(TokenTrace((1, 1, 4), 4, (4, 4, 4, 4)), (), size) is None
     assert recall(None, corner, size) is None
 
 
 def test_the_picture_as_the_encoder_saw_it(model: Any, processor: Any) -> None:
     """A wide picture is cropped by the processor: an overlay on the whole of it would be in the wrong place."""
     wide = EXAMPLES[0].image.resize((192, 96))
-    seen = as_seen(processor, Prompt.of(model, processor, Example("a", "a", wide, "what?")))
+    seen = as_seen(processor, VisualPrompt.of(model, processor, Example("a", "a", wide, "what?")))
     assert seen.size == (96, 96)
     middle = wide.crop((48, 0, 144, 96))
     difference = torch.tensor(list(seen.tobytes())).float() - torch.tensor(list(middle.tobytes())).float()

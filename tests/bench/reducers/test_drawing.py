@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.bench.reducers import synthetic
-from tokenry.bench.canvas import MARKERS, Canvas
+from tokenry.bench.charts.canvas import MARKERS, Canvas
 from tokenry.bench.reducers import plots
 from tokenry.bench.reducers.columns import flops, milliseconds, number, signed, size
 from tokenry.bench.reducers.overlay import (
@@ -23,7 +23,7 @@ from tokenry.bench.reducers.overlay import (
     has_grid,
     svg_overlay,
 )
-from tokenry.bench.reducers.results import Trace, read_results
+from tokenry.bench.reducers.results import TokenTrace, read_results
 from tokenry.bench.reducers.summary import Row, summarise
 from tokenry.tokens import InputError
 
@@ -38,7 +38,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Row, ...]:
 
 def test_a_patch_is_as_clear_as_it_lived_long() -> None:
     """2 x 2 patches that lived 4, 2, 1 and 0 of 4 layers."""
-    drawn = np.asarray(draw_overlay(WHITE, Trace((1, 2, 2), 4, (4, 2, 1, 0)), width=40)).astype(int).sum(2)
+    drawn = (
+        np.asarray(draw_overlay(WHITE, TokenTrace((1, 2, 2), 4, (4, 2, 1, 0)), width=40)).astype(int).sum(2)
+    )
     quarters = [drawn[y : y + 20, x : x + 20] for y in (0, 20) for x in (0, 20)]
     assert all(q.min() == q.max() for q in quarters)  # each patch is covered exactly, with no seam
     shades = [float(q.mean()) for q in quarters]
@@ -50,19 +52,19 @@ def test_a_patch_is_as_clear_as_it_lived_long() -> None:
 def test_merged_patches_are_outlined_and_single_ones_are_not() -> None:
     black = Image.new("RGB", (40, 40))
     merged = np.asarray(
-        draw_overlay(black, Trace((1, 2, 2), 1, (1, 1, 1, 1), (0, 0, 1, 2)), width=40)
+        draw_overlay(black, TokenTrace((1, 2, 2), 1, (1, 1, 1, 1), (0, 0, 1, 2)), width=40)
     ).astype(int)
     assert merged[10, 10].sum() > 0  # tinted
     assert merged[30, 10].sum() == merged[30, 30].sum() == 0  # groups of one
     assert (merged[20, 5] == 255).all()  # the border below the merged pair
-    svg = svg_overlay(Trace((1, 2, 2), 1, (1, 1, 1, 1), (0, 0, 1, 2)), "p", "label")
+    svg = svg_overlay(TokenTrace((1, 2, 2), 1, (1, 1, 1, 1), (0, 0, 1, 2)), "p", "label")
     assert "M0 1L1 1" in svg
     assert "M1 1L1 2" not in svg  # between two groups of one
 
 
 def test_svg_and_png_veil_the_same_patches() -> None:
     life = (4, 0, 0, 4, 4, 0, 0, 0, 4)
-    svg = ElementTree.fromstring(svg_overlay(Trace((1, 3, 3), 4, life), "p", "a <label>"))
+    svg = ElementTree.fromstring(svg_overlay(TokenTrace((1, 3, 3), 4, life), "p", "a <label>"))
     veiled = np.zeros((3, 3), bool)
     for x, y, length in re.findall(r"M(\d) (\d)h(\d)", svg[1].get("d", "")):
         veiled[int(y), int(x) : int(x) + int(length)] = True
@@ -72,7 +74,7 @@ def test_svg_and_png_veil_the_same_patches() -> None:
 
 @pytest.mark.parametrize("grid", [(1, 1, 4), (2, 2, 1), (1, 3, 3)])
 def test_tokens_without_a_grid_are_not_drawn(grid: tuple[int, int, int]) -> None:
-    trace = Trace(grid, 2, (2, 2, 0, 0))
+    trace = TokenTrace(grid, 2, (2, 2, 0, 0))
     assert not has_grid(trace)
     with pytest.raises(InputError, match="cannot be laid over"):
         draw_overlay(WHITE, trace)
@@ -80,7 +82,7 @@ def test_tokens_without_a_grid_are_not_drawn(grid: tuple[int, int, int]) -> None
 
 def test_a_trace_whose_parts_disagree_is_refused() -> None:
     with pytest.raises(ValueError, match="disagree"):
-        Trace((1, 2, 2), 4, (1, 1, 1, 1), (0, 0))
+        TokenTrace((1, 2, 2), 4, (1, 1, 1, 1), (0, 0))
 
 
 def test_pictures_survive_storing() -> None:
@@ -99,7 +101,7 @@ def test_a_damaged_stored_picture_is_told(data: str) -> None:
 
 
 def test_a_contact_sheet_has_a_place_for_every_overlay() -> None:
-    trace = Trace((1, 2, 2), 4, (4, 4, 0, 0))
+    trace = TokenTrace((1, 2, 2), 4, (4, 4, 0, 0))
     sheet = contact_sheet(
         WHITE, [[("a, 50%", trace), ("a, 25%", None)], [("b, 50%", trace)]], "what?", width=50
     )
@@ -127,6 +129,22 @@ def test_better_is_higher_and_cheaper_is_further_left(rows: tuple[Row, ...]) -> 
     at = {s.title.split(":")[0]: np.mean(s.points, axis=0) for s in chart.shapes if s.title}
     assert at["fine at 25%"][1] < at["poor at 25%"][1]
     assert at["fine at 25%"][0] < at["fine at 50%"][0] < at["none"][0]
+
+
+def test_points_stand_at_their_cost_unless_they_would_hide_another(rows: tuple[Row, ...]) -> None:
+    """Four methods of the same two costs: their middle is the cost, and none stands where another cost belongs."""
+    chart = plots.tradeoff(rows, "tokens_mean")
+    assert chart is not None
+    at = {s.title.split(":")[0]: float(np.mean(s.points, axis=0)[0]) for s in chart.shapes if s.title}
+    tokens = {"25%": 4.0, "50%": 8.0, "": 16.0}
+    zero = 44.0
+    scale = (at["none"] - zero) / 16
+    for budget in ("25%", "50%"):
+        places = [x for name, x in at.items() if name.endswith(budget) and name != "none"]
+        assert np.mean(places) == pytest.approx(zero + scale * tokens[budget], abs=0.5)
+        assert all(abs(x - zero - scale * tokens[budget]) < scale for x in places), (
+            "not half way to another cost"
+        )
 
 
 def test_every_method_has_a_form_of_its_own(rows: tuple[Row, ...]) -> None:

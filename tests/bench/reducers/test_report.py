@@ -18,7 +18,7 @@ from tokenry.bench import as_table
 from tokenry.bench.lines import ResultsWriter
 from tokenry.bench.reducers.page import render
 from tokenry.bench.reducers.report import Report, write_report
-from tokenry.bench.reducers.results import Line, Picture, Refusal, Result, Run, read_results
+from tokenry.bench.reducers.results import ArmResult, Line, Refusal, Run, StoredPicture, read_results
 from tokenry.bench.reducers.summary import summarise
 from tokenry.tokens import InputError
 
@@ -116,12 +116,12 @@ def test_damaged_lines_are_counted_in_the_page(tmp_path: Path) -> None:
 def test_a_damaged_picture_costs_its_overlays_only(tmp_path: Path) -> None:
     file = synthetic.write(tmp_path / "results.jsonl", synthetic.lines(8))
     with ResultsWriter(file) as writer:
-        writer.append(Picture(synthetic.SETTING, "picture 0", "aGVsbG8="))
+        writer.append(StoredPicture(synthetic.SETTING, "picture 0", "aGVsbG8="))
     assert sum(p.parent.name == "overlays" for p in write_report(file).pictures) == 1
 
 
 def test_answers_are_escaped(tmp_path: Path) -> None:
-    content = [line for line in synthetic.lines(4) if not isinstance(line, Result)]
+    content = [line for line in synthetic.lines(4) if not isinstance(line, ArmResult)]
     content += [
         synthetic.result(item=0),
         synthetic.result("fine", "50%", 0, 0.0, answer="<script>alert(1)</script>"),
@@ -172,7 +172,7 @@ def test_files_of_before_are_read(tmp_path: Path) -> None:
     plan = {k: v for k, v in synthetic.run(8).plan.items() if k != "against"}
     lines = [
         synthetic.run(8, facts=facts, plan=plan),
-        *(x for x in synthetic.lines(8) if isinstance(x, Result)),
+        *(x for x in synthetic.lines(8) if isinstance(x, ArmResult)),
     ]
     file = synthetic.write(tmp_path / "results.jsonl", lines)
     assert "scored by mine" in write_report(file).page.read_text()

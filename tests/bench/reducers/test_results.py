@@ -12,7 +12,7 @@ import pytest
 
 from tests.bench.reducers import synthetic
 from tokenry.bench.lines import ResultsWriter, digest
-from tokenry.bench.reducers.results import EVERY_ARM, Failure, Picture, Result, read_results
+from tokenry.bench.reducers.results import EVERY_ARM, ArmResult, Failure, StoredPicture, read_results
 from tokenry.tokens import InputError
 
 
@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_reads_back_what_was_written(file: Path) -> None:
-    written = [line for line in synthetic.lines(6) if isinstance(line, Result)]
+    written = [line for line in synthetic.lines(6) if isinstance(line, ArmResult)]
     found = read_results(file)
     assert list(found.results) == written
     assert found.runs == (synthetic.run(6),)
@@ -172,8 +172,8 @@ def test_digest_depends_on_values_not_on_their_order() -> None:
 
 
 def test_a_picture_tells_its_type() -> None:
-    assert Picture("s", "p", "iVBORw0KGgo=").url.startswith("data:image/png;")
-    assert replace(Picture("s", "p", ""), data="/9j/4AAQ").url.startswith("data:image/jpeg;")
+    assert StoredPicture("s", "p", "iVBORw0KGgo=").url.startswith("data:image/png;")
+    assert replace(StoredPicture("s", "p", ""), data="/9j/4AAQ").url.startswith("data:image/jpeg;")
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ from PIL import Image
 from tokenry.bench import compare, environment, write_report
 from tokenry.bench.lines import ResultsWriter
 from tokenry.bench.reducers import measure, running
-from tokenry.bench.reducers.measure import Batch, Prompt
-from tokenry.bench.reducers.results import EVERY_ARM, Failure, Result, read_results
+from tokenry.bench.reducers.measure import Batch, VisualPrompt
+from tokenry.bench.reducers.results import EVERY_ARM, ArmResult, Failure, read_results
 from tokenry.bench.reducers.summary import failed
 from tokenry.data.images.pictures import Picture
 from tokenry.data.questions.examples import Example, load_scenes
@@ -235,7 +235,7 @@ def test_a_disk_that_fills_up_ends_the_run(
     append = ResultsWriter.append
 
     def full(self: ResultsWriter, line: Any) -> None:
-        if isinstance(line, (Result, Failure)):
+        if isinstance(line, (ArmResult, Failure)):
             raise InputError("No space left on device.")
         append(self, line)
 
@@ -319,7 +319,7 @@ def test_times_of_a_batch_are_shared_out_among_its_rows(
     """The prefill by rows; a step is what everybody waits for, until his own answer has ended."""
     from tokenry.bench.reducers.arms import plan_arms
 
-    batch = Batch.of(model, processor, [Prompt.of(model, processor, e) for e in EXAMPLES[:2]])
+    batch = Batch.of(model, processor, [VisualPrompt.of(model, processor, e) for e in EXAMPLES[:2]])
     encoded = measure.encode(model, batch, [])
     clock = iter([0.0, 8.0, 10.0, 11.0, 20.0, 23.0, 30.0, 35.0])
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
@@ -344,7 +344,7 @@ def test_the_encoder_is_charged_what_the_device_still_has_to_do(
 ) -> None:
     """A GPU has its work when the call returns, and has done it three seconds later."""
     now = [0.0]
-    batch = Batch.of(model, processor, [Prompt.of(model, processor, EXAMPLES[0])])
+    batch = Batch.of(model, processor, [VisualPrompt.of(model, processor, EXAMPLES[0])])
     monkeypatch.setattr(vision.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(vision, "synchronise", lambda model: now.append(now.pop() + 3.0))
     assert measure.encode(model, batch, []).seconds == 3.0
@@ -405,7 +405,7 @@ def test_an_interrupted_batch_is_measured_again_and_nothing_doubled(
     append, written = ResultsWriter.append, []
 
     def interrupted(self: ResultsWriter, line: Any) -> None:
-        written.append(isinstance(line, Result))
+        written.append(isinstance(line, ArmResult))
         if sum(written) == 5:
             raise KeyboardInterrupt
         append(self, line)

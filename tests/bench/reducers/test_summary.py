@@ -12,7 +12,7 @@ from tokenry.bench.reducers.choose import choose, cost_column, safest
 from tokenry.bench.reducers.columns import COLUMNS, bracket
 from tokenry.bench.reducers.headline import headline, versus_baselines
 from tokenry.bench.reducers.plots import styles
-from tokenry.bench.reducers.results import Failure, Line, Result, Results, read_results
+from tokenry.bench.reducers.results import ArmResult, Failure, Line, Results, read_results
 from tokenry.bench.reducers.summary import Row, changes, same_choice, summarise, warnings
 from tokenry.tokens import UnknownNameError
 
@@ -121,7 +121,7 @@ def test_a_lucky_mean_is_not_enough(rows: dict[tuple[str, str], Row]) -> None:
 def test_what_was_tried_widens_what_is_claimed(tmp_path: Path) -> None:
     """The interval of a row is its own; what is chosen by has to hold for all rows together."""
     content = synthetic.lines()
-    few = [line for line in content if not isinstance(line, Result) or line.method in ("none", "fine")]
+    few = [line for line in content if not isinstance(line, ArmResult) or line.method in ("none", "fine")]
     (alone, *_), (among, *_) = (
         [r for r in summarise(read(tmp_path / str(i), some)) if r.method == "fine"]
         for i, some in enumerate((few, content))
@@ -165,7 +165,7 @@ def test_better_is_better_than_each_baseline(tmp_path: Path) -> None:
     assert "not shown to be better than pool at this budget: against random " in said
     (random, pool) = fine.against
     assert said.endswith(f"{bracket(random.sure)} and pool +0.0 points {bracket(pool.sure)}.")
-    content = [line for line in content if not (isinstance(line, Result) and line.method == "pool")]
+    content = [line for line in content if not (isinstance(line, ArmResult) and line.method == "pool")]
     content += [synthetic.result("pool", "50%", i, float(i % 4 == 1)) for i in range(40)]
     fine = next(r for r in summarise(read(tmp_path / "again", content)) if r.method == "fine")
     assert all(r.is_better for r in fine.against)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests.bench.reducers import synthetic
 from tokenry.bench import as_csv, as_json, as_table
-from tokenry.bench.reducers.results import Result, Results, Run, read_results
+from tokenry.bench.reducers.results import ArmResult, Results, Run, read_results
 
 LONG = "divprune+recoverable-compression(neighbours=12)"
 
@@ -28,7 +28,7 @@ def results(tmp_path: Path) -> Results:
         return LONG if name == "poor" else name
 
     content = [
-        replace(line, method=renamed(line.method)) if isinstance(line, Result) else line
+        replace(line, method=renamed(line.method)) if isinstance(line, ArmResult) else line
         for line in synthetic.lines()
     ]
     run = next(line for line in content if isinstance(line, Run))

@@ -32,7 +32,7 @@ from tokenry.bench import environment
 from tokenry.bench.decoders.log import DecodingLog, DecodingSession, LeftOut, TimedDecoding
 from tokenry.bench.decoders.report import GREEDY, DecodingReport
 from tokenry.bench.lines import digest
-from tokenry.bench.run import Interleaved, Problem, Record
+from tokenry.bench.run import ComparisonRecord, Interleaved, Problem
 from tokenry.bench.task import BatchedTask
 from tokenry.catalog.registry import catalogued
 from tokenry.data.text.prompts import Prompt, Prompts
@@ -123,22 +123,12 @@ def compare_decoders(
     check_request(prompts, [what for what in named.values() if isinstance(what, str)], new_tokens, rounds)
     _check_model(model, assistant)
     items = [
-        _Item(kind, prompt.name, _encode(model, tokenizer, prompt, new_tokens))
+        _EncodedPrompt(kind, prompt.name, _encode(model, tokenizer, prompt, new_tokens))
         for kind, several in prompts.items()
         for prompt in several
     ]
     facts = environment.facts(model, name or Path(model.name_or_path).name or None)
-    plan = {
-        "new_tokens": new_tokens,
-        "seed": seed,
-        "prompts": [item.digest for item in items],
-        "decoders": {name: _identity(what) for name, what in named.items()},
-        "assistant": environment.fingerprint(assistant) if isinstance(assistant, nn.Module) else assistant,
-        "calibration": calibration.to_json()
-        if isinstance(calibration, Calibration)
-        else calibration is not None,
-        "code": environment.code_version(("predict",)),
-    }
+    plan = _plan(items, named, assistant, calibration) | {"new_tokens": new_tokens, "seed": seed}
     with DecodingLog.open(None if out is None else Path(out), digest(facts, plan)) as log, evaluating(model):
         found = _calibrated(calibration, log)
         session = DecodingSession(
@@ -157,14 +147,28 @@ def compare_decoders(
         if assistant is None:
             for name in (name for name, what in named.items() if what == ASSISTED):
                 log.append(LeftOut(log.setting, name, _NO_ASSISTANT))
-        ways = [
-            _way(model, name, named.get(name, GREEDY), found, assistant)
-            for name in session.decoders
-            if name not in log.left_out
-        ]
-        task = Decoding(model, items, log, new_tokens, rounds)
-        Interleaved(task, ways, _LogRecord(log), seed=seed).run(task.items(), progress=progress)
+        record = _LogRecord(log)
+        ways = [_way(model, name, named.get(name, GREEDY), found, assistant) for name in record.admitted]
+        task = DecodingTask(model, items, log, new_tokens, rounds)
+        Interleaved(task, ways, record, seed=seed).run(task.items(), progress=progress)
         return log.report()
+
+
+def _plan(
+    items: Sequence[_EncodedPrompt],
+    named: Mapping[str, str | Proposer | Speculation],
+    assistant: PreTrainedModel | int | None,
+    calibration: Calibration | Callable[[], Calibration] | None,
+) -> dict[str, Any]:
+    """What a measured time depends on besides the model and its circumstances, as JSON values."""
+    times = calibration.to_json() if isinstance(calibration, Calibration) else calibration is not None
+    return {
+        "prompts": [item.digest for item in items],
+        "decoders": {name: _identity(what) for name, what in named.items()},
+        "assistant": environment.fingerprint(assistant) if isinstance(assistant, nn.Module) else assistant,
+        "calibration": times,
+        "code": environment.code_version(("predict",)),
+    }
 
 
 def check_request(prompts: Prompts, decoders: Sequence[str], new_tokens: int, rounds: int) -> None:
@@ -206,7 +210,7 @@ class _Way:
 
 
 @dataclass(frozen=True, eq=False)
-class _Item:
+class _EncodedPrompt:
     kind: str
     name: str
     inputs: dict[str, Tensor]
@@ -336,14 +340,14 @@ class LeftOutError(UnsupportedError):
 
 
 @dataclass(frozen=True)
-class Turn:
+class PromptInRound:
     """A prompt in a round."""
 
     round: int
-    prompt: _Item
+    prompt: _EncodedPrompt
 
 
-class Decoding(BatchedTask[_Way, Turn, Turn, TimedDecoding]):
+class DecodingTask(BatchedTask[_Way, PromptInRound, PromptInRound, TimedDecoding]):
     """Prompts, decoded greedily in several ways, in several rounds.
 
     What a way has learned stays with it for a round; prompts that were measured in a session before are decoded again,
@@ -358,7 +362,7 @@ class Decoding(BatchedTask[_Way, Turn, Turn, TimedDecoding]):
     def __init__(
         self,
         model: PreTrainedModel,
-        prompts: Sequence[_Item],
+        prompts: Sequence[_EncodedPrompt],
         log: DecodingLog,
         new_tokens: int,
         rounds: int,
@@ -369,33 +373,35 @@ class Decoding(BatchedTask[_Way, Turn, Turn, TimedDecoding]):
         self._begun: tuple[int, int] = (-1, 0)  # round, and how many of its prompts all ways have seen
         self._options: dict[str, dict[str, Any]] = {}
 
-    def items(self, limit: int | None = None) -> list[Turn]:
+    def items(self, limit: int | None = None) -> list[PromptInRound]:
         """Every prompt in every round."""
-        return [Turn(number, one) for number in range(self.rounds) for one in self.prompts[:limit]]
+        return [PromptInRound(number, one) for number in range(self.rounds) for one in self.prompts[:limit]]
 
-    def open(self, item: Turn) -> Turn:
+    def open(self, item: PromptInRound) -> PromptInRound:
         """The prompt as it is."""
         return item
 
-    def join(self, opened: Sequence[Turn]) -> Turn:
+    def join(self, opened: Sequence[PromptInRound]) -> PromptInRound:
         """The only one: prompts are decoded one at a time."""
         (only,) = opened
         return only
 
-    def warm_up(self, subject: _Way, batch: Turn) -> None:
+    def warm_up(self, subject: _Way, batch: PromptInRound) -> None:
         """Decode a few tokens of the first prompt.
 
         Raises:
             LeftOutError: the model does not support this way.
         """
         try:
-            self._call(Turn(0, self.prompts[0]), subject.name, subject.fresh(), min(8, self.new_tokens))
+            self._call(
+                PromptInRound(0, self.prompts[0]), subject.name, subject.fresh(), min(8, self.new_tokens)
+            )
         except (TokenryError, ValueError, NotImplementedError) as error:
             if subject.name == GREEDY:
                 raise
             raise LeftOutError(str(error)) from error
 
-    def prepare(self, batch: Turn, subjects: Sequence[_Way]) -> Turn:
+    def prepare(self, batch: PromptInRound, subjects: Sequence[_Way]) -> PromptInRound:
         """Let the ways that learn see the prompts before this one that were measured in a session before."""
         number, seen = self._begun
         if number != batch.round:
@@ -404,23 +410,27 @@ class Decoding(BatchedTask[_Way, Turn, Turn, TimedDecoding]):
         for prompt in self.prompts[seen:place]:
             for way in subjects:
                 if not way.cold and "custom_generate" in self._options[way.name]:
-                    self._call(Turn(batch.round, prompt), way.name, self._options[way.name], self.new_tokens)
+                    self._call(
+                        PromptInRound(batch.round, prompt), way.name, self._options[way.name], self.new_tokens
+                    )
         self._begun = batch.round, place + 1
         return batch
 
-    def run(self, subject: _Way, batch: Turn) -> list[TimedDecoding]:
+    def run(self, subject: _Way, batch: PromptInRound) -> list[TimedDecoding]:
         """Decode the prompt."""
         options = subject.fresh() if subject.cold else self._options[subject.name]
         return [self._call(batch, subject.name, options, self.new_tokens)]
 
-    def score(self, output: TimedDecoding, item: Turn) -> float:
+    def score(self, output: TimedDecoding, item: PromptInRound) -> float:
         """Tokens in a second of the whole call."""
         return len(output.ids) / output.seconds
 
     def settle(self, reason: str) -> None:
         """Nothing is held that could be lost."""
 
-    def _call(self, turn: Turn, name: str, options: dict[str, Any], new_tokens: int) -> TimedDecoding:
+    def _call(
+        self, turn: PromptInRound, name: str, options: dict[str, Any], new_tokens: int
+    ) -> TimedDecoding:
         pad = self.model.generation_config.pad_token_id
         options = dict(options) if pad is not None else {"pad_token_id": 0, **options}
         speculation = options.get("custom_generate")
@@ -455,12 +465,17 @@ class Decoding(BatchedTask[_Way, Turn, Turn, TimedDecoding]):
 
 
 @dataclass(frozen=True)
-class _LogRecord(Record[_Way, Turn, Turn, TimedDecoding]):
+class _LogRecord(ComparisonRecord[_Way, PromptInRound, PromptInRound, TimedDecoding]):
     """The log of a comparison of decoders: a prompt counts once one session has decoded it in every way."""
 
     log: DecodingLog
 
-    def known(self, subject: _Way, opened: Turn) -> bool:
+    @property
+    def admitted(self) -> list[str]:
+        """Names of the ways that run on the model, as far as is known."""
+        return [name for name in self.log.sessions[-1].decoders if name not in self.log.left_out]
+
+    def known(self, subject: _Way, opened: PromptInRound) -> bool:
         """Whether a session has decoded this prompt in every way."""
         return self.log.whole(opened.round, opened.prompt.digest) is not None
 
@@ -468,10 +483,12 @@ class _LogRecord(Record[_Way, Turn, Turn, TimedDecoding]):
         """Whether this way runs on the model."""
         return subject.name not in self.log.left_out
 
-    def begin(self, opened: Sequence[Turn]) -> None:
+    def begin(self, opened: Sequence[PromptInRound]) -> None:
         """The log has the prompts already."""
 
-    def line(self, subject: _Way, item: Turn, output: TimedDecoding, score: float | None) -> TimedDecoding:
+    def line(
+        self, subject: _Way, item: PromptInRound, output: TimedDecoding, score: float | None
+    ) -> TimedDecoding:
         """The call; what it adds up to is worked out from all of them."""
         return output
 
@@ -479,7 +496,7 @@ class _LogRecord(Record[_Way, Turn, Turn, TimedDecoding]):
         """Keep a call."""
         self.log.append(line)
 
-    def failed(self, item: Turn, subject: _Way | None, problem: Problem) -> None:
+    def failed(self, item: PromptInRound, subject: _Way | None, problem: Problem) -> None:
         """A way that ran on one prompt and refuses another; none is left out for that."""
         raise LeftOutError(problem.reason)
 

@@ -57,7 +57,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Summary:
+class DecoderSummary:
     """A way of decoding over all prompts.
 
     Attributes:
@@ -145,7 +145,7 @@ class DecodingReport:
         return tuple(dict.fromkeys(run.kind for run in self.runs))
 
     @cached_property
-    def summaries(self) -> tuple[Summary, ...]:
+    def summaries(self) -> tuple[DecoderSummary, ...]:
         """One of every decoder."""
         return tuple(map(self.summary, self.decoders))
 
@@ -161,13 +161,13 @@ class DecodingReport:
         """Geometric mean of the speed-ups over the classes."""
         return statistics.geometric_mean(self.speedup(decoder, kind, over) for kind in self.kinds)
 
-    def summary(self, decoder: str) -> Summary:
+    def summary(self, decoder: str) -> DecoderSummary:
         """One decoder over all prompts."""
         runs = self.of(decoder)
         differing = [run.differs_at for run in runs if run.differs_at is not None]
         peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
         tokens, passes = sum(run.tokens for run in runs), sum(run.passes for run in runs)
-        return Summary(
+        return DecoderSummary(
             decoder=decoder,
             speedup={kind: self.speedup(decoder, kind) for kind in self.kinds},
             mean_speedup=self.mean_speedup(decoder),

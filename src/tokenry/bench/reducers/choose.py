@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenry.bench.reducers.columns import COSTS, Column
+from tokenry.bench.reducers.columns import COSTS, TableColumn
 from tokenry.bench.reducers.summary import Row
 from tokenry.tokens import UnknownNameError
 
 
 @dataclass(frozen=True)
-class Choice:
+class ArmChoice:
     """The outcome of a choice.
 
     Attributes:
@@ -24,10 +24,10 @@ class Choice:
     best: Row | None
     frontier: tuple[Row, ...]
     allowed_drop: float
-    cost: Column
+    cost: TableColumn
 
 
-def cost_column(name: str) -> Column:
+def cost_column(name: str) -> TableColumn:
     """A cost by name.
 
     Raises:
@@ -38,7 +38,7 @@ def cost_column(name: str) -> Column:
     return COSTS[name]
 
 
-def choose(rows: Sequence[Row], *, allowed_drop: float, by: str = "prefill_flops") -> Choice:
+def choose(rows: Sequence[Row], *, allowed_drop: float, by: str = "prefill_flops") -> ArmChoice:
     """The cheapest row whose score is, with 97.5 % confidence, not more than `allowed_drop` below the full model's.
 
     The criterion is the lower bound of the paired interval, not the mean: with few examples a lucky mean is cheap, and
@@ -60,7 +60,7 @@ def choose(rows: Sequence[Row], *, allowed_drop: float, by: str = "prefill_flops
     for row in sorted(usable, key=lambda r: (column.value(r) or 0, -(r.score or 0))):
         if not frontier or (row.score or 0) > (frontier[-1].score or 0):
             frontier.append(row)
-    return Choice(best, tuple(frontier), allowed_drop, column)
+    return ArmChoice(best, tuple(frontier), allowed_drop, column)
 
 
 def safest(rows: Sequence[Row]) -> Row | None:

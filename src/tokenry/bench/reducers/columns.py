@@ -13,7 +13,7 @@ MISSING = "–"
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One figure of a row.
 
     Attributes:
@@ -91,13 +91,13 @@ def size(value: float) -> str:
     return magnitude(value, ("B", "KiB", "MiB", "GiB", "TiB"), 1024)
 
 
-def _versus(baseline: str) -> Column:
+def _versus(baseline: str) -> TableColumn:
     """The column of the differences from a baseline."""
 
     def rivalry(row: Row) -> Rivalry | None:
         return row.versus(baseline)
 
-    return Column(
+    return TableColumn(
         f"vs_{baseline}", f"vs {baseline}", lambda r: v.change.mean if (v := rivalry(r)) else None, signed,
         f"Score minus that of {baseline} at the same budget, in points, with its paired, pointwise 95 % interval. "
         "Methods that act in a late layer have more tokens before it: see mean tokens.",
@@ -106,65 +106,67 @@ def _versus(baseline: str) -> Column:
     )  # fmt: skip
 
 
-COLUMNS: tuple[Column, ...] = (
-    Column("score", "score", lambda r: r.score, percent, "Mean score in percent."),
-    Column(
+COLUMNS: tuple[TableColumn, ...] = (
+    TableColumn("score", "score", lambda r: r.score, percent, "Mean score in percent."),
+    TableColumn(
         "correct", "right", lambda r: None if r.score is None else r.score * r.scored, number,
         "The sum of the scores: answers that are right, where scores are 0 or 1.",
     ),
-    Column(
+    TableColumn(
         "scored", "of", lambda r: r.scored if r.score is not None else None, number,
         "Questions with a score: those with a reference, answered both by this arm and on all tokens.",
     ),
-    Column(
+    TableColumn(
         "change", "vs full", lambda r: r.change.mean if r.change else None, signed,
         "Score minus the full model's, in points, with its paired 95 % interval over pictures. The interval is "
         "pointwise: among twenty such, one is wrong by chance.",
         interval=lambda r: r.change,
         sure=lambda r: r.sure,
     ),
-    Column(
+    TableColumn(
         "lost", "lost", lambda r: r.outcomes.lost if r.outcomes else None, number,
         "Questions on which the score fell below the full model's; of several seeds, their mean.",
     ),
-    Column(
+    TableColumn(
         "gained", "gained", lambda r: r.outcomes.gained if r.outcomes else None, number,
         "Questions on which the score rose above the full model's.",
     ),
     *(_versus(name) for name in BASELINES),
-    Column("agreement", "same answer", lambda r: r.agreement, percent, "Answers equal to the full model's, percent."),
-    Column(
+    TableColumn(
+        "agreement", "same answer", lambda r: r.agreement, percent, "Answers equal to the full model's, percent."
+    ),
+    TableColumn(
         "recall", "object recall", lambda r: r.recall, percent,
         "Share of the patches the answer depends on that are still present, averaged over the decoder's layers "
         "(a merged patch counts as present).",
     ),
-    Column("tokens", "tokens in", lambda r: r.tokens, number, "Visual tokens entering the language model.", True),
-    Column(
+    TableColumn("tokens", "tokens in", lambda r: r.tokens, number, "Visual tokens entering the language model.", True),
+    TableColumn(
         "tokens_mean", "mean tokens", lambda r: r.tokens_mean, number,
         "Visual tokens per decoder layer, averaged over the layers.", True,
     ),
-    Column("prefill_flops", "prefill FLOPs", lambda r: r.prefill_flops, flops, "Analytic, decoder only.", True),
-    Column(
+    TableColumn("prefill_flops", "prefill FLOPs", lambda r: r.prefill_flops, flops, "Analytic, decoder only.", True),
+    TableColumn(
         "prefill_ms", "prefill ms", lambda r: r.prefill_ms, milliseconds,
         "Median time of the first forward pass of the language side, selection included.", True,
     ),
-    Column(
+    TableColumn(
         "selection_ms", "selection ms", lambda r: r.selection_ms, milliseconds,
         "Median time spent choosing tokens; part of prefill.", True,
     ),
-    Column(
+    TableColumn(
         "encoder_ms", "encoder ms", lambda r: r.encoder_ms, milliseconds,
         "Median time of the vision side; run once per picture and shared by all methods.", True,
     ),
-    Column(
+    TableColumn(
         "decode_ms", "ms per token", lambda r: r.decode_ms, milliseconds,
         "Median time of a forward pass after the first.", True,
     ),
-    Column("kv_bytes", "KV cache", lambda r: r.kv_bytes, size, "Key-value cache after prefill.", True),
-    Column(
+    TableColumn("kv_bytes", "KV cache", lambda r: r.kv_bytes, size, "Key-value cache after prefill.", True),
+    TableColumn(
         "memory_bytes", "peak memory", lambda r: r.memory_bytes, size,
         "Median peak while answering: CUDA allocator, or resident set of the process.", True,
     ),
 )  # fmt: skip
 
-COSTS: dict[str, Column] = {c.name: c for c in COLUMNS if c.is_cost}
+COSTS: dict[str, TableColumn] = {c.name: c for c in COLUMNS if c.is_cost}

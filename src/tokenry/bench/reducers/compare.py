@@ -23,9 +23,9 @@ from tokenry.bench.reducers.prompts import Template
 from tokenry.bench.reducers.results import (
     FILE_NAME,
     Facts,
-    Plan,
     Results,
     Run,
+    RunPlan,
     read_results,
 )
 from tokenry.bench.reducers.running import ResultsRecord, VisualQuestions, pictures_of
@@ -194,7 +194,9 @@ def require_free(out: str | Path) -> None:
     Claim.require(Path(out) / FILE_NAME)
 
 
-def _plan(arms: Sequence[Arm], examples: Sequence[Example], seeds: int, left_out: Sequence[object]) -> Plan:
+def _plan(
+    arms: Sequence[Arm], examples: Sequence[Example], seeds: int, left_out: Sequence[object]
+) -> RunPlan:
     """What a run announces."""
     return {
         "arms": list(dict.fromkeys((arm.method, arm.budget) for arm in arms)),

@@ -31,7 +31,7 @@ from torch import Tensor
 from tokenry.bench.environment import PeakMemory
 from tokenry.bench.lines import digest
 from tokenry.bench.reducers.arms import Arm
-from tokenry.bench.reducers.results import Result, Trace
+from tokenry.bench.reducers.results import ArmResult, TokenTrace
 from tokenry.data.questions.examples import Example, region_mask
 from tokenry.data.scenes.scenes import Box
 from tokenry.hosts import Encoded, Host, ItemTrace, decoder_flops, kv_bytes, question_inputs, visual_kinds
@@ -41,7 +41,7 @@ from tokenry.tokens import InputError, Reduction
 
 
 @dataclass(frozen=True)
-class Prompt:
+class VisualPrompt:
     """A question about its pictures, ready for the model.
 
     Attributes:
@@ -59,7 +59,7 @@ class Prompt:
     images: tuple[Image.Image, ...]
 
     @classmethod
-    def of(cls, model: Any, processor: Any, example: Example) -> Prompt:
+    def of(cls, model: Any, processor: Any, example: Example) -> VisualPrompt:
         """Put the example through the processor, with its chat template if it has one.
 
         Raises:
@@ -81,12 +81,12 @@ class Batch:
         encoded: the vision side, once it has been run.
     """
 
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[VisualPrompt, ...]
     inputs: dict[str, Any]
     encoded: Encoded | None = None
 
     @classmethod
-    def of(cls, model: Any, processor: Any, prompts: Sequence[Prompt]) -> Batch:
+    def of(cls, model: Any, processor: Any, prompts: Sequence[VisualPrompt]) -> Batch:
         """Put the prompts together, rows padded on the left.
 
         Raises:
@@ -138,7 +138,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TimedAnswer:
     """What the model said to one question under one arm, and what that took. Times are seconds.
 
     Attributes:
@@ -187,7 +187,7 @@ def require_tokens(max_new_tokens: int) -> None:
 
 def answer(
     model: Any, processor: Any, batch: Batch, encoded: Encoded, arm: Arm, *, max_new_tokens: int
-) -> tuple[Answer, ...]:
+) -> tuple[TimedAnswer, ...]:
     """Ask the model, on the tokens that an arm leaves it: one answer for each row of the batch.
 
     `none` runs the model itself, without a session around it.
@@ -216,7 +216,7 @@ def answer(
         spent = whole if lengths is None else lengths[row : row + 1]
         tokens = int(visual[row]) if torch.is_tensor(visual) else 0
         found.append(
-            Answer(
+            TimedAnswer(
                 text=processor.batch_decode(said[None], skip_special_tokens=True)[0].strip(),
                 passes=(watch.seconds[0] / rows, *watch.seconds[1 : len(said)]),
                 selection_s=selection / rows,
@@ -254,9 +254,9 @@ def _until(said: Int[Tensor, " n"], ends: Int[Tensor, " m"]) -> Int[Tensor, " k"
 
 
 def to_result(
-    found: Answer,
+    found: TimedAnswer,
     arm: Arm,
-    prompt: Prompt,
+    prompt: VisualPrompt,
     encoded: Encoded,
     *,
     rows: int,
@@ -264,11 +264,11 @@ def to_result(
     key: str,
     score: float | None,
     shown: bool,
-) -> Result:
+) -> ArmResult:
     """The line that the results file keeps of a question in a pass of so many; `shown` examples keep their traces."""
     example = prompt.example
     trace = trace_of(found) if len(encoded.pictures) == 1 else None
-    return Result(
+    return ArmResult(
         setting=setting,
         key=key,
         method=arm.method,
@@ -301,7 +301,7 @@ def to_result(
     )
 
 
-def as_seen(processor: Any, prompt: Prompt) -> Image.Image:
+def as_seen(processor: Any, prompt: VisualPrompt) -> Image.Image:
     """The picture as the encoder saw it: resized and cropped, colours as they were; the picture itself where the
     processor cut it into tiles or packed its patches."""
     pixels = prompt.inputs.get("pixel_values")
@@ -319,7 +319,7 @@ def as_seen(processor: Any, prompt: Prompt) -> Image.Image:
     return Image.fromarray((255 * colours.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy())
 
 
-def trace_of(found: Answer) -> Trace | None:
+def trace_of(found: TimedAnswer) -> TokenTrace | None:
     """What became of the tokens of the only picture; None for no or several pictures."""
     if len(found.traces) != 1:
         return None
@@ -331,7 +331,7 @@ def trace_of(found: Answer) -> Trace | None:
         (item.kept_at(at).long() * (end - at) for at, end in zip(cuts, ends, strict=True)),
         torch.zeros(item.n),
     )
-    return Trace(item.grid, item.layers, tuple(life.long().tolist()), _merged(item))
+    return TokenTrace(item.grid, item.layers, tuple(life.long().tolist()), _merged(item))
 
 
 def _merged(item: ItemTrace) -> tuple[int, ...] | None:
@@ -348,7 +348,7 @@ def _merged(item: ItemTrace) -> tuple[int, ...] | None:
     return tuple(whole.group[0].tolist()) if isinstance(whole, Reduction) else None
 
 
-def recall(trace: Trace | None, regions: Sequence[Box], size: tuple[int, int]) -> float | None:
+def recall(trace: TokenTrace | None, regions: Sequence[Box], size: tuple[int, int]) -> float | None:
     """Share of the patches under the answer's regions that are present, averaged over the decoder's layers.
 
     None where there are no regions, or the tokens lie on no grid over the picture.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from markupsafe import Markup, escape
 from PIL import Image, ImageDraw, ImageFont
 
-from tokenry.bench.reducers.results import Trace
+from tokenry.bench.reducers.results import TokenTrace
 from tokenry.tokens import InputError
 
 VEIL = 0.88
@@ -24,16 +24,16 @@ _GROUP_COLOURS = ("#3b82f6", "#f97316", "#22c55e", "#e879f9", "#facc15", "#06b6d
 _LINE = "#ffffff"
 
 
-def has_grid(trace: Trace | None) -> bool:
+def has_grid(trace: TokenTrace | None) -> bool:
     """Whether the tokens lie on one rectangular grid over the picture."""
     return trace is not None and trace.grid[0] == 1 and trace.grid[1] > 1 and _fits(trace)
 
 
-def _fits(trace: Trace) -> bool:
+def _fits(trace: TokenTrace) -> bool:
     return trace.grid[1] * trace.grid[2] == len(trace.life)
 
 
-def svg_overlay(trace: Trace, picture: str, label: str) -> Markup:
+def svg_overlay(trace: TokenTrace, picture: str, label: str) -> Markup:
     """An SVG that shows the picture (an `<image>` or `<symbol>` with that id, of unit size) under its veil.
 
     The view box is the token grid, so that a patch is a unit square.
@@ -61,7 +61,7 @@ def svg_overlay(trace: Trace, picture: str, label: str) -> Markup:
     )
 
 
-def draw_overlay(picture: Image.Image, trace: Trace, width: int = 288) -> Image.Image:
+def draw_overlay(picture: Image.Image, trace: TokenTrace, width: int = 288) -> Image.Image:
     """The picture, `width` pixels wide, under its veil.
 
     Raises:
@@ -91,7 +91,7 @@ def draw_overlay(picture: Image.Image, trace: Trace, width: int = 288) -> Image.
 
 
 def contact_sheet(
-    picture: Image.Image, cells: list[list[tuple[str, Trace | None]]], title: str, width: int = 176
+    picture: Image.Image, cells: list[list[tuple[str, TokenTrace | None]]], title: str, width: int = 176
 ) -> Image.Image:
     """Overlays of one picture in rows and columns, each under its caption, headed by a title."""
     margin, caption = 14, 22
@@ -138,7 +138,7 @@ def decode_picture(data: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grid(trace: Trace) -> tuple[int, int]:
+def _grid(trace: TokenTrace) -> tuple[int, int]:
     if not has_grid(trace):
         raise InputError(
             f"{len(trace.life)} tokens on a grid of {trace.grid} cannot be laid over the picture."
@@ -146,7 +146,7 @@ def _grid(trace: Trace) -> tuple[int, int]:
     return trace.grid[1], trace.grid[2]
 
 
-def _runs(trace: Trace) -> Iterator[tuple[float, int, int, int]]:
+def _runs(trace: TokenTrace) -> Iterator[tuple[float, int, int, int]]:
     """Runs of equally veiled patches: (opacity, row, first column, length)."""
     rows, columns = trace.grid[1:]
     for y in range(rows):
@@ -158,7 +158,7 @@ def _runs(trace: Trace) -> Iterator[tuple[float, int, int, int]]:
                 start = x
 
 
-def _tints(trace: Trace) -> dict[str, list[tuple[int, int]]]:
+def _tints(trace: TokenTrace) -> dict[str, list[tuple[int, int]]]:
     """Cells of merged groups by colour. Groups of one patch are not merged and stay plain."""
     if trace.group is None:
         return {}
@@ -171,7 +171,7 @@ def _tints(trace: Trace) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def _edges(trace: Trace) -> Iterator[tuple[int, int, int, int]]:
+def _edges(trace: TokenTrace) -> Iterator[tuple[int, int, int, int]]:
     """Borders between different groups of which one is merged, as (x0, y0, x1, y1)."""
     if trace.group is None:
         return

@@ -8,15 +8,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tokenry.bench.canvas import MARKERS, Canvas
+from tokenry.bench.charts.canvas import MARKERS, Canvas
 from tokenry.bench.reducers import plots
 from tokenry.bench.reducers.arms import BASELINES, FULL
 from tokenry.bench.reducers.choose import safest
-from tokenry.bench.reducers.columns import COLUMNS, COSTS, Column, bracket, number, percent, signed
+from tokenry.bench.reducers.columns import COLUMNS, COSTS, TableColumn, bracket, number, percent, signed
 from tokenry.bench.reducers.headline import headline, pick
 from tokenry.bench.reducers.overlay import decode_picture, has_grid, svg_overlay
 from tokenry.bench.reducers.plots import Style
-from tokenry.bench.reducers.results import Picture, Result, Results, metric_name
+from tokenry.bench.reducers.results import ArmResult, Results, StoredPicture, metric_name
 from tokenry.bench.reducers.summary import (
     Change,
     Row,
@@ -164,7 +164,9 @@ def _scale(rows: Sequence[Row]) -> float:
     return max((max(abs(i.low), abs(i.high)) for i in intervals), default=1.0) or 1.0
 
 
-def _table_row(row: Row, style: dict[str, Style], columns: Sequence[Column], scale: float) -> dict[str, Any]:
+def _table_row(
+    row: Row, style: dict[str, Style], columns: Sequence[TableColumn], scale: float
+) -> dict[str, Any]:
     return {
         "row": row,
         "swatch": _dot(style[row.method]) if row.method in style else Markup(),
@@ -281,16 +283,16 @@ def _gallery(results: Results, rows: Sequence[Row], style: dict[str, Style]) -> 
     return gallery
 
 
-def traced(results: Results) -> list[tuple[Picture, str, list[Result]]]:
+def traced(results: Results) -> list[tuple[StoredPicture, str, list[ArmResult]]]:
     """Pictures with the results that have a trace, by example."""
-    found: dict[str, list[Result]] = {}
+    found: dict[str, list[ArmResult]] = {}
     for result in results.results:
         if result.trace is not None and result.picture in results.pictures:
             found.setdefault(result.item, []).append(result)
     return [(results.pictures[traced[0].picture], item, traced) for item, traced in found.items()]
 
 
-def readable(picture: Picture) -> bool:
+def readable(picture: StoredPicture) -> bool:
     try:
         decode_picture(picture.data)
     except InputError:
@@ -298,7 +300,7 @@ def readable(picture: Picture) -> bool:
     return True
 
 
-def _mark(result: Result) -> str:
+def _mark(result: ArmResult) -> str:
     """``right``, ``wrong``, or nothing where there is no reference."""
     return "" if result.score is None else "right" if result.score >= 0.5 else "wrong"
 

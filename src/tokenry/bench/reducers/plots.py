@@ -6,15 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenry.bench.canvas import Canvas, Point
+from tokenry.bench.charts.canvas import Canvas, Point
+from tokenry.bench.charts.scales import PALETTE, apart, ticks
 from tokenry.bench.reducers.arms import BASELINES, FULL
-from tokenry.bench.reducers.columns import COSTS, Column, bracket, percent
+from tokenry.bench.reducers.columns import COSTS, TableColumn, bracket, percent
 from tokenry.bench.reducers.summary import Row
 
-# Mid-tones that keep a contrast of at least 3:1 on white and on the dark page alike.
-_COLOURS = (
-    "#2f74d0", "#d2691e", "#2a9461", "#8b5fd1", "#cf3f5a", "#1391a3", "#868616", "#c455a0", "#9a6a48", "#5868d8",
-)  # fmt: skip
 _BASELINE_COLOUR = "#7a828c"
 
 
@@ -33,7 +30,7 @@ def styles(rows: Sequence[Row]) -> dict[str, Style]:
     others = list(dict.fromkeys(r.method for r in rows if not (r.is_full or r.is_baseline)))
     grey = list(dict.fromkeys([*BASELINES, *(n for n in names if n not in others)]))
     found = {n: Style(_BASELINE_COLOUR, i, (1.5, 3) if i % 2 else (5, 4)) for i, n in enumerate(grey)}
-    found |= {n: Style(_COLOURS[i % len(_COLOURS)], i + len(grey)) for i, n in enumerate(others)}
+    found |= {n: Style(PALETTE[i % len(PALETTE)], i + len(grey)) for i, n in enumerate(others)}
     return {FULL: Style("ink", 0)} | {n: found[n] for n in names}
 
 
@@ -59,8 +56,8 @@ class _Axes:
 def tradeoff(rows: Sequence[Row], cost: str, *, width: float = 1100, height: float = 460) -> Canvas | None:
     """Score (agreement, where there are no references) against a cost, one line per method.
 
-    Vertical bars are the paired intervals of the difference from the full model. Points at equal cost are set side by
-    side, a few pixels apart, so that none hides another.
+    Vertical bars are the paired intervals of the difference from the full model. Points of equal or nearly
+    equal cost are set a few pixels apart, in order, so that none hides another; all others stand at their cost.
 
     Args:
         rows: rows of a comparison.
@@ -87,15 +84,12 @@ def tradeoff(rows: Sequence[Row], cost: str, *, width: float = 1100, height: flo
         level = axes.y(_height(full) or 0)
         canvas.line([(axes.left, level), (axes.right, level)], "ink", width=1.2, dash=(7, 4), opacity=0.6)
         canvas.text((axes.left + 6, level - 6), "all tokens", size=11, colour="muted")
-    for method, style in styles(placed).items():
-        _series(
-            canvas,
-            axes,
-            column,
-            [r for r in placed if r.method == method],
-            style,
-            _shift(placed, method, width),
-        )
+    found = styles(placed)
+    placed.sort(key=lambda r: list(found).index(r.method))
+    places = apart([axes.x(column.value(r) or 0) for r in placed], 9 if width > 600 else 3.4)
+    for method, style in found.items():
+        series = [(x, r) for x, r in zip(places, placed, strict=True) if r.method == method]
+        _series(canvas, axes, column, series, style)
     return canvas
 
 
@@ -111,7 +105,7 @@ def _bounds(row: Row) -> tuple[float, float] | None:
     return max(0.0, full + row.change.low), min(1.0, full + row.change.high)
 
 
-def _axes(rows: Sequence[Row], column: Column, width: float, height: float) -> _Axes:
+def _axes(rows: Sequence[Row], column: TableColumn, width: float, height: float) -> _Axes:
     heights = [v for r in rows for v in (_height(r), *(_bounds(r) or ())) if v is not None]
     low, high = min(heights), max(heights)
     room = max(0.02, 0.06 * (high - low))
@@ -126,12 +120,12 @@ def _axes(rows: Sequence[Row], column: Column, width: float, height: float) -> _
     )
 
 
-def _frame(canvas: Canvas, axes: _Axes, column: Column, label: str) -> None:
-    for value in _ticks(axes.y_min, axes.y_max, 6):
+def _frame(canvas: Canvas, axes: _Axes, column: TableColumn, label: str) -> None:
+    for value in ticks(axes.y_min, axes.y_max, 6):
         y = axes.y(value)
         canvas.line([(axes.left, y), (axes.right, y)], "grid")
         canvas.text((axes.left - 8, y + 4), f"{100 * value:g}", size=12, colour="muted", anchor="end")
-    for value in _ticks(0, axes.x_max, 3 + int(canvas.width > 600) * 3):
+    for value in ticks(0, axes.x_max, 3 + int(canvas.width > 600) * 3):
         x = axes.x(value)
         canvas.line([(x, axes.bottom), (x, axes.bottom + 5)], "muted")
         # A label centred on the last tick may not leave the page.
@@ -146,12 +140,11 @@ def _frame(canvas: Canvas, axes: _Axes, column: Column, label: str) -> None:
 
 
 def _series(
-    canvas: Canvas, axes: _Axes, column: Column, rows: Sequence[Row], style: Style, shift: float
+    canvas: Canvas, axes: _Axes, column: TableColumn, placed: Sequence[tuple[float, Row]], style: Style
 ) -> None:
-    points: list[tuple[Point, Row]] = []
-    for row in sorted(rows, key=lambda r: column.value(r) or 0):
-        points.append(((axes.x(column.value(row) or 0) + shift, axes.y(_height(row) or 0)), row))
-    method = rows[0].method if rows else ""
+    """One method's points, each with the place along the axis at which it is drawn."""
+    points = [((x, axes.y(_height(row) or 0)), row) for x, row in sorted(placed, key=lambda one: one[0])]
+    method = placed[0][1].method
     if len(points) > 1:
         canvas.line(
             [p for p, _ in points], style.colour, width=1.8, dash=style.dash, opacity=0.75, series=method
@@ -168,23 +161,6 @@ def _series(
         canvas.marker(
             at, style.marker, style.colour, radius=5 if canvas.width > 600 else 4, series=method, title=title
         )
-
-
-def _shift(rows: Sequence[Row], method: str, width: float) -> float:
-    """Pixels by which a method's points stand beside their true cost."""
-    names = list(dict.fromkeys(r.method for r in rows if not r.is_full))
-    if method not in names:
-        return 0.0
-    return (names.index(method) - (len(names) - 1) / 2) * (7 if width > 600 else 2.6)
-
-
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round values in [low, high]."""
-    raw = (high - low) / max(1, count)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(step * i, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def layers(row: Row, colour: str, *, width: float = 150, height: float = 56) -> Canvas | None:

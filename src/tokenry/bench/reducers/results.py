@@ -60,7 +60,7 @@ class _Planned(TypedDict):
     seeds: int
 
 
-class Plan(_Planned, total=False):
+class RunPlan(_Planned, total=False):
     """What a run sets out to measure: arms as (method, budget), digests of examples, how many pictures and seeds.
 
     `against` has the baselines that each arm has to beat, in the order of the arms; `left_out` what of the data could
@@ -87,13 +87,13 @@ class Run:
 
     setting: str
     facts: Facts
-    plan: Plan
+    plan: RunPlan
     started: str
     load: float | None = None
 
 
 @dataclass(frozen=True)
-class Trace:
+class TokenTrace:
     """What became of one picture's tokens.
 
     Attributes:
@@ -116,7 +116,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Result:
+class ArmResult:
     """One example under one arm. Times are milliseconds.
 
     Of a pass over several questions, `encoder_ms`, `selection_ms` and `prefill_ms` are the pass's, divided by `rows`;
@@ -172,7 +172,7 @@ class Result:
     decode_ms: float | None
     memory_bytes: float | None
     recall: float | None
-    trace: Trace | None = None
+    trace: TokenTrace | None = None
     kept: str | None = None
     rows: int = 1
 
@@ -211,9 +211,9 @@ class Failure:
     """An example that could not be answered, and why; the next run tries it again.
 
     Attributes:
-        setting: as in `Result`.
+        setting: as in `ArmResult`.
         method, budget, seed: the arm that failed on it; `EVERY_ARM` where the question failed before any arm's turn.
-        item, example, picture, question: as in `Result`.
+        item, example, picture, question: as in `ArmResult`.
         error: class of the exception.
         reason: what it said, for an error that is not tokenry's after the name of its class.
     """
@@ -250,7 +250,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredPicture:
     """A picture that the report shows.
 
     Attributes:
@@ -277,8 +277,8 @@ class Picture:
         return f"data:image/{kind};base64,{self.data}"
 
 
-Line: TypeAlias = Run | Result | Failure | Refusal | Picture
-_KINDS: dict[str, type[Line]] = {cls.kind: cls for cls in (Run, Result, Failure, Refusal, Picture)}
+Line: TypeAlias = Run | ArmResult | Failure | Refusal | StoredPicture
+_KINDS: dict[str, type[Line]] = {cls.kind: cls for cls in (Run, ArmResult, Failure, Refusal, StoredPicture)}
 
 
 @dataclass(frozen=True)
@@ -296,9 +296,9 @@ class Results:
     """
 
     runs: tuple[Run, ...]
-    results: tuple[Result, ...]
+    results: tuple[ArmResult, ...]
     refusals: tuple[Refusal, ...]
-    pictures: dict[str, Picture]
+    pictures: dict[str, StoredPicture]
     skipped: int = 0
     other: int = 0
     failures: tuple[Failure, ...] = ()
@@ -334,19 +334,19 @@ def read_results(path: str | Path, setting: str | None = None) -> Results:
 
 def _collect(lines: Iterable[Line], setting: str, skipped: int) -> Results:
     runs: list[Run] = []
-    results: dict[tuple[str, ArmKey], Result] = {}
+    results: dict[tuple[str, ArmKey], ArmResult] = {}
     failures: dict[str, dict[ArmKey, Failure]] = defaultdict(dict)
     refusals: dict[tuple[str, str], Refusal] = {}
-    pictures: dict[str, Picture] = {}
+    pictures: dict[str, StoredPicture] = {}
     other = 0
     for line in lines:
         if line.setting != setting:
-            other += isinstance(line, Result)
+            other += isinstance(line, ArmResult)
         elif isinstance(line, Run):
             runs.append(line)
         elif isinstance(line, Refusal):
             refusals[line.method, line.budget] = line
-        elif isinstance(line, Picture):
+        elif isinstance(line, StoredPicture):
             pictures[line.name] = line
         else:
             # What is known of an example under an arm is what was last seen of it. That its turn came says also that
@@ -354,7 +354,7 @@ def _collect(lines: Iterable[Line], setting: str, skipped: int) -> Results:
             failed = failures[line.item]
             failed.pop(EVERY_ARM, None)
             failed.pop(line.arm, None)
-            if isinstance(line, Result):
+            if isinstance(line, ArmResult):
                 results[line.item, line.arm] = line
             else:
                 results.pop((line.item, line.arm), None)

@@ -14,11 +14,11 @@ from tokenry.bench import environment
 from tokenry.bench.lines import ResultsWriter, digest
 from tokenry.bench.reducers import measure
 from tokenry.bench.reducers.arms import Arm
-from tokenry.bench.reducers.measure import Answer, Batch, Prompt
+from tokenry.bench.reducers.measure import Batch, TimedAnswer, VisualPrompt
 from tokenry.bench.reducers.overlay import encode_picture
 from tokenry.bench.reducers.prompts import Template
-from tokenry.bench.reducers.results import EVERY_ARM, ArmKey, Failure, Line, Picture, Refusal, Result
-from tokenry.bench.run import Problem, Record, attempt
+from tokenry.bench.reducers.results import EVERY_ARM, ArmKey, ArmResult, Failure, Line, Refusal, StoredPicture
+from tokenry.bench.run import ComparisonRecord, Problem, attempt
 from tokenry.bench.task import BatchedTask
 from tokenry.data.questions.examples import Example
 from tokenry.data.questions.metrics import Metric
@@ -36,7 +36,7 @@ def pictures_of(example: Example) -> Pictures:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerInPass:
     """An answer, with the pass that it came from.
 
     Attributes:
@@ -46,8 +46,8 @@ class Asked:
         rows: questions in the pass.
     """
 
-    answer: Answer
-    prompt: Prompt
+    answer: TimedAnswer
+    prompt: VisualPrompt
     encoded: Encoded
     rows: int
 
@@ -62,7 +62,7 @@ class _Shared:
 
 
 @dataclass
-class VisualQuestions(BatchedTask[Arm, Example, Batch, Asked]):
+class VisualQuestions(BatchedTask[Arm, Example, Batch, AnswerInPass]):
     """Questions about pictures, put to one model under each of several arms.
 
     Only a device that has stopped working, and what is no `Exception` (the user), end it; every other error belongs to
@@ -120,7 +120,7 @@ class VisualQuestions(BatchedTask[Arm, Example, Batch, Asked]):
         """A question with its pictures opened and gone through the processor."""
         if self._shared is not None and self._shared.pictures != pictures_of(item):
             self._shared = None
-        return Batch.of(self.model, self.processor, [Prompt.of(self.model, self.processor, item)])
+        return Batch.of(self.model, self.processor, [VisualPrompt.of(self.model, self.processor, item)])
 
     def join(self, opened: Sequence[Batch]) -> Batch:
         """Questions for one pass, rows padded on the left."""
@@ -142,7 +142,7 @@ class VisualQuestions(BatchedTask[Arm, Example, Batch, Asked]):
             self._shared = _Shared(pictures, frozenset(wanted), encoded)
         return replace(batch, encoded=encoded)
 
-    def run(self, subject: Arm, batch: Batch) -> list[Asked]:
+    def run(self, subject: Arm, batch: Batch) -> list[AnswerInPass]:
         """The answers under an arm."""
         encoded = batch.encoded or measure.encode(self.model, batch, subject.methods)
         answers = measure.answer(
@@ -150,11 +150,11 @@ class VisualQuestions(BatchedTask[Arm, Example, Batch, Asked]):
         )
         rows = len(batch.prompts)
         return [
-            Asked(answer, prompt, encoded, rows)
+            AnswerInPass(answer, prompt, encoded, rows)
             for answer, prompt in zip(answers, batch.prompts, strict=True)
         ]
 
-    def score(self, output: Asked, item: Example) -> float | None:
+    def score(self, output: AnswerInPass, item: Example) -> float | None:
         """By the judge; None where the example has no references."""
         return self.judge.score(output.answer.text, item) if item.references else None
 
@@ -175,7 +175,7 @@ class VisualQuestions(BatchedTask[Arm, Example, Batch, Asked]):
 
 
 @dataclass
-class ResultsRecord(Record[Arm, Example, Batch, Asked]):
+class ResultsRecord(ComparisonRecord[Arm, Example, Batch, AnswerInPass]):
     """The results file of a comparison of arms.
 
     Attributes:
@@ -193,7 +193,7 @@ class ResultsRecord(Record[Arm, Example, Batch, Asked]):
     shown: frozenset[str]
     _refused: set[tuple[str, str]] = field(default_factory=set)
 
-    def key(self, arm: Arm, prompt: Prompt) -> str:
+    def key(self, arm: Arm, prompt: VisualPrompt) -> str:
         """What identifies a result: everything that it depends on."""
         foreign = environment.foreign_code(arm.methods)
         return digest(self.setting, arm.config, foreign, prompt.item, prompt.digest)
@@ -212,12 +212,12 @@ class ResultsRecord(Record[Arm, Example, Batch, Asked]):
             if prompt.example.id not in self.shown or not prompt.images:
                 continue
             line = attempt(partial(self._picture, prompt), self.task)
-            if isinstance(line, Picture):
+            if isinstance(line, StoredPicture):
                 self.writer.append(line)
             else:
                 warnings.warn(f"No report shows {prompt.example.picture!a}: {line.reason}", stacklevel=2)
 
-    def line(self, subject: Arm, item: Example, output: Asked, score: float | None) -> Result:
+    def line(self, subject: Arm, item: Example, output: AnswerInPass, score: float | None) -> ArmResult:
         """The result of a question under an arm."""
         return measure.to_result(
             output.answer,
@@ -254,11 +254,11 @@ class ResultsRecord(Record[Arm, Example, Batch, Asked]):
         self._refused.add((subject.method, subject.budget))
         self.writer.append(Refusal(self.setting, subject.method, subject.budget, problem.reason))
 
-    def _picture(self, prompt: Prompt) -> Picture:
+    def _picture(self, prompt: VisualPrompt) -> StoredPicture:
         example, (width, height) = prompt.example, prompt.images[0].size
         boxes = [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in example.regions]
         data = encode_picture(measure.as_seen(self.task.processor, prompt))
-        return Picture(self.setting, example.picture, data, {example.id: boxes})
+        return StoredPicture(self.setting, example.picture, data, {example.id: boxes})
 
 
 def key_of(arm: Arm) -> ArmKey:

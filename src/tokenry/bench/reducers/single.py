@@ -10,9 +10,9 @@ from PIL import Image
 from tokenry.bench.reducers import measure
 from tokenry.bench.reducers.arms import FULL, Arm, named
 from tokenry.bench.reducers.columns import MISSING, flops, milliseconds, number, size
-from tokenry.bench.reducers.measure import Answer, Batch, Prompt
+from tokenry.bench.reducers.measure import Batch, TimedAnswer, VisualPrompt
 from tokenry.bench.reducers.overlay import draw_overlay, has_grid
-from tokenry.bench.reducers.results import Trace
+from tokenry.bench.reducers.results import TokenTrace
 from tokenry.data.questions.examples import Example
 from tokenry.hosts import Encoded
 from tokenry.reduce import Reducer, read_methods
@@ -32,11 +32,11 @@ class Single:
         trace: what became of its tokens.
     """
 
-    reduced: Answer
-    full: Answer | None
+    reduced: TimedAnswer
+    full: TimedAnswer | None
     encoder_ms: float
     picture: Image.Image
-    trace: Trace | None
+    trace: TokenTrace | None
 
     def overlay(self, width: int = 672) -> Image.Image:
         """The picture with what was dropped veiled.
@@ -140,11 +140,11 @@ def prepare(model: Any, processor: Any, image: Image.Image, question: str) -> di
     return _prompt(model, processor, image, question).inputs
 
 
-def _prompt(model: Any, processor: Any, image: Image.Image, question: str) -> Prompt:
-    return Prompt.of(model, processor, Example("question", "picture", image, question))
+def _prompt(model: Any, processor: Any, image: Image.Image, question: str) -> VisualPrompt:
+    return VisualPrompt.of(model, processor, Example("question", "picture", image, question))
 
 
-def _ms(answer: Answer | None, index: int) -> str:
+def _ms(answer: TimedAnswer | None, index: int) -> str:
     """Prefill (0) or the median of the later passes (1)."""
     if answer is None:
         return MISSING

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from tokenry.bench.reducers.arms import BASELINES, FULL
-from tokenry.bench.reducers.results import EVERY_ARM, Failure, Result, Results
+from tokenry.bench.reducers.results import EVERY_ARM, ArmResult, Failure, Results
 from tokenry.bench.stats import LEVEL, Interval, Outcomes, corrected, outcomes, paired_interval
 from tokenry.data.questions.examples import normalise_answer
 
@@ -121,8 +121,8 @@ class Row:
 class Change:
     """An answer that differs from the full model's."""
 
-    result: Result
-    full: Result
+    result: ArmResult
+    full: ArmResult
 
     @property
     def verdict(self) -> str:
@@ -308,7 +308,7 @@ class _Measured:
     """The results of a comparison by arm, and what its arms are compared with."""
 
     def __init__(self, results: Results) -> None:
-        self.arms: dict[ArmName, list[Result]] = defaultdict(list)
+        self.arms: dict[ArmName, list[ArmResult]] = defaultdict(list)
         for result in results.results:
             self.arms[result.method, result.budget].append(result)
         self.full = {r.item: r for r in self.arms.get((FULL, ""), [])}
@@ -384,7 +384,7 @@ class _Measured:
         return interval(scores, LEVEL), interval(scores | self.lost[arm], corrected(LEVEL, comparisons))
 
 
-def _scores(results: Sequence[Result], full: Mapping[str, Result]) -> dict[str, float]:
+def _scores(results: Sequence[ArmResult], full: Mapping[str, ArmResult]) -> dict[str, float]:
     """The mean score over seeds by example, of those that have one here and on all tokens."""
     found: dict[str, list[float]] = defaultdict(list)
     for result in results:
@@ -407,7 +407,7 @@ def _baseline(label: str) -> str:
     return label.partition("(")[0]
 
 
-def _figures(method: str, budget: str, results: Sequence[Result]) -> Row:
+def _figures(method: str, budget: str, results: Sequence[ArmResult]) -> Row:
     """What does not need a reference."""
     layers = zip(*(r.by_layer for r in results), strict=False)
     return Row(
@@ -430,7 +430,7 @@ def _figures(method: str, budget: str, results: Sequence[Result]) -> Row:
     )
 
 
-def _same(result: Result, full: Result) -> bool:
+def _same(result: ArmResult, full: ArmResult) -> bool:
     return normalise_answer(result.answer) == normalise_answer(full.answer)
 
 
@@ -439,6 +439,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _median(results: Sequence[Result], of: Callable[[Result], float | None]) -> float | None:
+def _median(results: Sequence[ArmResult], of: Callable[[ArmResult], float | None]) -> float | None:
     known = [v for r in results if (v := of(r)) is not None]
     return statistics.median(known) if known else None

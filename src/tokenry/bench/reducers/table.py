@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenry.bench.reducers.arms import BASELINES
-from tokenry.bench.reducers.columns import COLUMNS, Column
+from tokenry.bench.reducers.columns import COLUMNS, TableColumn
 from tokenry.bench.reducers.headline import headline
 from tokenry.bench.reducers.results import Results, metric_name
 from tokenry.bench.reducers.summary import Row, failed, nothing_ran, refused, same_choice, summarise, warnings
@@ -77,7 +77,7 @@ def _failures(results: Results) -> list[str]:
     return found if more <= 0 else [*found[:_REASONS], f"and {more} other reasons; the report has them."]
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> Table:
+def _table(columns: Sequence[TableColumn], rows: Sequence[Row], width: int | None) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
     room = None if width is None else width - _taken(columns, rows)
     names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
@@ -96,14 +96,14 @@ def _table(columns: Sequence[Column], rows: Sequence[Row], width: int | None) ->
     return table
 
 
-def _cell(column: Column, row: Row) -> Text:
+def _cell(column: TableColumn, row: Row) -> Text:
     cell = Text(column.of(row), style=_style(column, row))
     if bounds := column.bounds(row):
         cell.append(f" {bounds}", style="dim")
     return cell
 
 
-def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
+def _fitting(columns: Sequence[TableColumn], rows: Sequence[Row], width: int) -> list[TableColumn]:
     """The columns that a terminal has room for, in their usual order."""
     names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
     chosen = _first([c for c in columns if c.name in _NEEDED], rows, width)
@@ -116,19 +116,19 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list
     return [c for c in columns if c in chosen]
 
 
-def _first(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
+def _first(columns: Sequence[TableColumn], rows: Sequence[Row], width: int) -> list[TableColumn]:
     """As many of the columns as fit beside a broken name, from the first: figures are left out rather than squeezed."""
     names, budgets = _widest([r.method for r in rows], "method"), _widest([r.budget for r in rows], "budget")
     room = width - min(names, _NAME) - _GAP - min(budgets, len("budget")) - _GAP
     return [c for i, c in enumerate(columns) if _taken(columns[: i + 1], rows) <= room]
 
 
-def _taken(columns: Sequence[Column], rows: Sequence[Row]) -> int:
+def _taken(columns: Sequence[TableColumn], rows: Sequence[Row]) -> int:
     """Characters that several columns take."""
     return sum(_width(column, rows) + _GAP for column in columns)
 
 
-def _width(column: Column, rows: Sequence[Row]) -> int:
+def _width(column: TableColumn, rows: Sequence[Row]) -> int:
     """Characters that a column needs; its heading is broken between words."""
     return _widest([_cell(column, row).plain for row in rows], *column.label.split())
 
@@ -153,7 +153,7 @@ def footer(results: Results, rows: Sequence[Row]) -> str:
     )
 
 
-def _style(column: Column, row: Row) -> str:
+def _style(column: TableColumn, row: Row) -> str:
     """Red for less and green for more than what the column compares with, where it holds for all rows together."""
     found = column.sure(row)
     return "" if found is None else {-1: "red", 0: "", 1: "green"}[found.sign]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenry.bench.reducers.arms import BASELINES, Spec, plan_arms
-from tokenry.bench.reducers.choose import Choice, choose, cost_column, safest
+from tokenry.bench.reducers.choose import ArmChoice, choose, cost_column, safest
 from tokenry.bench.reducers.compare import Comparison, compare
 from tokenry.bench.reducers.headline import versus_baselines
 from tokenry.bench.reducers.summary import Row, nothing_ran
@@ -30,7 +30,7 @@ class Tuning:
     """
 
     comparison: Comparison
-    choice: Choice
+    choice: ArmChoice
     methods: tuple[Reducer, ...] | None
 
     @property

@@ -18,7 +18,8 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tokenry.bench.canvas import Canvas
+from tokenry.bench.charts.canvas import Canvas
+from tokenry.bench.charts.scales import PALETTE
 from tokenry.bench.run import measure
 from tokenry.bench.task import Task
 from tokenry.data.text.corpora import Corpus
@@ -30,7 +31,6 @@ _SPEED_BYTES = (
     200_000  # text that speed is measured on: a tenth of a second, so that several rounds are quick
 )
 _ROUNDS = 5
-_COLOURS = ("#2f74d0", "#d2691e", "#2a9461", "#8b5fd1", "#cf3f5a", "#1391a3", "#868616", "#c455a0")
 
 
 @dataclass(frozen=True)
@@ -328,13 +328,13 @@ def plot(comparison: VocabularyComparison, *, width: float = 900) -> Canvas:
             name = comparison.rows[j].name
             corners = [(x, bottom), (x, y), (x + bar * 0.92, y), (x + bar * 0.92, bottom)]
             canvas.area(
-                corners, _COLOURS[j % len(_COLOURS)], series=name, title=f"{name}, {group}: {value:.2f}"
+                corners, PALETTE[j % len(PALETTE)], series=name, title=f"{name}, {group}: {value:.2f}"
             )
         canvas.text((left + slot * (i + 0.5), bottom + 18), group, anchor="middle")
     canvas.text((4, 16), "bytes per token", size=12.5, bold=True)
     for j, row in enumerate(comparison.rows):
         y = legend + 22 * j
-        colour = _COLOURS[j % len(_COLOURS)]
+        colour = PALETTE[j % len(PALETTE)]
         canvas.area([(left, y - 10), (left, y), (left + 14, y), (left + 14, y - 10)], colour)
         canvas.text((left + 22, y), f"{row.name} ({row.size:,} entries)")
     return canvas

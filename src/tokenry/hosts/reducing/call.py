@@ -12,22 +12,20 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from tokenry.hosts.host import Host
-from tokenry.hosts.masks import additive, visible
+from tokenry.hosts.masks import additive
 from tokenry.hosts.reducing import layout
 from tokenry.hosts.reducing.items import Items
 from tokenry.hosts.reducing.ledger import CacheLedger
+from tokenry.hosts.reducing.restricting import column_kinds, columns_at, restricted
 from tokenry.hosts.upstream import (
     Cache,
     StaticCache,
     attention_kernel,
     is_flash,
     key_columns,
-    keys_seen,
-    unknown_release,
 )
 from tokenry.tokens import (
     ColumnKind,
-    Columns,
     DenseReduction,
     InputError,
     Positions,
@@ -173,26 +171,6 @@ class DecoderCall:
         """Take note of the call's pictures."""
         self.items = self.met = items
 
-    def require_own(self, cache: Cache | None) -> None:
-        """Notice that a call had a cache which was not found among its arguments: it was no new prompt then.
-
-        Args:
-            cache: the one that came out of the call.
-
-        Raises:
-            UnsupportedError: it holds more than this call put there.
-        """
-        if (
-            self.cache is None
-            and cache is not None
-            and keys_seen(cache, 0) > self.segments[0].columns.shape[1]
-        ):
-            raise UnsupportedError(
-                unknown_release(
-                    f"handed {self.host.name} a cache of {keys_seen(cache, 0)} tokens in a way that is not recognised"
-                )
-            )
-
     # --- segments ------------------------------------------------------------------------------------------------
 
     def begin(self, ids: Real[Tensor, "a b t"], keep: Bool[Tensor, "b t"], rule: Positions) -> Segment:
@@ -290,9 +268,9 @@ class DecoderCall:
 
     def kinds_of(self, columns: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
         """What columns of the call are, as `ColumnKind`."""
-        visual = self.visual
-        kind = torch.where(visual, ColumnKind.VISUAL, ColumnKind.AFTER * (visual.cumsum(1) > 0).long())
-        return layout.take(kind, columns).masked_fill(~self._real(columns), ColumnKind.PADDING)
+        return layout.take(column_kinds(self.visual), columns).masked_fill(
+            ~self._real(columns), ColumnKind.PADDING
+        )
 
     @property
     def visual(self) -> Bool[Tensor, "b t"]:
@@ -310,30 +288,14 @@ class DecoderCall:
         name = (segment.first, self.host.layer_type(layer), layer if restricting else None)
         if name not in self._masks:
             mask = self._build_mask(segment, layer)
-            self._masks[name] = self._restricted(mask, segment, layer, restricting) if restricting else mask
+            if restricting:
+                assert self.ledger.visual is not None
+                places = segment.columns.add(self.offset).masked_fill(~segment.real, -1)
+                queries = columns_at(self.ledger.visual, places)
+                keys = columns_at(self.ledger.visual, self.columns_of_keys(segment, layer))
+                mask = restricted(mask, layer, queries, keys, restricting)
+            self._masks[name] = mask
         return self._masks[name]
-
-    def _restricted(
-        self, mask: Tensor | None, segment: Segment, layer: int, restricting: Sequence[Restriction]
-    ) -> Tensor:
-        """A layer's mask without what restrictions hide; padding queries see what they saw."""
-        places = segment.columns.add(self.offset).masked_fill(~segment.real, -1)
-        queries, keys = self._side(places), self._side(self.columns_of_keys(segment, layer))
-        if mask is None:
-            mask = keys.place[:, None, None, :] <= queries.place[:, None, :, None]
-        allowed = torch.ones_like(mask[:, :1], dtype=torch.bool)
-        for restriction in restricting:
-            allowed = allowed & restriction.visible(layer, queries, keys)[:, None]
-        allowed |= (queries.place < 0)[:, None, :, None]
-        seen = visible(mask) & allowed
-        return seen if mask.dtype == torch.bool else additive(seen, mask.dtype)
-
-    def _side(self, places: Int[Tensor, "b t"]) -> Columns:
-        """Columns of the full sequence, with what they are."""
-        visual = self.ledger.visual
-        assert visual is not None
-        kinds = torch.where(visual, ColumnKind.VISUAL, ColumnKind.AFTER * (visual.cumsum(1) > 0).long())
-        return Columns(layout.take(kinds, places).masked_fill(places < 0, ColumnKind.PADDING), places)
 
     def _build_mask(self, segment: Segment, layer: int) -> Tensor | None:
         # Linear attention skips the padding of a prompt, and remembers the rest.

@@ -13,8 +13,9 @@ from tokenry.hosts.reducing.call import DecoderCall
 from tokenry.hosts.reducing.hooks import ThreadState
 from tokenry.hosts.reducing.report import LastPrompts
 from tokenry.hosts.reducing.turns import Turns
-from tokenry.hosts.upstream import cache_of
+from tokenry.hosts.upstream import Cache, cache_of, keys_seen, unknown_release
 from tokenry.hosts.vision import VisionRecorder
+from tokenry.tokens import UnsupportedError
 
 
 def last_hidden(
@@ -105,7 +106,7 @@ class DecoderExit:
         if call is None or not call.segments:
             return None
         hidden, cache = output[0], cache_of(output)
-        call.require_own(cache)
+        _require_own(call, cache)
         call.ledger.keep_in(cache)
         call.ledger.finish()
         call.heard.clear()
@@ -134,3 +135,21 @@ class DecoderExit:
         if not torch.is_grad_enabled():
             call.deepstack = {}
         self._vision.pictures.clear()
+
+
+def _require_own(call: DecoderCall, cache: Cache | None) -> None:
+    """Notice that a call had a cache which was not found among its arguments: it was no new prompt then.
+
+    Args:
+        call: the call.
+        cache: the one that came out of it.
+
+    Raises:
+        UnsupportedError: it holds more than this call put there.
+    """
+    if call.cache is None and cache is not None and keys_seen(cache, 0) > call.segments[0].columns.shape[1]:
+        raise UnsupportedError(
+            unknown_release(
+                f"handed {call.host.name} a cache of {keys_seen(cache, 0)} tokens in a way that is not recognised"
+            )
+        )
