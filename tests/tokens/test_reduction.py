@@ -332,16 +332,17 @@ def test_carry_adds_up_what_sources_stand_for() -> None:
     assert reduction.carry(torch.ones(1, 4)).tolist() == reduction.sizes.tolist()
 
 
-def test_beside_tokens_that_stay() -> None:
-    """Tokens 1 and 4 stay; of 0, 2, 3 the last is dropped and the others merge onto the second of them."""
+def test_among_tokens_that_stay() -> None:
+    """Tokens 1 and 4 stay, 5 is nobody's; of 0, 2, 3 the last is dropped and the others merge onto the second."""
     some = Reduction.merge(torch.tensor([[0, 0, -1]]), anchor=torch.tensor([[1]]))
-    kept = torch.tensor([[False, True, False, False, True]])
-    whole = some.beside(kept, torch.tensor([5]))
+    kept = torch.tensor([[False, True, False, False, True, False]])
+    sources = torch.tensor([[True, False, True, True, False, False]])
+    whole = some.among(sources, kept, torch.tensor([6]))
     assert whole.anchor.tolist() == [[1, 2, 4]]
-    assert whole.group.tolist() == [[1, 0, 1, -1, 2]]
-    assert whole.weight.tolist() == [[0.5, 1, 0.5, 0, 1]]
-    with pytest.raises(ReductionError, match="does not fit beside"):
-        some.beside(torch.tensor([[False, True, False, False, False]]), torch.tensor([5]))
+    assert whole.group.tolist() == [[1, 0, 1, -1, 2, -1]]
+    assert whole.weight.tolist() == [[0.5, 1, 0.5, 0, 1, 0]]
+    with pytest.raises(ReductionError, match="does not fit among"):
+        some.among(sources & ~kept.roll(-1, 1), kept, torch.tensor([6]))
 
 
 def test_a_gate_changes_no_value_and_gets_the_gradient_of_a_weight() -> None:

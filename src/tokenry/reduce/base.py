@@ -120,10 +120,11 @@ class Reducer(ABC):
             keep = self.keep(view)
             if not bool(view.protected.any()):
                 return self.reduce(view, keep)
-            free = Reduction.from_mask(view.valid & ~view.protected, view.length)
             spare = (keep - view.protected.sum(1)).clamp(min=0)
-            some = self.reduce(view.only(free.anchor), spare)
-            return some.beside(view.protected, view.length)
+            # Where protected tokens use the budget up, the method is not asked: few can leave nothing at all.
+            free = view.valid & ~view.protected & (spare > 0)[:, None]
+            some = self.reduce(view.only(Reduction.from_mask(free, view.length).anchor), spare)
+            return some.among(free, view.protected, view.length)
 
     @property
     def limit(self) -> Budget:

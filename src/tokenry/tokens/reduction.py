@@ -239,27 +239,28 @@ class Reduction:
         """Totals over the sources of each output of an amount per source, such as how many tokens it stands for."""
         return _segment_sum(amount.float(), self.group, self.width)
 
-    def beside(self, kept: Bool[Tensor, "b n"], length: Int[Tensor, " b"]) -> Reduction:
-        """This reduction of the tokens that are not marked, with the marked ones as they are, in raster order.
+    def among(
+        self, sources: Bool[Tensor, "b n"], kept: Bool[Tensor, "b n"], length: Int[Tensor, " b"]
+    ) -> Reduction:
+        """This reduction as one of longer rows, in raster order: some of their tokens are its sources, others stay.
 
         Args:
-            kept: tokens of the longer rows that stay themselves.
-            length: tokens of the longer rows; what is not marked of them, in order, are this reduction's sources.
+            sources: which tokens of the longer rows this reduction's are, in order.
+            kept: tokens that stay themselves; what is neither is dropped.
+            length: tokens of the longer rows.
 
         Raises:
-            ReductionError: this reduction has other sources than what is not marked.
+            ReductionError: this reduction has other sources than are marked, or a token is marked twice.
         """
         b, n = kept.shape
-        others = Reduction.from_mask(~kept & prefix_mask(length, n), length)
-        if not others.count.equal(self.length) or bool((kept & ~prefix_mask(length, n)).any()):
+        if not sources.sum(1).equal(self.length) or bool((sources & kept).any()):
             raise ReductionError(
-                f"A reduction of {self.length.tolist()} tokens does not fit beside {kept.sum(1).tolist()} that stay of "
-                f"{length.tolist()}."
+                f"A reduction of {self.length.tolist()} tokens does not fit among rows of {length.tolist()}, of which "
+                f"{sources.sum(1).tolist()} are its sources and {kept.sum(1).tolist()} stay."
             )
-        whole = others.compose(self)
+        whole = Reduction.from_mask(sources, length).compose(self)
         own = torch.arange(n, device=kept.device).expand(b, n)
-        target = _spread(whole.anchor, whole.group, -1)
-        target = torch.where(kept, own, target)
+        target = torch.where(kept, own, _spread(whole.anchor, whole.group, -1))
         anchors = target == own
         group = (anchors.cumsum(1) - 1).gather(1, target.clamp(min=0)).masked_fill(target < 0, -1)
         weight = torch.where(kept, 1.0, whole.weight)
