@@ -20,7 +20,7 @@ _KINDS: Final = MappingProxyType(
     {
         "pretrain": "tokenry.learn.pretrain:PretrainRecipe",
         "language": "tokenry.text.cabrita.training:CabritaRecipe",
-        "embedded": "tokenry.models.vlm.embedded.recipe:EmbeddedRecipe",
+        "embedded": "tokenry.models.vlm.embedded.training:EmbeddedRecipe",
     }
 )
 """What a recipe may say that it describes, and where that is."""
