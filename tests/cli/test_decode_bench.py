@@ -82,7 +82,7 @@ def test_ctrl_c_shows_what_all_are_through_with_and_the_same_command_goes_on(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--no-calibrate", "--decoders", "prompt-lookup,token-recycling", "-o", "found.json")
-    call_ = decoding._Task._call
+    call_ = decoding.DecodingTask._call
     made: list[str] = []
 
     def interrupt(*given: Any) -> Any:
@@ -92,7 +92,7 @@ def test_ctrl_c_shows_what_all_are_through_with_and_the_same_command_goes_on(
         return call_(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding._Task, "_call", interrupt)
+        patch.setattr(decoding.DecodingTask, "_call", interrupt)
         stopped = call(place, *words)
     assert stopped.exit_code == 130
     assert "Not finished: all decoders are through with 1 of 3 prompts" in stopped.output
@@ -105,7 +105,7 @@ def test_ctrl_c_shows_what_all_are_through_with_and_the_same_command_goes_on(
     assert Path("found.jsonl").read_text().startswith(kept)
     found = json.loads(Path("found.json").read_text())
     assert (found["done"], found["planned"], len(found["sessions"])) == (3, 3, 2)
-    monkeypatch.setattr(decoding._Task, "_call", None)
+    monkeypatch.setattr(decoding.DecodingTask, "_call", None)
     assert call(place, *words).exit_code == 0  # everything is known
 
 
