@@ -13,7 +13,7 @@ from tokenry.data.text.manpages import load_manpages, manpages_provenance
 from tokenry.data.text.reviews import aspects_in, product_reviews
 from tokenry.embed.chat import LanguageModel
 from tokenry.embed.crag.method import CRAG
-from tokenry.embed.crag.pipeline import ClusteredRAG, Report
+from tokenry.embed.crag.pipeline import ClusteredRAG, CragReport
 from tokenry.embed.crag.summarise import ExtractiveSummariser, ModelSummariser, Summariser
 from tokenry.embed.encoder import SentenceEncoder, unit_vectors
 
@@ -51,7 +51,7 @@ def _both(
     texts: Sequence[str],
     questions: Sequence[str],
     noun: str,
-) -> list[tuple[str, Report, str]]:
+) -> list[tuple[str, CragReport, str]]:
     """The same questions about the same texts, with the model's summaries and with extracts."""
     crag = CRAG(
         k=settings["k"],
@@ -71,7 +71,7 @@ def _both(
     return found
 
 
-def _row(report: Report) -> dict[str, float]:
+def _row(report: CragReport) -> dict[str, float]:
     even = report.break_even
     return {
         "plain tokens": report.plain_tokens,
@@ -83,7 +83,7 @@ def _row(report: Report) -> dict[str, float]:
     }
 
 
-def _without_texts(chat: LanguageModel, encoder: SentenceEncoder, report: Report, limit: int) -> float:
+def _without_texts(chat: LanguageModel, encoder: SentenceEncoder, report: CragReport, limit: int) -> float:
     """How alike the plain answers are to answers to the bare questions: what a cosine is worth here."""
     bare = chat.complete([c.question for c in report.comparisons], limit)
     plain = unit_vectors(encoder, [c.plain.text for c in report.comparisons])

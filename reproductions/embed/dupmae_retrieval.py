@@ -15,7 +15,7 @@ from tokenry.data.text.manpages import each_manpage
 from tokenry.embed.dupmae.encoder import DupmaeEncoder, Representation
 from tokenry.text.wordpiece import train_wordpiece
 from tokenry.train.loop import Batch
-from tokenry.train.rows import Rows, SpecialIds, encode, pack, rows_of
+from tokenry.train.rows import EncodedRows, SpecialIds, encode, pack, rows_of
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Data:
 
     ids: SpecialIds
     vocabulary: int
-    rows: Rows
-    queries: Rows
-    documents: Rows
+    rows: EncodedRows
+    queries: EncodedRows
+    documents: EncodedRows
 
 
 def load(settings: Mapping[str, Any]) -> Data:
@@ -62,7 +62,7 @@ class Pairs:
 
 
 @torch.no_grad()
-def represent(encoder: DupmaeEncoder, rows: Rows) -> Representation:
+def represent(encoder: DupmaeEncoder, rows: EncodedRows) -> Representation:
     """All rows, in order."""
     encoder.eval()
     parts = [rows[part] for part in torch.arange(len(rows)).split(64)]

@@ -16,7 +16,7 @@ from tokenry.text.wordpiece import train_wordpiece
 from tokenry.train.classification import TextClassification, linear_probe
 from tokenry.train.loop import Batch, LoopSettings
 from tokenry.train.masked_lm import as_batch
-from tokenry.train.rows import Rows, SpecialIds, encode, pack, rows_of
+from tokenry.train.rows import EncodedRows, SpecialIds, encode, pack, rows_of
 
 SECTIONS = ("2", "3", "7", "other")
 
@@ -27,8 +27,8 @@ class Data:
 
     ids: SpecialIds
     vocabulary: int
-    rows: Rows
-    described: Rows
+    rows: EncodedRows
+    described: EncodedRows
     labels: torch.Tensor
 
 
@@ -55,7 +55,7 @@ def draw(labels: torch.Tensor, size: int, seed: int) -> tuple[np.ndarray, np.nda
     return order[:size], order[size:]
 
 
-def few_labels(rows: Rows, labels: torch.Tensor, size: int, seed: int) -> Callable[[int], Batch]:
+def few_labels(rows: EncodedRows, labels: torch.Tensor, size: int, seed: int) -> Callable[[int], Batch]:
     """Step -> a batch of labelled texts."""
 
     def batch(step: int) -> Batch:
@@ -66,7 +66,9 @@ def few_labels(rows: Rows, labels: torch.Tensor, size: int, seed: int) -> Callab
 
 
 @torch.no_grad()
-def judged(model: TextClassification, rows: Rows, give: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+def judged(
+    model: TextClassification, rows: EncodedRows, give: Callable[[Batch], torch.Tensor]
+) -> torch.Tensor:
     """Logits or features of all rows."""
     model.eval()
     parts = torch.arange(len(rows)).split(128)

@@ -14,7 +14,7 @@ from reproductions.models.acm_pictures import (
     Pictures,
 )
 from tokenry.models.adaptive.acm.conversion import Converted
-from tokenry.models.adaptive.acm.layer import ACM, RandomGate
+from tokenry.models.adaptive.acm.layer import ACM, RandomLearnerGate
 from tokenry.models.adaptive.conditional import compute_map
 
 
@@ -45,11 +45,11 @@ def score_of(converted: Converted, test: Pictures) -> Score:
     return Score(accuracy, (watched.executed(table) - table.overhead) / table.highest)
 
 
-def as_often(converted: Converted, test: Pictures, seed: int) -> Callable[[str, ACM], RandomGate]:
+def as_often(converted: Converted, test: Pictures, seed: int) -> Callable[[str, ACM], RandomLearnerGate]:
     """Gates that choose as often as the trained ones do, module by module, but do not look."""
     with converted.watch() as watched:
         measure_accuracy(converted.model, test)
-    return lambda name, acm: RandomGate(watched.counts[name] / watched.counts[name].sum(), seed)
+    return lambda name, acm: RandomLearnerGate(watched.counts[name] / watched.counts[name].sum(), seed)
 
 
 @torch.no_grad()

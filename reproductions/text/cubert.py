@@ -29,7 +29,7 @@ from tokenry.text.cubert.training import (
 from tokenry.train.classification import TextClassification
 from tokenry.train.loop import Batch, LoopSettings
 from tokenry.train.masked_lm import BertMasking
-from tokenry.train.rows import RowBatches, Rows, SpecialIds
+from tokenry.train.rows import EncodedRows, RowBatches, SpecialIds
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Data:
 
     ids: SpecialIds
     vocabulary: int
-    rows: Rows
-    known: tuple[Rows, Batch]
-    held_out: tuple[Rows, Batch]
+    rows: EncodedRows
+    known: tuple[EncodedRows, Batch]
+    held_out: tuple[EncodedRows, Batch]
     candidates: float
 
 
@@ -78,7 +78,7 @@ def _misuses(found: Sequence[Function], seed: int) -> list[Misuse]:
 
 def _tensors(
     tokenizer: CodeTokenizer, examples: Sequence[Misuse], length: int, ids: SpecialIds
-) -> tuple[Rows, Batch]:
+) -> tuple[EncodedRows, Batch]:
     return code_rows(tokenizer, examples, length, ids), misuse_rows(tokenizer, examples, length, ids)[0]
 
 

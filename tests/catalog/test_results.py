@@ -109,6 +109,6 @@ def test_criteria_that_decide_come_first(tmp_path: Path) -> None:
     }
     result = results.read(_write(tmp_path / "x.json", VALUES | {"criteria": criteria}))
     assert result.criteria == (
-        results.Criterion("the point", "at least 3", "4.5", "3.1 to 6", True, True),
-        results.Criterion("besides", "above 1", "0.5", "", False, False),
+        results.ReportedCriterion("the point", "at least 3", "4.5", "3.1 to 6", True, True),
+        results.ReportedCriterion("besides", "above 1", "0.5", "", False, False),
     )

@@ -26,10 +26,10 @@ from tokenry.models.adaptive.acm.conversion import convert, load_converted
 from tokenry.models.adaptive.acm.layer import (
     ACM,
     AcmConfig,
-    FixedGate,
-    Gate,
+    FixedLearnerGate,
+    LearnerGate,
     LearnerSize,
-    RandomGate,
+    RandomLearnerGate,
     ThresholdGate,
 )
 from tokenry.models.adaptive.conditional import absolute_budget_loss, budget_fraction, compute_map
@@ -135,7 +135,7 @@ def test_forcing_a_choice_is_the_prefix_sum(multiplies: bool) -> None:
     every = acm.prefixes(x)
     assert every.shape == (2, 6, 5, 8)
     for k in range(5):
-        acm.gate = FixedGate(k, 4)
+        acm.gate = FixedLearnerGate(k, 4)
         torch.testing.assert_close(acm(x), every[..., k, :], atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(acm.prefix(x, k), every[..., k, :], atol=1e-6, rtol=1e-5)
 
@@ -228,7 +228,7 @@ def test_as_coded_tokens_with_the_highest_choice_miss_their_last_learner() -> No
 
 def test_gates() -> None:
     x = torch.randn(50, 8)
-    gate = Gate(8, 4, minimum=1).eval()
+    gate = LearnerGate(8, 4, minimum=1).eval()
     assert (gate(x).argmax(-1) >= 1).all()
     assert (gate(x).sum(-1) == 1).all()
     drawn = gate.train()(x)
@@ -244,7 +244,7 @@ def test_gates() -> None:
     below = cumulative.gather(1, (asked[:, None] - 2).clamp(min=0))[:, 0]
     assert ((below < 0.6) | (asked == 1)).all()
     frequencies = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0])
-    counts = torch.bincount(RandomGate(frequencies)(torch.zeros(400, 8)).argmax(-1), minlength=5)
+    counts = torch.bincount(RandomLearnerGate(frequencies)(torch.zeros(400, 8)).argmax(-1), minlength=5)
     assert counts[[0, 2, 4]].sum() == 0
     assert abs(int(counts[1]) - 200) < 50
 
@@ -451,11 +451,11 @@ def test_on_smollm2_slices_are_lossless_and_sorting_them_by_use_keeps_more() -> 
         (lambda: AcmConfig(tau=0.0), InputError, "tau above 0"),
         (lambda: AcmConfig(ffn_minimum=5), InputError, "between 0 and the 4 learners, got 5"),
         (lambda: AcmConfig(form="cnn"), InputError, 'Form is "mlp" or "layer"'),
-        (lambda: FixedGate(5, 4), InputError, "from 0 to 4 learners here, got 5"),
+        (lambda: FixedLearnerGate(5, 4), InputError, "from 0 to 4 learners here, got 5"),
         (lambda: module().prefix(torch.zeros(1, 8), -1), InputError, "got -1"),
         (lambda: module().chosen(torch.zeros(2, 8), torch.tensor([0, 5])), InputError, "got 5"),
         (lambda: module().chosen(torch.zeros(2, 8), torch.tensor([-1, 5])), InputError, "got -1"),
-        (lambda: ThresholdGate(Gate(8, 4), 1.5), InputError, "from 0 to 1, got 1.5"),
+        (lambda: ThresholdGate(LearnerGate(8, 4), 1.5), InputError, "from 0 to 1, got 1.5"),
         (
             lambda: LearnerSize.dividing(10, 4, 32, multiplies=False, bias=True),
             InputError,

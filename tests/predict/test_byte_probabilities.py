@@ -34,7 +34,7 @@ from tokenry.predict.lm.byte_probabilities.ensemble import ensemble
 from tokenry.predict.lm.byte_probabilities.fim import MiddleTokens
 from tokenry.predict.lm.byte_probabilities.healing import TokenContinuation
 from tokenry.predict.lm.byte_probabilities.state import ByteState
-from tokenry.predict.lm.byte_probabilities.validity import Context
+from tokenry.predict.lm.byte_probabilities.validity import ValidityContext
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, UnsupportedError
@@ -482,7 +482,7 @@ def test_a_text_that_the_tokenizer_encodes_is_never_called_impossible() -> None:
     class Blind(ByteLevelValidity):
         """Rules with a gap."""
 
-        def mask(self, context: Context) -> np.ndarray:
+        def mask(self, context: ValidityContext) -> np.ndarray:
             mask = super().mask(context).copy()
             mask[vocab.ids[b"c"]] = False
             return mask

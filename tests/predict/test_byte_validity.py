@@ -16,7 +16,7 @@ from tests.predict.toys import GPT2, GPT4O, bpe, random_merges, sentencepiece
 from tokenry.predict.lm.byte_probabilities.pairs import PairValidity
 from tokenry.predict.lm.byte_probabilities.rules import validity_of
 from tokenry.predict.lm.byte_probabilities.shapes import completions, shape, split_partial
-from tokenry.predict.lm.byte_probabilities.validity import Context
+from tokenry.predict.lm.byte_probabilities.validity import ValidityContext
 from tokenry.text.training import train_bpe
 from tokenry.text.vocabulary import ByteVocab
 
@@ -65,7 +65,7 @@ def test_masks_equal_the_tokenizer(name: str, size: int) -> None:
     for text in TEXTS:
         tokens = vocab.encode(text.encode())
         cut = rng.randrange(len(tokens) + 1)
-        context = Context()
+        context = ValidityContext()
         for token in tokens[:cut]:
             assert validity.mask(context)[token]
             context = validity.extend(context, token)
@@ -133,7 +133,7 @@ def test_masks_are_all_that_the_tokenizer_gives_for_any_text(
             tokens = vocab.encode("".join(text).encode())
             for k, token in enumerate(tokens):
                 viable.setdefault(tuple(tokens[:k]), set()).add(token)
-    todo: list[tuple[tuple[int, ...], Context]] = [((), Context())]
+    todo: list[tuple[tuple[int, ...], ValidityContext]] = [((), ValidityContext())]
     seen = 0
     while todo:
         tokens_, context = todo.pop()
@@ -164,10 +164,10 @@ def test_byte_pieces_lead_only_to_characters_without_a_piece() -> None:
     pieces = [chr(code) for code in range(0x80, 0xC0)]  # everything that begins with 0xC2
     vocab = ByteVocab.from_tokenizer(sentencepiece(["▁", *pieces], []))
     validity = validity_of(vocab)
-    start = validity.mask(Context())
+    start = validity.mask(ValidityContext())
     assert not start[vocab.byte_ids[0xC2]]
     assert start[vocab.byte_ids[0xC3]]
-    context = Context()
+    context = ValidityContext()
     for byte in b"\xe2\x96":
         assert validity.mask(context)[vocab.byte_ids[byte]]
         context = validity.extend(context, vocab.byte_ids[byte])
@@ -185,7 +185,7 @@ def test_what_is_remembered_holds_for_the_text_at_hand(name: str) -> None:
     validity = validity_of(vocab)
     for quote in (" '", "'", "''", "«'", "!!!'", '"', "\n    '"):
         for word in WORDS:
-            context = Context()
+            context = ValidityContext()
             for token in vocab.encode(f"[{quote}{word}".encode()):
                 assert validity.mask(context)[token]
                 context = validity.extend(context, token)
@@ -227,7 +227,7 @@ def test_shapes_keep_what_splitting_can_see() -> None:
 
 def test_masks_are_read_only() -> None:
     vocab = ByteVocab.from_tokenizer(bpe([(b"a", b"b")], b"abc"))
-    mask = validity_of(vocab).mask(Context())
+    mask = validity_of(vocab).mask(ValidityContext())
     with pytest.raises(ValueError, match="read-only"):
         mask[0] = True
-    assert np.array_equal(mask, validity_of(vocab).mask(Context()))
+    assert np.array_equal(mask, validity_of(vocab).mask(ValidityContext()))

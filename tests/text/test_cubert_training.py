@@ -34,7 +34,7 @@ from tokenry.tokens.errors import InputError
 from tokenry.train.classification import TextClassification
 from tokenry.train.loop import LoopSettings, train
 from tokenry.train.masked_lm import BertMasking
-from tokenry.train.rows import RowBatches, Rows, SpecialIds, save_folder
+from tokenry.train.rows import EncodedRows, RowBatches, SpecialIds, save_folder
 
 SOURCES = tuple(inspect.getsource(module) for module in (code_tasks, textwrap, shlex, glob, fnmatch))
 QUIET = Console(quiet=True)
@@ -261,7 +261,7 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError, match="no examples"):
         code_rows(tokenizer(), [], 32, special())
     rows = pack_lines(tokenizer(), SOURCES, 32, special())
-    bare = Rows(rows.ids, rows.mask, rows.types)
+    bare = EncodedRows(rows.ids, rows.mask, rows.types)
     with pytest.raises(InputError, match="pack_lines"):
         LineMasking(BertMasking(special()))(bare, torch.Generator())
     with pytest.raises(InputError, match="labels"):

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForMaskedLM, ElectraForPreTraining, Pre
 
 from tokenry.learn.electra import electra_config
 from tokenry.text.wordpiece import train_wordpiece
-from tokenry.train.rows import Rows, SpecialIds, encode, pack
+from tokenry.train.rows import EncodedRows, SpecialIds, encode, pack
 
 TEXTS = tuple(
     f"The {animal} {verb} over the {thing}, and the {thing} {verb} under the {animal} again: unbelievable!"
@@ -28,7 +28,7 @@ def special() -> SpecialIds:
 
 
 @cache
-def rows(length: int = 24) -> Rows:
+def rows(length: int = 24) -> EncodedRows:
     return pack(encode(tokenizer(), TEXTS), length, special())
 
 

@@ -108,7 +108,7 @@ def _verdict(card: Card, result: results.Result) -> str:
     )
 
 
-def _criteria(criteria: Sequence[results.Criterion]) -> Iterator[str]:
+def _criteria(criteria: Sequence[results.ReportedCriterion]) -> Iterator[str]:
     """What was to hold, and whether it does; figures by seed are in the result file."""
     intervals = any(c.interval for c in criteria)
     header = ("criterion", "bound", "measured", *(["95 % interval"] if intervals else []), "holds")

@@ -17,7 +17,7 @@ BOUNDS = ("at least", "above", "at most")
 
 
 @dataclass(frozen=True)
-class Criterion:
+class ReportedCriterion:
     """One thing that was to hold, written down before the first full run.
 
     Attributes:
@@ -37,7 +37,7 @@ class Criterion:
     decisive: bool
 
     @classmethod
-    def of(cls, name: str, values: Mapping[str, Any]) -> Criterion:
+    def of(cls, name: str, values: Mapping[str, Any]) -> ReportedCriterion:
         """As it stands in a result file."""
         return cls(
             name=name,
@@ -67,9 +67,11 @@ class Result:
         return str(self.values["verdict"])
 
     @property
-    def criteria(self) -> tuple[Criterion, ...]:
+    def criteria(self) -> tuple[ReportedCriterion, ...]:
         """What was to hold, those that decide the verdict first."""
-        found = [Criterion.of(name, values) for name, values in self.values.get("criteria", {}).items()]
+        found = [
+            ReportedCriterion.of(name, values) for name, values in self.values.get("criteria", {}).items()
+        ]
         return tuple(sorted(found, key=lambda criterion: not criterion.decisive))
 
     def rows(self) -> Iterator[tuple[str, str]]:

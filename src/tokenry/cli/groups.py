@@ -107,7 +107,7 @@ class Printing:
 
 
 @dataclass(frozen=True)
-class Asked:
+class _PreparedComparison:
     """A comparison that can begin: everything that could be seen to be wrong before it has been looked at.
 
     Attributes:
@@ -140,7 +140,7 @@ class Comparing:
     @contextmanager
     def asked(
         self, model: str, loading: Loading, budgets: Sequence[str], out: Path, **plan: Any
-    ) -> Iterator[Asked]:
+    ) -> Iterator[_PreparedComparison]:
         """The comparison that is asked for; a misspelt name is told before the model is loaded.
 
         Inside, Ctrl-C says that nothing is lost and how to go on.
@@ -181,4 +181,4 @@ class Comparing:
             **plan,
         }
         with options.resumable(out):
-            yield Asked((loaded, processor, questions.examples), names, limits, settings)
+            yield _PreparedComparison((loaded, processor, questions.examples), names, limits, settings)

@@ -16,7 +16,7 @@ from rich.text import Text
 from tokenry.catalog import results
 from tokenry.catalog.card import STATE_MEANINGS, Card
 from tokenry.catalog.docstrings import Section, docstring, split
-from tokenry.catalog.results import Criterion, Result
+from tokenry.catalog.results import ReportedCriterion, Result
 
 STATE_STYLES = {"done": "green", "partly": "yellow", "open": "dim"}
 VERDICT_STYLES = {"shown": "green", "partly": "yellow", "not shown": "red"}
@@ -105,7 +105,7 @@ def _caution(card: Card) -> list[RenderableType]:
     return [Text.assemble(("caution: ", "bold yellow"), card.caution)] if card.caution else []
 
 
-def _criteria(criteria: Sequence[Criterion], *, intervals: bool) -> Table:
+def _criteria(criteria: Sequence[ReportedCriterion], *, intervals: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("criterion", ratio=1)
     intervals = intervals and any(criterion.interval for criterion in criteria)

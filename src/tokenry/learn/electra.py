@@ -19,7 +19,7 @@ from tokenry.train import masking
 from tokenry.train.loop import Batch, Figures
 from tokenry.train.masked_lm import as_batch, hidden_states, vocabulary_logits
 from tokenry.train.objectives import Ingredients, Job, Pretraining
-from tokenry.train.rows import Rows, SpecialIds
+from tokenry.train.rows import EncodedRows, SpecialIds
 
 Generator = Literal["network", "tied", "uniform", "unigram"]
 Task = Literal["electra", "electra-15", "replace-mlm", "all-tokens-mlm"]
@@ -54,7 +54,7 @@ class ElectraMasking:
     rate: float = 0.15
     replacement: bool = False
 
-    def __call__(self, rows: Rows, generator: torch.Generator) -> Batch:
+    def __call__(self, rows: EncodedRows, generator: torch.Generator) -> Batch:
         """``masked_ids``, ``chosen``, and the rows themselves."""
         allowed = self.ids.candidates(rows)
         count = masked_count(rows.mask.sum(1), self.rate, self.longest)

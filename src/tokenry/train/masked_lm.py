@@ -11,7 +11,7 @@ from transformers import BertForMaskedLM, ElectraForMaskedLM
 
 from tokenry.train import masking
 from tokenry.train.loop import Batch, Figures, Objective
-from tokenry.train.rows import Rows, SpecialIds
+from tokenry.train.rows import EncodedRows, SpecialIds
 
 MaskedModel: TypeAlias = BertForMaskedLM | ElectraForMaskedLM
 
@@ -43,7 +43,7 @@ class BertMasking:
     rate: float = 0.15
     whole_words: bool = False
 
-    def __call__(self, rows: Rows, generator: torch.Generator) -> Batch:
+    def __call__(self, rows: EncodedRows, generator: torch.Generator) -> Batch:
         """``masked_ids``, ``labels``, and the rows themselves."""
         allowed = self.ids.candidates(rows)
         count = masking.rounded_counts(allowed, self.rate)
@@ -56,7 +56,7 @@ class BertMasking:
         return as_batch(rows) | {"masked_ids": seen, "labels": masking.labels(rows.ids, chosen)}
 
 
-def as_batch(rows: Rows) -> Batch:
+def as_batch(rows: EncodedRows) -> Batch:
     """Rows under the names transformers uses."""
     return {"input_ids": rows.ids, "attention_mask": rows.mask, "token_type_ids": rows.types}
 

@@ -11,7 +11,7 @@ from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 from tokenry.catalog.registry import Registry
 from tokenry.tokens.errors import InputError
 from tokenry.train.loop import Batch, Objective
-from tokenry.train.rows import Prepare, RowBatches, Rows, SpecialIds, encode, pack
+from tokenry.train.rows import EncodedRows, Prepare, RowBatches, SpecialIds, encode, pack
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Ingredients:
     batch: int
     seed: int
 
-    def rows(self, texts: Sequence[str], tokenizer: Any, **options: Any) -> tuple[Rows, SpecialIds]:
+    def rows(self, texts: Sequence[str], tokenizer: Any, **options: Any) -> tuple[EncodedRows, SpecialIds]:
         """The texts packed into rows, and the tokenizer's special ids."""
         ids = SpecialIds.of(tokenizer)
         return pack(encode(tokenizer, texts), self.length, ids, seed=self.seed, **options), ids
 
-    def batches(self, rows: Rows, prepare: Prepare) -> RowBatches:
+    def batches(self, rows: EncodedRows, prepare: Prepare) -> RowBatches:
         """Rows drawn and prepared for each step."""
         return RowBatches(rows, self.batch, prepare, self.seed)
 

@@ -59,13 +59,13 @@ class SpecialIds:
         ordinary = torch.tensor([i for i in range(len(tokenizer)) if i not in special])
         return cls(**found, special=special, ordinary=ordinary, continues=continues)
 
-    def candidates(self, rows: Rows) -> Bool[Tensor, "b n"]:
+    def candidates(self, rows: EncodedRows) -> Bool[Tensor, "b n"]:
         """Positions of rows that may be hidden."""
         return masking.candidates(rows.ids, rows.mask, self.special)
 
 
 @dataclass(frozen=True)
-class Rows:
+class EncodedRows:
     """Encoded texts of one length, padded.
 
     Attributes:
@@ -80,12 +80,14 @@ class Rows:
     types: Int[Tensor, "b n"]
     labels: Int[Tensor, "b"] | None = None
 
-    def __getitem__(self, index: Int[Tensor, "i"]) -> Rows:
+    def __getitem__(self, index: Int[Tensor, "i"]) -> EncodedRows:
         """Some of the rows, cut to the longest of them."""
         mask = self.mask[index]
         longest = max(1, int(mask.sum(1).max()))
         labels = None if self.labels is None else self.labels[index]
-        return Rows(self.ids[index][:, :longest], mask[:, :longest], self.types[index][:, :longest], labels)
+        return EncodedRows(
+            self.ids[index][:, :longest], mask[:, :longest], self.types[index][:, :longest], labels
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,7 +99,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.
     return [np.asarray(ids, dtype=np.int64) for ids in encoded]
 
 
-def rows_of(segments: Sequence[Sequence[np.ndarray]], length: int, ids: SpecialIds) -> Rows:
+def rows_of(segments: Sequence[Sequence[np.ndarray]], length: int, ids: SpecialIds) -> EncodedRows:
     """Rows ``[CLS] a [SEP]`` or ``[CLS] a [SEP] b [SEP]``; what does not fit is cut from the end of the longer segment.
 
     Args:
@@ -116,7 +118,7 @@ def rows_of(segments: Sequence[Sequence[np.ndarray]], length: int, ids: SpecialI
             types[row, at : at + size + 1] = kind
             at += size + 1
         mask[row, :at] = 1
-    return Rows(torch.from_numpy(out), torch.from_numpy(mask), torch.from_numpy(types))
+    return EncodedRows(torch.from_numpy(out), torch.from_numpy(mask), torch.from_numpy(types))
 
 
 def _fitting(sizes: list[int], room: int) -> list[int]:
@@ -137,7 +139,7 @@ def pack(
     seed: int = 0,
     single: float = 0.1,
     shorter: float = 0.05,
-) -> Rows:
+) -> EncodedRows:
     """Cut documents into rows of two segments, as ELECTRA's published code does (no next-sentence prediction).
 
     Args:
@@ -171,7 +173,7 @@ def pack(
     return rows_of(segments, length, ids)
 
 
-Prepare = Callable[[Rows, torch.Generator], Batch]
+Prepare = Callable[[EncodedRows, torch.Generator], Batch]
 """Turns rows of text into the batch of an objective: what is hidden, and what is asked."""
 
 
@@ -193,7 +195,7 @@ class RowBatches:
         seed: of order and masks.
     """
 
-    rows: Rows
+    rows: EncodedRows
     size: int
     prepare: Prepare
     seed: int = 0

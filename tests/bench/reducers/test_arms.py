@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tokenry.bench.reducers.arms import BASELINES, FULL, Arm, plan_arms
+from tokenry.bench.reducers.arms import BASELINES, FULL, MethodArm, plan_arms
 from tokenry.reduce import reducer
 from tokenry.tokens import Budget, BudgetError, InputError, TokenryError, UnknownNameError
 
@@ -84,11 +84,11 @@ def test_bad_plans_are_refused() -> None:
         plan_arms([], ["25%"], seeds=0)
 
 
-def _against(arms: tuple[Arm, ...]) -> dict[str, tuple[tuple[str, str], ...]]:
+def _against(arms: tuple[MethodArm, ...]) -> dict[str, tuple[tuple[str, str], ...]]:
     return {str(a): a.against for a in arms if a.methods and a.methods[0].slug not in BASELINES}
 
 
-def _rules(arms: tuple[Arm, ...]) -> set[tuple[str, str]]:
+def _rules(arms: tuple[MethodArm, ...]) -> set[tuple[str, str]]:
     return {(a.method, str(m.position_rule)) for a in arms for m in a.methods}
 
 

@@ -24,7 +24,7 @@ BUDGETS: tuple[BudgetLike, ...] = (0.5, 0.25, 0.1)
 
 
 @dataclass(frozen=True)
-class Arm:
+class MethodArm:
     """One thing to measure on every example.
 
     Attributes:
@@ -61,7 +61,7 @@ def plan_arms(
     *,
     seeds: int = 3,
     positions: Positions | str | None = None,
-) -> tuple[Arm, ...]:
+) -> tuple[MethodArm, ...]:
     """Every method at every budget; `none`, `random` (with `seeds` repetitions) and `pool` always among them.
 
     A name may chain methods ("divprune+pyramiddrop"): each of them gets the budget, and the arm says so. A chain may
@@ -101,14 +101,14 @@ def plan_arms(
     asked = {named(chain, common) for chain in chains}
     # Baselines that were asked for keep their place among the methods.
     needed = [chain for chain in needed if named(chain, common) not in asked]
-    arms = {(FULL, "", 0): Arm(FULL, "", 0, ())}
+    arms = {(FULL, "", 0): MethodArm(FULL, "", 0, ())}
     for chain in (*needed, *chains):
         label, budget = named(chain, common)
         rivals = [] if _is_baseline(chain) else baselines(_left(chain), _rule(chain))
         for seed in range(seeds if any(_draws(m) for m in chain) else 1):
             seeded = tuple(replace(m, seed=seed) if _draws(m) else m for m in chain)  # type: ignore[call-arg]
             against = tuple(named(rival, common) for rival in rivals)
-            arms[label, budget, seed] = Arm(label, budget, seed, seeded, against)
+            arms[label, budget, seed] = MethodArm(label, budget, seed, seeded, against)
     return tuple(arms.values())
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from tokenry.bench import environment
 from tokenry.bench.lines import ResultsWriter, digest
 from tokenry.bench.reducers import measure
-from tokenry.bench.reducers.arms import BUDGETS, Arm, Spec, plan_arms
+from tokenry.bench.reducers.arms import BUDGETS, MethodArm, Spec, plan_arms
 from tokenry.bench.reducers.metrics import MetricLike, require_judgeable
 from tokenry.bench.reducers.metrics import metric as find_metric
 from tokenry.bench.reducers.prompts import Template
@@ -195,7 +195,7 @@ def require_free(out: str | Path) -> None:
 
 
 def _plan(
-    arms: Sequence[Arm], examples: Sequence[Example], seeds: int, left_out: Sequence[object]
+    arms: Sequence[MethodArm], examples: Sequence[Example], seeds: int, left_out: Sequence[object]
 ) -> RunPlan:
     """What a run announces."""
     return {

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from tokenry.bench.environment import PeakMemory
 from tokenry.bench.lines import digest
-from tokenry.bench.reducers.arms import Arm
+from tokenry.bench.reducers.arms import MethodArm
 from tokenry.bench.reducers.results import ArmResult, TokenTrace
 from tokenry.data.questions.examples import Example, region_mask
 from tokenry.data.scenes.scenes import Box
@@ -186,7 +186,7 @@ def require_tokens(max_new_tokens: int) -> None:
 
 
 def answer(
-    model: Any, processor: Any, batch: Batch, encoded: Encoded, arm: Arm, *, max_new_tokens: int
+    model: Any, processor: Any, batch: Batch, encoded: Encoded, arm: MethodArm, *, max_new_tokens: int
 ) -> tuple[TimedAnswer, ...]:
     """Ask the model, on the tokens that an arm leaves it: one answer for each row of the batch.
 
@@ -255,7 +255,7 @@ def _until(said: Int[Tensor, " n"], ends: Int[Tensor, " m"]) -> Int[Tensor, " k"
 
 def to_result(
     found: TimedAnswer,
-    arm: Arm,
+    arm: MethodArm,
     prompt: VisualPrompt,
     encoded: Encoded,
     *,

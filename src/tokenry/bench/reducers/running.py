@@ -13,7 +13,7 @@ import torch
 from tokenry.bench import environment
 from tokenry.bench.lines import ResultsWriter, digest
 from tokenry.bench.reducers import measure
-from tokenry.bench.reducers.arms import Arm
+from tokenry.bench.reducers.arms import MethodArm
 from tokenry.bench.reducers.measure import Batch, TimedAnswer, VisualPrompt
 from tokenry.bench.reducers.overlay import encode_picture
 from tokenry.bench.reducers.prompts import Template
@@ -62,7 +62,7 @@ class _Shared:
 
 
 @dataclass
-class VisualQuestions(BatchedTask[Arm, Example, Batch, AnswerInPass]):
+class VisualQuestions(BatchedTask[MethodArm, Example, Batch, AnswerInPass]):
     """Questions about pictures, put to one model under each of several arms.
 
     Only a device that has stopped working, and what is no `Exception` (the user), end it; every other error belongs to
@@ -126,12 +126,12 @@ class VisualQuestions(BatchedTask[Arm, Example, Batch, AnswerInPass]):
         """Questions for one pass, rows padded on the left."""
         return Batch.of(self.model, self.processor, [prompt for one in opened for prompt in one.prompts])
 
-    def warm_up(self, subject: Arm, batch: Batch) -> None:
+    def warm_up(self, subject: MethodArm, batch: Batch) -> None:
         """Two tokens of an answer."""
         encoded = measure.encode(self.model, batch, subject.methods)
         measure.answer(self.model, self.processor, batch, encoded, subject, max_new_tokens=2)
 
-    def prepare(self, batch: Batch, subjects: Sequence[Arm]) -> Batch:
+    def prepare(self, batch: Batch, subjects: Sequence[MethodArm]) -> Batch:
         """The vision side for all of these arms: of one picture once for all questions about it."""
         pictures, wanted = pictures_of(batch.prompts[0].example), {key_of(arm) for arm in subjects}
         alone = len(batch.prompts) == 1
@@ -142,7 +142,7 @@ class VisualQuestions(BatchedTask[Arm, Example, Batch, AnswerInPass]):
             self._shared = _Shared(pictures, frozenset(wanted), encoded)
         return replace(batch, encoded=encoded)
 
-    def run(self, subject: Arm, batch: Batch) -> list[AnswerInPass]:
+    def run(self, subject: MethodArm, batch: Batch) -> list[AnswerInPass]:
         """The answers under an arm."""
         encoded = batch.encoded or measure.encode(self.model, batch, subject.methods)
         answers = measure.answer(
@@ -175,7 +175,7 @@ class VisualQuestions(BatchedTask[Arm, Example, Batch, AnswerInPass]):
 
 
 @dataclass
-class ResultsRecord(ComparisonRecord[Arm, Example, Batch, AnswerInPass]):
+class ResultsRecord(ComparisonRecord[MethodArm, Example, Batch, AnswerInPass]):
     """The results file of a comparison of arms.
 
     Attributes:
@@ -193,16 +193,16 @@ class ResultsRecord(ComparisonRecord[Arm, Example, Batch, AnswerInPass]):
     shown: frozenset[str]
     _refused: set[tuple[str, str]] = field(default_factory=set)
 
-    def key(self, arm: Arm, prompt: VisualPrompt) -> str:
+    def key(self, arm: MethodArm, prompt: VisualPrompt) -> str:
         """What identifies a result: everything that it depends on."""
         foreign = environment.foreign_code(arm.methods)
         return digest(self.setting, arm.config, foreign, prompt.item, prompt.digest)
 
-    def known(self, subject: Arm, opened: Batch) -> bool:
+    def known(self, subject: MethodArm, opened: Batch) -> bool:
         """Whether the file holds the answers."""
         return all(self.key(subject, prompt) in self.done for prompt in opened.prompts)
 
-    def admits(self, subject: Arm) -> bool:
+    def admits(self, subject: MethodArm) -> bool:
         """Whether the model has not refused the arm, in any of its repetitions."""
         return (subject.method, subject.budget) not in self._refused
 
@@ -217,7 +217,7 @@ class ResultsRecord(ComparisonRecord[Arm, Example, Batch, AnswerInPass]):
             else:
                 warnings.warn(f"No report shows {prompt.example.picture!a}: {line.reason}", stacklevel=2)
 
-    def line(self, subject: Arm, item: Example, output: AnswerInPass, score: float | None) -> ArmResult:
+    def line(self, subject: MethodArm, item: Example, output: AnswerInPass, score: float | None) -> ArmResult:
         """The result of a question under an arm."""
         return measure.to_result(
             output.answer,
@@ -235,7 +235,7 @@ class ResultsRecord(ComparisonRecord[Arm, Example, Batch, AnswerInPass]):
         """Write a line."""
         self.writer.append(line)
 
-    def failed(self, item: Example, subject: Arm | None, problem: Problem) -> None:
+    def failed(self, item: Example, subject: MethodArm | None, problem: Problem) -> None:
         """Write a failure down; the next run tries it again."""
         arm = EVERY_ARM if subject is None else key_of(subject)
         name, picture, question = measure.item_digest(item), item.picture, item.question
@@ -243,7 +243,7 @@ class ResultsRecord(ComparisonRecord[Arm, Example, Batch, AnswerInPass]):
             Failure(self.setting, *arm, name, item.id, picture, question, problem.error, problem.reason)
         )
 
-    def refused(self, subject: Arm, problem: Problem) -> None:
+    def refused(self, subject: MethodArm, problem: Problem) -> None:
         """Write down that the model does not support an arm.
 
         Raises:
@@ -261,6 +261,6 @@ class ResultsRecord(ComparisonRecord[Arm, Example, Batch, AnswerInPass]):
         return StoredPicture(self.setting, example.picture, data, {example.id: boxes})
 
 
-def key_of(arm: Arm) -> ArmKey:
+def key_of(arm: MethodArm) -> ArmKey:
     """Method, budget and seed."""
     return arm.method, arm.budget, arm.seed

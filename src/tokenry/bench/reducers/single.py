@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from tokenry.bench.reducers import measure
-from tokenry.bench.reducers.arms import FULL, Arm, named
+from tokenry.bench.reducers.arms import FULL, MethodArm, named
 from tokenry.bench.reducers.columns import MISSING, flops, milliseconds, number, size
 from tokenry.bench.reducers.measure import Batch, TimedAnswer, VisualPrompt
 from tokenry.bench.reducers.overlay import draw_overlay, has_grid
@@ -113,8 +113,8 @@ def ask(
     if positions is not None:
         methods = tuple(replace(m, positions=positions) for m in methods)
     prompt = _prompt(model, processor, image, question)
-    arms = [Arm(*named(methods), 0, methods)]
-    arms += [Arm(FULL, "", 0, ())] if compare_full else []
+    arms = [MethodArm(*named(methods), 0, methods)]
+    arms += [MethodArm(FULL, "", 0, ())] if compare_full else []
     batch = Batch.of(model, processor, [prompt])
     encoded: Encoded = measure.encode(model, batch, methods)
     for arm in arms:

@@ -16,7 +16,7 @@ from tokenry.tokens.errors import ItemError
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedRecord:
     """What a record asks.
 
     Attributes:
@@ -41,7 +41,7 @@ class Asked:
         return Counter(self.answers).most_common(1)[0][0] if self.answers else None
 
 
-def asked(record: Record) -> Asked:
+def asked(record: Record) -> AskedRecord:
     """What a record asks; its fields are those of `question_columns.COLUMNS`.
 
     Raises:
@@ -69,7 +69,7 @@ def asked(record: Record) -> Asked:
     kind, name = (_label(fields.get(field)) for field in ("kind", "id"))
     for text in (question, *answers, *choices, kind, name):
         _check_text(text)
-    return Asked(images, question.strip(), answers, kind, choices, name)
+    return AskedRecord(images, question.strip(), answers, kind, choices, name)
 
 
 def _check_text(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from tokenry.data.debian import fetch
 from tokenry.data.packages import Provenance
-from tokenry.data.text.roff import Section, read_sections
+from tokenry.data.text.roff import ManSection, read_sections
 from tokenry.tokens.errors import InputError, UnknownNameError
 
 _L10N: Final = ("https://manpages-l10n-team.pages.debian.net/manpages-l10n/", "GPL-3.0-or-later")
@@ -151,6 +151,6 @@ def _is_description(title: str) -> bool:
     return title in _DESCRIPTION or any(word in _DESCRIPTION for word in re.split(r"[^\w]+", title))
 
 
-def _summary(section: Section) -> str:
+def _summary(section: ManSection) -> str:
     found = re.search(r"\s[-–—−]+\s+(.+)", " ".join(section.paragraphs).replace("\n", " "))
     return found[1].strip() if found else ""

@@ -70,7 +70,7 @@ _MDOC: Final = frozenset({"Dd", "Dt", "Sh"})
 
 
 @dataclass
-class Section:
+class ManSection:
     """A part of a page.
 
     Attributes:
@@ -82,7 +82,7 @@ class Section:
     paragraphs: list[str] = field(default_factory=list)
 
 
-def read_sections(source: str) -> list[Section]:
+def read_sections(source: str) -> list[ManSection]:
     """Return the sections of a manual page; none if it is written with other macros than man(7)'s.
 
     Args:
@@ -131,7 +131,7 @@ class _Reader:
     """State while a page is read line by line."""
 
     def __init__(self) -> None:
-        self.sections = [Section("")]
+        self.sections = [ManSection("")]
         self._strings: dict[str, str] = {}
         self._lines: list[str] = []  # of the paragraph that is being read
         self._joined = False  # the next text goes on without a space
@@ -261,7 +261,7 @@ class _Reader:
         if self._heading is not None:
             title = " ".join(text.split())
             if self._heading == "SH":
-                self.sections.append(Section(title))
+                self.sections.append(ManSection(title))
             elif title:
                 self.sections[-1].paragraphs.append(title)
             self._heading = None

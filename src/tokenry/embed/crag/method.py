@@ -29,8 +29,8 @@ class CRAG:
 
     The paper gives the steps, k = 4 and the encoder (paraphrase-multilingual-mpnet-base-v2, 768 wide), and has no
     public code: the prompts, the length of summaries and their order are ours. It counts the prompt tokens of the
-    questions only; `Report` counts what the summaries cost too. A question about a single text cannot be answered from
-    summaries: see ``hybrid``.
+    questions only; `CragReport` counts what the summaries cost too. A question about a single text cannot be answered
+    from summaries: see ``hybrid``.
 
     Attributes:
         k: clusters, at most; or "silhouette": the number of 2 to 8 that divides each item's texts best.

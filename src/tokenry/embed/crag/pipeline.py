@@ -38,7 +38,7 @@ _FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CragComparison:
     """One question asked both ways.
 
     Attributes:
@@ -54,7 +54,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Report:
+class CragReport:
     """Clustered against plain retrieval, cost and answers.
 
     Attributes:
@@ -62,7 +62,7 @@ class Report:
         summary_cost: tokens read and written for the item's summaries; paid once, however many questions follow.
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[CragComparison, ...]
     summary_cost: int
 
     @property
@@ -253,7 +253,7 @@ class ClusteredRAG:
 
     def compare(
         self, item: str, questions: Sequence[str], *, top: int | None = None, answers: bool = True
-    ) -> Report:
+    ) -> CragReport:
         """Ask the same questions both ways.
 
         Args:
@@ -268,10 +268,10 @@ class ClusteredRAG:
         clustered = [self.prompt(item, question) for question in questions]
         found = self._complete(plain + clustered) if answers else self._counted(plain + clustered)
         comparisons = tuple(
-            Comparison(q, a, b, self._cosine(a.text, b.text) if answers else math.nan)
+            CragComparison(q, a, b, self._cosine(a.text, b.text) if answers else math.nan)
             for q, a, b in zip(questions, found[: len(plain)], found[len(plain) :], strict=True)
         )
-        return Report(comparisons, self.knowledge(item).cost)
+        return CragReport(comparisons, self.knowledge(item).cost)
 
     def save(self, folder: str | Path) -> None:
         """Write settings, texts, vectors and summaries; a folder that exists is replaced when all is written.

@@ -18,7 +18,7 @@ from tokenry.train import masking
 from tokenry.train.loop import Batch, Figures, Objective
 from tokenry.train.masked_lm import as_batch, hidden_states, token_loss
 from tokenry.train.objectives import Ingredients, Job, Pretraining
-from tokenry.train.rows import Rows, SpecialIds
+from tokenry.train.rows import EncodedRows, SpecialIds
 
 _PADDING = -1000.0  # logits of padding positions, before the maximum over positions
 _HIDDEN = -1e4  # additive mask; finite, so that a row that sees nothing is harmless instead of NaN
@@ -59,7 +59,7 @@ class DupmaeSettings:
 
 
 def visibility(
-    rows: Rows,
+    rows: EncodedRows,
     allowed: Bool[Tensor, "b n"],
     words: Int[Tensor, "b n"],
     rate: float,
@@ -99,7 +99,7 @@ class DupmaeMasking:
     ids: SpecialIds
     settings: DupmaeSettings = DupmaeSettings()
 
-    def __call__(self, rows: Rows, generator: torch.Generator) -> Batch:
+    def __call__(self, rows: EncodedRows, generator: torch.Generator) -> Batch:
         """``masked_ids`` and ``labels`` of the encoder, ``original`` (all words), ``visible`` of the decoder, rows."""
         allowed = self.ids.candidates(rows)
         words = masking.word_index(rows.ids, self.ids.continues)

@@ -105,7 +105,7 @@ class CabritaRecipe(TrainingRecipe):
 
 
 @dataclass(frozen=True)
-class Report:
+class CabritaReport:
     """What came of it.
 
     Attributes:
@@ -121,7 +121,9 @@ class Report:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run(recipe: CabritaRecipe, *, stop_after: int | None = None, console: Console | None = None) -> Report:
+def run(
+    recipe: CabritaRecipe, *, stop_after: int | None = None, console: Console | None = None
+) -> CabritaReport:
     """Make the vocabulary, resize the model, train it on the new language, and measure.
 
     All weights are trained, with a fresh optimiser, on the new language alone: without rehearsal, the old language
@@ -140,7 +142,7 @@ def run(recipe: CabritaRecipe, *, stop_after: int | None = None, console: Consol
     if done.is_file():
         recipe.claim_output()
         content = json.loads(done.read_text(encoding="utf-8"))
-        return Report(**(content | {"folder": recipe.output / "model"}))
+        return CabritaReport(**(content | {"folder": recipe.output / "model"}))
     model, base = load(recipe.model, reads="text")
     if not model.can_generate():
         raise InputError(
@@ -165,7 +167,7 @@ def run(recipe: CabritaRecipe, *, stop_after: int | None = None, console: Consol
         console=console,
     )
     if stop_after is not None and stop_after < recipe.loop.steps:
-        return Report(None, {}, {}, details)
+        return CabritaReport(None, {}, {}, details)
     trained = objective.model.cpu().eval()
     tokens, bits = {}, {}
     for what, texts in {"new language": held, "old language": _old_language(recipe)}.items():
@@ -180,7 +182,7 @@ def run(recipe: CabritaRecipe, *, stop_after: int | None = None, console: Consol
     if not finished.is_dir():  # else an earlier run was stopped just before it wrote its report
         save_transplanted(trained, tokenizer, finished, content)
     _write_json(done, content)
-    return Report(finished, tokens, bits, details)
+    return CabritaReport(finished, tokens, bits, details)
 
 
 def _new_language(recipe: CabritaRecipe, details: dict[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
@@ -229,7 +231,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _show(report: Report, console: Console) -> None:
+def _show(report: CabritaReport, console: Console) -> None:
     for title, figures in {"bytes per token": report.tokens, "bits per byte": report.bits}.items():
         table = Table(title, "", title_justify="left")
         for what, value in figures.items():

@@ -25,7 +25,7 @@ from tokenry.train.loop import Batch, Figures, Objective
 from tokenry.train.masked_lm import BertMasking, as_batch, hidden_states
 from tokenry.train.masking import IGNORE
 from tokenry.train.objectives import Ingredients, Job, Pretraining
-from tokenry.train.rows import Rows, SpecialIds, rows_of, shuffled
+from tokenry.train.rows import EncodedRows, SpecialIds, rows_of, shuffled
 
 _LEAST_PROBABILITY = 1e-10  # of the published code, before logarithms
 
@@ -51,7 +51,7 @@ def pack_lines(
     *,
     seed: int = 0,
     random_next: float = 0.5,
-) -> Rows:
+) -> EncodedRows:
     """Pairs of blocks of lines, as BERT makes them of sentences.
 
     Args:
@@ -94,7 +94,7 @@ def pack_lines(
             pairs.append([first, second])
             labels.append(int(foreign))
     rows = rows_of(pairs, length, ids)
-    return Rows(rows.ids, rows.mask, rows.types, torch.tensor(labels))
+    return EncodedRows(rows.ids, rows.mask, rows.types, torch.tensor(labels))
 
 
 def _filled(lines: Sequence[np.ndarray], start: int, room: int) -> int:
@@ -116,7 +116,7 @@ class LineMasking:
 
     masking: BertMasking
 
-    def __call__(self, rows: Rows, generator: torch.Generator) -> Batch:
+    def __call__(self, rows: EncodedRows, generator: torch.Generator) -> Batch:
         """What masked language modelling needs, and ``random_next``."""
         if rows.labels is None:
             raise InputError(
@@ -171,7 +171,7 @@ class LinePretraining(Pretraining):
 
 def code_rows(
     tokenizer: CodeTokenizer, examples: Sequence[CodeExample], length: int, ids: SpecialIds
-) -> Rows:
+) -> EncodedRows:
     """Functions to classify, with their labels; a docstring is the second segment, quoted again."""
     if not examples:
         raise InputError("There are no examples of this task.")
@@ -180,7 +180,7 @@ def code_rows(
         codes = [example.code] if example.second is None else [example.code, repr(example.second)]
         segments.append([np.asarray(tokenizer.encode(code).ids, dtype=np.int64) for code in codes])
     rows = rows_of(segments, length, ids)
-    return Rows(rows.ids, rows.mask, rows.types, torch.tensor([example.label for example in examples]))
+    return EncodedRows(rows.ids, rows.mask, rows.types, torch.tensor([example.label for example in examples]))
 
 
 # ------------------------------------------------------------------------------------------ variable misuse
@@ -362,7 +362,7 @@ class ShuffledBatches:
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
 
-def labelled(rows: Rows) -> Batch:
+def labelled(rows: EncodedRows) -> Batch:
     """Rows and their labels under the names `TextClassification` reads."""
     if rows.labels is None:
         raise InputError("These rows have no labels.")

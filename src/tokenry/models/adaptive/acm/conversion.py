@@ -20,7 +20,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from tokenry.hosts.host import evaluating
-from tokenry.models.adaptive.acm.layer import ACM, AcmConfig, FixedGate, LearnerSize
+from tokenry.models.adaptive.acm.layer import ACM, AcmConfig, FixedLearnerGate, LearnerSize
 from tokenry.models.adaptive.acm.sites import (
     Linear,
     Site,
@@ -215,8 +215,8 @@ class Converted:
         """Inside, other gates choose.
 
         Args:
-            make: path and ACM -> a module from tokens to one-hot choices, such as `FixedGate`, `RandomGate`,
-                `ThresholdGate`.
+            make: path and ACM -> a module from tokens to one-hot choices, such as `FixedLearnerGate`,
+                `RandomLearnerGate`, `ThresholdGate`.
         """
         self._check_live()
         learnt = {name: acm.gate for name, acm in self.acms.items()}
@@ -236,7 +236,7 @@ class Converted:
         Raises:
             InputError: if there are not that many.
         """
-        with self.with_gates(lambda name, acm: FixedGate(k, acm.learners)):
+        with self.with_gates(lambda name, acm: FixedLearnerGate(k, acm.learners)):
             yield
 
     def sort_neurons(self, batches: Iterable[Mapping[str, Any]]) -> None:

@@ -29,7 +29,15 @@ from torch import Tensor, nn
 from tokenry.models.adaptive.conditional import ModuleCost, gumbel_st
 from tokenry.tokens.errors import InputError
 
-__all__ = ["ACM", "AcmConfig", "FixedGate", "Gate", "LearnerSize", "RandomGate", "ThresholdGate"]
+__all__ = [
+    "ACM",
+    "AcmConfig",
+    "FixedLearnerGate",
+    "LearnerGate",
+    "LearnerSize",
+    "RandomLearnerGate",
+    "ThresholdGate",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +131,7 @@ class LearnerSize:
         return cls(width, hidden, multiplies, bias)
 
 
-class Gate(nn.Module):
+class LearnerGate(nn.Module):
     """Choose for each token how many learners it runs: an MLP of two narrow hidden layers over the choices.
 
     In training choices are drawn (straight-through Gumbel-softmax); in evaluation the likeliest is taken.
@@ -178,7 +186,7 @@ class Gate(nn.Module):
         return F.pad(drawn, (self.minimum, 0))
 
 
-class FixedGate(nn.Module):
+class FixedLearnerGate(nn.Module):
     """The same choice for every token, whatever it is: what an ACM has to beat.
 
     Args:
@@ -201,7 +209,7 @@ class FixedGate(nn.Module):
         return gates
 
 
-class RandomGate(nn.Module):
+class RandomLearnerGate(nn.Module):
     """Choices drawn at random, with given frequencies: shows what choosing well is worth.
 
     Args:
@@ -236,7 +244,7 @@ class ThresholdGate(nn.Module):
         InputError: if the threshold is no probability.
     """
 
-    def __init__(self, gate: Gate, threshold: float) -> None:
+    def __init__(self, gate: LearnerGate, threshold: float) -> None:
         super().__init__()
         if not 0 <= threshold <= 1:
             raise InputError(f"A threshold is a probability from 0 to 1, got {threshold}.")
@@ -292,7 +300,7 @@ class ACM(nn.Module):
         self.w_out = nn.Parameter(torch.empty(rows, size.width))
         self.w_mul = nn.Parameter(torch.empty(rows, size.width)) if size.multiplies else None
         self.b_in = nn.Parameter(torch.empty(rows)) if size.bias else None
-        self.gate = Gate(
+        self.gate = LearnerGate(
             size.width,
             config.learners,
             minimum=minimum,

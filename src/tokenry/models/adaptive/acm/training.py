@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenry.models.adaptive.acm.conversion import Converted
-from tokenry.models.adaptive.acm.layer import ACM, Gate
+from tokenry.models.adaptive.acm.layer import ACM, LearnerGate
 from tokenry.models.adaptive.conditional import absolute_budget_loss, budget_fraction
 from tokenry.tokens.errors import InputError
 from tokenry.tokens.pooling import mean_pool
@@ -122,7 +122,7 @@ class GatePretraining(Objective):
     def __init__(self, converted: Converted, *, ratio: float = 1.2) -> None:
         super().__init__()
         gates = [acm.gate for acm in converted.acms.values()]
-        if not all(isinstance(gate, Gate) for gate in gates):
+        if not all(isinstance(gate, LearnerGate) for gate in gates):
             raise InputError("Other gates stand in the place of those that learn: leave `with_gates` first.")
         self.gates = nn.ModuleList(gates)
         self.ratio, self.converted = ratio, converted
@@ -134,7 +134,7 @@ class GatePretraining(Objective):
         losses, right, wanted = [], [], []
         for acm, (x, y) in recorded:
             gate = acm.gate
-            assert isinstance(gate, Gate)  # checked when this was made
+            assert isinstance(gate, LearnerGate)  # checked when this was made
             with torch.no_grad():
                 errors = (acm.prefixes(x).float() - y[:, None].float()).norm(dim=-1)
                 labels = gate_labels(errors, ratio=self.ratio, minimum=acm.minimum, as_coded=acm.as_coded)

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Int
 
 from tokenry.predict.lm.byte_probabilities.pairs import PairValidity
 from tokenry.predict.lm.byte_probabilities.shapes import completing_kinds, kinds, shape, split_partial
-from tokenry.predict.lm.byte_probabilities.splits import Ahead, Outcome, Splits, Splitter, armed_at
-from tokenry.predict.lm.byte_probabilities.validity import Context, Validity
+from tokenry.predict.lm.byte_probabilities.splits import Ahead, SplitOutcome, Splits, Splitter, armed_at
+from tokenry.predict.lm.byte_probabilities.validity import Validity, ValidityContext
 from tokenry.text.vocabulary import ByteVocab
 
 _LEAD = 32  # how far back the marks of a context are looked at
@@ -47,7 +47,7 @@ class ByteLevelValidity(Validity):
         self._fits: dict[Ahead, tuple[Int[np.ndarray, " n"], list[tuple[int, Ahead]]]] = {}
         self._reads: dict[tuple[bytes, int], list[tuple[Int[np.ndarray, " n"], _Read]]] = {}
 
-    def extend(self, context: Context, token: int) -> Context:
+    def extend(self, context: ValidityContext, token: int) -> ValidityContext:
         """The context after one more token."""
         data = self.splitter.bytes[token]
         text = context.text + data
@@ -61,7 +61,7 @@ class ByteLevelValidity(Validity):
         inside = {len(text) - cut for cut in cuts if 0 < cut < len(text)}
         final = inside <= set(edges) and set(joins) <= inside
         text = text[self.splitter.start(text) :]
-        return Context(
+        return ValidityContext(
             text,
             tuple(e for e in edges if e < len(text)),
             tuple(e for e in joins if e < len(text)),
@@ -86,7 +86,7 @@ class ByteLevelValidity(Validity):
                 return start
         return 0
 
-    def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
+    def mask(self, context: ValidityContext) -> Bool[np.ndarray, " v"]:
         """Whether each token of the vocabulary may follow."""
         armed = armed_at(context.text)
         form = shape(context.text)
@@ -106,13 +106,13 @@ class ByteLevelValidity(Validity):
             self._masks.popitem(last=False)
         return found
 
-    def _mask(self, context: Context, table: Splits) -> Bool[np.ndarray, " v"]:
+    def _mask(self, context: ValidityContext, table: Splits) -> Bool[np.ndarray, " v"]:
         kinds, kind_of = table.kinds, table.of
         row = self.pairs.row(context.last) if context.last >= 0 else self.pairs.reachable
         edges, joins = set(context.edges), set(context.joins)
         # 0: no; 1: yes; 2: if it is a valid pair with the last token
         verdicts = np.zeros(len(kinds), np.int8)
-        later: list[tuple[int, list[Outcome]]] = []
+        later: list[tuple[int, list[SplitOutcome]]] = []
         for k, outcomes in enumerate(kinds):
             fit = [o for o in outcomes if edges.issuperset(o.cuts) and joins.issubset(o.cuts)]
             sure = [o for o in fit if o.ahead is None]

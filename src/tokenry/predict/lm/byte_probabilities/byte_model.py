@@ -15,13 +15,13 @@ from tokenry.hosts.encoding import start_id
 from tokenry.hosts.treepass import require_trees
 from tokenry.hosts.wrappers import unwrap
 from tokenry.predict.lm.byte_probabilities.base import ByteLM, ByteLMState, check, generators
-from tokenry.predict.lm.byte_probabilities.cache import Node, TokenForest
+from tokenry.predict.lm.byte_probabilities.cache import PrefixNode, TokenForest
 from tokenry.predict.lm.byte_probabilities.covers import Covers
 from tokenry.predict.lm.byte_probabilities.fim import MiddleTokens, Order
 from tokenry.predict.lm.byte_probabilities.impossible import refuse_impossible
 from tokenry.predict.lm.byte_probabilities.rules import validity_of
 from tokenry.predict.lm.byte_probabilities.state import ByteState, compact, evaluate
-from tokenry.predict.lm.byte_probabilities.validity import Anything, Context, Validity
+from tokenry.predict.lm.byte_probabilities.validity import Anything, Validity, ValidityContext
 from tokenry.text.trie import ByteTrie
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError
@@ -194,7 +194,7 @@ class ByteModel(ByteLM):
         if texts is None:
             texts = [self.vocab.decode(sequence) for sequence in sequences]
         forest = TokenForest(self.lm, len(sequences))
-        roots = forest.prefill([[*before, *s] for s in sequences], [Context()] * len(sequences))
+        roots = forest.prefill([[*before, *s] for s in sequences], [ValidityContext()] * len(sequences))
         return [
             ByteState(self, forest, row, [], [(root, 0.0)], 0.0, text, before, self.exact)
             for row, (root, text) in enumerate(zip(roots, texts, strict=True))
@@ -245,7 +245,7 @@ class ByteModel(ByteLM):
 
     def _ask_ahead(
         self, states: Sequence[ByteState], texts: Sequence[bytes], only_the_end: bool = False
-    ) -> list[dict[tuple[int, int], Node]]:
+    ) -> list[dict[tuple[int, int], PrefixNode]]:
         """Evaluate, in one forward pass, what stepping through texts will ask; see `ByteState.plan`."""
         self.evaluate(states)
         plans = [s.plan(text, only_the_end) for s, text in zip(states, texts, strict=True)]

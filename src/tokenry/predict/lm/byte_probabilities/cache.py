@@ -19,14 +19,14 @@ from tokenry.hosts.treepass import (
     tree_pass,
 )
 from tokenry.hosts.upstream import longest_text, parameters
-from tokenry.predict.lm.byte_probabilities.validity import Context
+from tokenry.predict.lm.byte_probabilities.validity import ValidityContext
 from tokenry.tokens.errors import InputError
 
 _PREFILL = 512  # tokens a forward pass of a prompt
 
 
 @dataclass(eq=False)
-class Node:
+class PrefixNode:
     """A token sequence, as its last token and the sequence before it.
 
     Attributes:
@@ -39,9 +39,9 @@ class Node:
     """
 
     token: int
-    parent: Node | None
+    parent: PrefixNode | None
     position: int
-    context: Context
+    context: ValidityContext
     visible: Bool[np.ndarray, " slots"] = field(default_factory=lambda: np.zeros(0, bool))
     logits: Float[Tensor, " v"] | None = None
 
@@ -77,7 +77,9 @@ class TokenForest:
         self._cache = plain_cache(model)
         self._limit = longest_text(model.config)
 
-    def prefill(self, sequences: Sequence[Sequence[int]], contexts: Sequence[Context]) -> list[Node]:
+    def prefill(
+        self, sequences: Sequence[Sequence[int]], contexts: Sequence[ValidityContext]
+    ) -> list[PrefixNode]:
         """Put one token sequence into every (empty) row.
 
         Args:
@@ -101,11 +103,11 @@ class TokenForest:
         assert logits is not None
         visible = real.numpy()
         return [
-            Node(sequences[r][-1], None, len(sequences[r]) - 1, contexts[r], visible[r], logits[r, -1])
+            PrefixNode(sequences[r][-1], None, len(sequences[r]) - 1, contexts[r], visible[r], logits[r, -1])
             for r in range(self.rows)
         ]
 
-    def extend(self, nodes: Sequence[Sequence[Node]]) -> None:
+    def extend(self, nodes: Sequence[Sequence[PrefixNode]]) -> None:
         """Run the model on new nodes, one forward pass for all rows.
 
         Args:
@@ -181,7 +183,7 @@ class TokenForest:
         return index
 
 
-def moved(node: Node, slots: np.ndarray, count: int) -> Node:
+def moved(node: PrefixNode, slots: np.ndarray, count: int) -> PrefixNode:
     """A node's copy in a compacted forest.
 
     Args:
@@ -193,7 +195,7 @@ def moved(node: Node, slots: np.ndarray, count: int) -> Node:
     real = slots[len(slots) - count :]
     inside = real < len(node.visible)
     visible[len(slots) - count :][inside] = node.visible[real[inside]]
-    return Node(node.token, node.parent, node.position, node.context, visible, node.logits)
+    return PrefixNode(node.token, node.parent, node.position, node.context, visible, node.logits)
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from tokenry.predict.lm.byte_probabilities.cache import Node
+from tokenry.predict.lm.byte_probabilities.cache import PrefixNode
 from tokenry.predict.lm.byte_probabilities.validity import Validity
 from tokenry.text.trie import ByteTrie
 
-Fresh: TypeAlias = tuple[Node, float]
+Fresh: TypeAlias = tuple[PrefixNode, float]
 """A token sequence that ends where the text does, and its log-probability."""
 
-Live: TypeAlias = tuple[Node, int]
+Live: TypeAlias = tuple[PrefixNode, int]
 """A token sequence, and the trie node of what its next token has to start with."""
 
-Plan: TypeAlias = tuple[list[Node], dict[tuple[int, int], Node]]
+Plan: TypeAlias = tuple[list[PrefixNode], dict[tuple[int, int], PrefixNode]]
 """New nodes, parents first; the same by (id of parent, token)."""
 
 END = 256  # index of "the text ends here" in a distribution over bytes
@@ -45,7 +45,7 @@ class Group:
         end: probability that the text ends after the left.
     """
 
-    left: Node
+    left: PrefixNode
     log_mass: float
     at: int
     probs: Float[np.ndarray, " tokens"]
@@ -87,7 +87,7 @@ class Covers:
         self.fast = fast
         self._order = torch.from_numpy(trie.order.copy())
 
-    def group(self, left: Node, log_mass: float) -> Group:
+    def group(self, left: PrefixNode, log_mass: float) -> Group:
         """The covers that a left begins, before anything of the next token is known."""
         assert left.logits is not None
         logits = left.logits.detach().to("cpu", torch.float64)
@@ -122,9 +122,9 @@ class Covers:
                 complete.append((token, group.log_mass + float(np.log(p))))
         return moved, complete
 
-    def next(self, left: Node, token: int) -> Node:
+    def next(self, left: PrefixNode, token: int) -> PrefixNode:
         """The token sequence with one token more; the model has yet to be asked about it."""
-        return Node(token, left, left.position + 1, self.validity.extend(left.context, token))
+        return PrefixNode(token, left, left.position + 1, self.validity.extend(left.context, token))
 
     def masked(self, group: Group) -> Group | None:
         """A group without the tokens that may not follow its left; None if there are no others."""
@@ -166,8 +166,8 @@ class Covers:
             text: the next bytes.
             only_the_end: leave out those that no cover of the whole text begins with.
         """
-        nodes: list[Node] = []
-        known: dict[tuple[int, int], Node] = {}
+        nodes: list[PrefixNode] = []
+        known: dict[tuple[int, int], PrefixNode] = {}
         for byte in text:
             moved_on: list[Live] = []
             for left, at in live:
@@ -185,7 +185,7 @@ class Covers:
             return nodes, known
         needed: set[int] = set()
         for left, _ in live:
-            node_: Node | None = left
+            node_: PrefixNode | None = left
             while node_ is not None and id(node_) not in needed:
                 needed.add(id(node_))
                 node_ = node_.parent

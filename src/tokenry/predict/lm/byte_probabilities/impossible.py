@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenry.predict.lm.byte_probabilities.covers import Covers
 from tokenry.predict.lm.byte_probabilities.shapes import split_partial
-from tokenry.predict.lm.byte_probabilities.validity import Context
+from tokenry.predict.lm.byte_probabilities.validity import ValidityContext
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
 
@@ -21,7 +21,7 @@ def refuse_impossible(text: bytes, vocab: ByteVocab, covers: Covers) -> None:
         InputError: what the tokenizer has no tokens for.
         UnsupportedError: a text that it has tokens for, of which there is nothing left.
     """
-    context = Context()
+    context = ValidityContext()
     text, _ = split_partial(text)
     tokens = vocab.encode(text)
     for i, token in enumerate(tokens):

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 
 from tokenry.predict.lm.byte_probabilities.pairs import PairValidity
 from tokenry.predict.lm.byte_probabilities.shapes import completions, uncovered
-from tokenry.predict.lm.byte_probabilities.validity import Context, Validity
+from tokenry.predict.lm.byte_probabilities.validity import Validity, ValidityContext
 from tokenry.text.vocabulary import ByteVocab
 
 
@@ -37,16 +37,16 @@ class SentencePieceValidity(Validity):
         self._crosses = any(b" " in d.lstrip(b" ") for d in data)
         self._inner = np.array([self._splits and b" " in d[1:] for d in data], bool)
 
-    def extend(self, context: Context, token: int) -> Context:
+    def extend(self, context: ValidityContext, token: int) -> ValidityContext:
         """The context after one more token."""
         text = b""
         if self._pieces[token]:
             text = context.text + self._bytes[token]
             if not completions(text):
                 text = b""
-        return Context(text=text, last=token, final=not text)
+        return ValidityContext(text=text, last=token, final=not text)
 
-    def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
+    def mask(self, context: ValidityContext) -> Bool[np.ndarray, " v"]:
         """Whether each token of the vocabulary may follow."""
         if context.text:
             return self._byte_mask(context.text)

@@ -54,7 +54,7 @@ class Ahead:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SplitOutcome:
     """How a text and a token after it are split, for one way in which the text could go on.
 
     Attributes:
@@ -79,7 +79,7 @@ class Splits:
         borders: of the texts for which this holds; () for all of their shape, as nothing is split inside them.
     """
 
-    kinds: list[tuple[Outcome, ...]]
+    kinds: list[tuple[SplitOutcome, ...]]
     of: Int[np.ndarray, " v"]
     open: Mapping[int, Int[np.ndarray, " n"]]
     borders: tuple[int, ...]
@@ -147,7 +147,7 @@ class Splitter:
                 self._splits.move_to_end(key)
                 return self._splits[key]
         tokens, shape_of = self.token_shapes(armed)
-        numbers: dict[tuple[Outcome, ...], int] = {}
+        numbers: dict[tuple[SplitOutcome, ...], int] = {}
         of_shape = np.array(
             [numbers.setdefault(self._split(text, self.bytes[t]), len(numbers)) for t in tokens], np.int32
         )
@@ -201,14 +201,14 @@ class Splitter:
         """Tokens that begin inside a character."""
         return [token for token, data in enumerate(self.bytes) if data and 0x80 <= data[0] < 0xC0]
 
-    def _split(self, text: bytes, token: bytes) -> tuple[Outcome, ...]:
+    def _split(self, text: bytes, token: bytes) -> tuple[SplitOutcome, ...]:
         """The ways in which a token after a text can be split, depending on what comes after it."""
         if not token:
             return ()
         whole = text + token
         body, partial = split_partial(whole)
         armed = armed_at(body)
-        found: dict[Outcome, None] = {}
+        found: dict[SplitOutcome, None] = {}
         for longer in self._continued(body, partial):
             cuts = self.cuts(longer)
             inside = [cut for cut in cuts if cut < len(whole)]
@@ -220,7 +220,7 @@ class Splitter:
                 rest = kinds(longer[len(body) : end].decode(), armed)[0]
                 ahead = Ahead(partial, tuple(rest), end < len(longer), armed)
             found.setdefault(
-                Outcome(
+                SplitOutcome(
                     tuple(len(text) - cut for cut in inside if cut < len(text)), len(text) in inside, ahead
                 )
             )

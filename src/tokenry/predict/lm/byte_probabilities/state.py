@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenry.predict.lm.byte_probabilities.base import ByteLMState
-from tokenry.predict.lm.byte_probabilities.cache import Node, TokenForest, moved
+from tokenry.predict.lm.byte_probabilities.cache import PrefixNode, TokenForest, moved
 from tokenry.predict.lm.byte_probabilities.covers import Covers, Fresh, Group, Plan
 from tokenry.text.vocabulary import ByteVocab
 from tokenry.tokens.errors import InputError, UnsupportedError
@@ -78,7 +78,7 @@ class ByteState(ByteLMState):
         self.before = before
         self.exact = exact
 
-    def waiting(self) -> list[Node]:
+    def waiting(self) -> list[PrefixNode]:
         """The token sequences that the model has yet to be asked about."""
         if "_begun" in self.__dict__:
             return []
@@ -128,7 +128,7 @@ class ByteState(ByteLMState):
         return state
 
     def step(
-        self, byte: int, known: dict[tuple[int, int], Node] | None = None, *, masked: bool = False
+        self, byte: int, known: dict[tuple[int, int], PrefixNode] | None = None, *, masked: bool = False
     ) -> ByteState:
         """The state after one more byte.
 
@@ -206,20 +206,20 @@ class ByteState(ByteLMState):
                 seen[: len(node.parent.visible)] |= node.parent.visible
         return seen
 
-    def _lefts(self) -> list[Node]:
+    def _lefts(self) -> list[PrefixNode]:
         begun = self.__dict__.get("_begun", [])
         return [g.left for g in self.groups] + [node for node, _ in self.fresh] + [g.left for g in begun]
 
     def move(self, forest: TokenForest, row: int, slots: np.ndarray, count: int) -> None:
         """Take the token sequences to a compacted forest."""
-        copies: dict[int, Node] = {}
+        copies: dict[int, PrefixNode] = {}
         for node in self._lefts():
             if len(node.visible):
                 copies[id(node)] = moved(node, slots, count)
             else:  # not asked about yet: its parent has the slots
                 assert node.parent is not None
                 parent = moved(node.parent, slots, count)
-                copies[id(node)] = Node(node.token, parent, node.position, node.context)
+                copies[id(node)] = PrefixNode(node.token, parent, node.position, node.context)
         self.forest, self.row = forest, row
         self.groups = [replace(g, left=copies[id(g.left)]) for g in self.groups]
         self.fresh = [(copies[id(node)], mass) for node, mass in self.fresh]
@@ -227,19 +227,19 @@ class ByteState(ByteLMState):
             self.__dict__["_begun"] = [replace(g, left=copies[id(g.left)]) for g in self._begun]
 
 
-def evaluate(work: Sequence[tuple[ByteState, list[Node]]]) -> None:
+def evaluate(work: Sequence[tuple[ByteState, list[PrefixNode]]]) -> None:
     """Ask language models about token sequences of several states: one forward pass for all of a forest.
 
     Args:
         work: states, and nodes of theirs, parents before children.
     """
-    by_forest: dict[int, list[tuple[ByteState, list[Node]]]] = {}
+    by_forest: dict[int, list[tuple[ByteState, list[PrefixNode]]]] = {}
     for state, nodes in work:
         if nodes:
             by_forest.setdefault(id(state.forest), []).append((state, nodes))
     for entries in by_forest.values():
         forest = entries[0][0].forest
-        rows: list[list[Node]] = [[] for _ in range(forest.rows)]
+        rows: list[list[PrefixNode]] = [[] for _ in range(forest.rows)]
         for state, nodes in entries:
             rows[state.row].extend(nodes)
         forest.extend(rows)

@@ -19,7 +19,7 @@ from tokenry.text.vocabulary import ByteVocab
 
 
 @dataclass(frozen=True)
-class Context:
+class ValidityContext:
     """All that validity can depend on of the tokens so far.
 
     Attributes:
@@ -41,11 +41,11 @@ class Validity(ABC):
     """Which tokens may follow a context."""
 
     @abstractmethod
-    def extend(self, context: Context, token: int) -> Context:
+    def extend(self, context: ValidityContext, token: int) -> ValidityContext:
         """The context after one more token."""
 
     @abstractmethod
-    def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
+    def mask(self, context: ValidityContext) -> Bool[np.ndarray, " v"]:
         """Whether each token of the vocabulary may follow."""
 
     @abstractmethod
@@ -59,11 +59,11 @@ class Anything(Validity):
     def __init__(self, vocab: ByteVocab) -> None:
         self._all = np.array([data is not None for data in vocab.token_bytes], bool)
 
-    def extend(self, context: Context, token: int) -> Context:
+    def extend(self, context: ValidityContext, token: int) -> ValidityContext:
         """The context after one more token."""
-        return Context(last=token)
+        return ValidityContext(last=token)
 
-    def mask(self, context: Context) -> Bool[np.ndarray, " v"]:
+    def mask(self, context: ValidityContext) -> Bool[np.ndarray, " v"]:
         """Whether each token of the vocabulary may follow."""
         return self._all
 
