@@ -20,7 +20,7 @@ from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pool import Pool
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
-from tokenry.tokens import Needs, TokenView
+from tokenry.tokens import Needs, TokenView, UnsupportedError
 
 TOLERANCE = 1e-5
 
@@ -152,6 +152,30 @@ def test_cls_rows_of_frames() -> None:
         assert float(row[:, :, 0].abs().max()) == 0
         for frame in range(3):
             assert float((row[:, frame, 1:] - truth[item * 3 + frame]).abs().max()) <= TOLERANCE
+
+
+def test_keys_of_frames_are_those_of_their_patches() -> None:
+    """Also where nothing is read of [CLS], which is handed to the language model as a token of no tile."""
+    model: Any = built("video-llava")
+    inputs = FAMILIES["video-llava"].batch(model, "video")
+    with torch.no_grad(), watch_vision(Host.of(model), Needs(cls_layers=(1,), key_layers=(1,))) as both:
+        model(**inputs)
+    with torch.no_grad(), watch_vision(Host.of(model), Needs(key_layers=(1,))) as keys:
+        model(**inputs)
+    for item in range(2):
+        found = keys.pictures["video"].encoder_keys(item, 1)
+        assert torch.equal(found, both.pictures["video"].encoder_keys(item, 1))
+        assert found.unflatten(1, (3, 37)).ne(0).any((0, 3)).tolist() == [[False] + [True] * 36] * 3
+
+
+@pytest.mark.parametrize("family", ["gemma3", "idefics3", "internvl", "mistral3", "qwen2-vl"])
+def test_keys_are_refused_where_a_token_is_no_single_patch(family: str) -> None:
+    model: Any = built(family)
+    inputs = FAMILIES[family].batch(model, "two")
+    with torch.no_grad(), watch_vision(Host.of(model), Needs(key_layers=(1,))) as recorder:
+        model(**inputs)
+    with pytest.raises(UnsupportedError, match="folds or interpolates the encoder's patches"):
+        recorder.pictures["image"].encoder_keys(0, 1)
 
 
 def test_fastervlm_keeps_as_many_of_every_frame() -> None:

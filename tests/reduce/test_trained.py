@@ -58,6 +58,34 @@ def test_settings_and_weights_come_back(tmp_path: Path) -> None:
     assert again.apply(view).group.equal(method.apply(view).group)
 
 
+class Tempered(nn.Linear):
+    """A linear map with a temperature, which is a single number."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperedGate(Gate):
+    slug: ClassVar[str] = "tempered-gate"
+
+    def build(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Tempered(self.width)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_single_numbers_and_half_precision_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    method = TemperedGate(budget=7)
+    method.weights.to(dtype)
+    again = TemperedGate.from_pretrained(method.save_pretrained(tmp_path / "gate"))
+    assert again.fingerprint == method.fingerprint
+    assert {part.dtype for part in again.weights.parameters()} == {dtype}
+    assert all(part.requires_grad for part in again.weights.parameters())
+
+
 def test_a_configuration_alone_is_not_run_with_weights_that_nobody_trained() -> None:
     with pytest.raises(TokenryError, match=r"load the folder .* Gate.from_pretrained"):
         Gate.from_json(trained().to_json())

@@ -127,15 +127,15 @@ class Pictures:
 
     def attention(self, item: int, layer: int) -> Float[Tensor, "heads n"]:
         """[CLS] attention to the tokens of one item; 0 for tokens of no tile."""
-        return self._dealt(item, self._of(self.cls, layer).softmax(-1)[..., 1:]).T
+        return self._dealt(item, self._of(self.cls, item, layer).softmax(-1)[..., 1:]).T
 
     def logits(self, item: int, layer: int) -> Float[Tensor, "heads n"]:
         """The same before the softmax."""
-        return self._dealt(item, self._of(self.cls, layer)[..., 1:]).T
+        return self._dealt(item, self._of(self.cls, item, layer)[..., 1:]).T
 
     def encoder_keys(self, item: int, layer: int) -> Float[Tensor, "heads n d"]:
         """Keys of the tokens of one item; zeros for tokens of no tile."""
-        keys = self._of(self.keys, layer)
+        keys = self._of(self.keys, item, layer)
         found = self._dealt(item, keys.transpose(2, 3).flatten(1, 2))
         return found.unflatten(1, (keys.shape[1], keys.shape[3])).transpose(0, 1)
 
@@ -149,17 +149,19 @@ class Pictures:
             return torch.full((n, 2), -1)
         return cells_of(grid, torch.arange(n)[None])[0]
 
-    def _of(self, recorded: Mapping[int, Tensor], layer: int) -> Tensor:
-        """What was recorded of an encoder block."""
-        if self.tile is None or self.cell is None or layer not in recorded:
+    def _of(self, recorded: Mapping[int, Tensor], item: int, layer: int) -> Tensor:
+        """What was recorded of an encoder block for the tiles of one item."""
+        if self.tile is None or self.cell is None or not self.first or layer not in recorded:
             raise UnsupportedError(
                 "This model folds or interpolates the encoder's patches before its language model sees them, so what "
                 f"the encoder knows of patches cannot be assigned to tokens. {WITHOUT_ENCODER}"
             )
-        return recorded[layer]
+        first, tile = self.first[item], self.tile[item]
+        count = 1 + int(tile.clamp(min=0).max()) if len(tile) else 0
+        return recorded[layer][first : first + count]
 
     def _dealt(self, item: int, values: Float[Tensor, "tiles f patches"]) -> Float[Tensor, "n f"]:
-        """Values per patch for the tokens of one item."""
+        """Values per patch of an item's tiles for its tokens."""
         assert self.tile is not None
         assert self.cell is not None
         tile, cell = self.tile[item], self.cell[item]
@@ -168,7 +170,7 @@ class Pictures:
                 f"The encoder's blocks hold {values.shape[2]} patches a tile, of which the language model is given "
                 f"{int(cell.max()) + 1}: which token is which patch is unknown. {WITHOUT_ENCODER}"
             )
-        rows = values[self.first[item] + tile.clamp(min=0), :, cell.clamp(min=0)]
+        rows = values[tile.clamp(min=0), :, cell.clamp(min=0)]
         return rows.masked_fill((tile < 0)[:, None], 0.0)
 
 
@@ -297,11 +299,8 @@ class VisionRecorder(threading.local):
                 self.busy = False
             call = inspect.signature(encode).bind_partial(*args, **kwargs).arguments
             call |= call.pop("kwargs", {})
-            cls = {layer: torch.cat(parts) for layer, parts in self.rows.items()}
             packed = self.packed[-1] if self.packed else None
-            delivered = _pictures(host, output, call, cls, packed)
-            if delivered is not None:
-                delivered.keys = {layer: torch.cat(parts) for layer, parts in self.keys.items()}
+            delivered = _pictures(host, output, call, _of_tiles(self.rows), _of_tiles(self.keys), packed)
             if delivered is None:
                 self.pictures.pop(modality, None)
             else:
@@ -383,8 +382,22 @@ def _trace_packing(
     return packed
 
 
+def _of_tiles(recorded: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
+    """What was recorded of each block, tile after tile; blocks that saw pictures of several sizes are left out."""
+    return {
+        layer: torch.cat(parts)
+        for layer, parts in recorded.items()
+        if len({part.shape[1:] for part in parts}) == 1
+    }
+
+
 def _pictures(
-    host: Host, output: Any, call: Mapping[str, Any], cls: dict[int, Tensor], packed: list[_Packed] | None
+    host: Host,
+    output: Any,
+    call: Mapping[str, Any],
+    cls: dict[int, Tensor],
+    keys: dict[int, Tensor],
+    packed: list[_Packed] | None,
 ) -> Pictures | None:
     """What one call of the encoder delivered; None where it is not said which of it belongs to which picture."""
     pooled = picture_features(output)
@@ -404,7 +417,8 @@ def _pictures(
     if rows and tiling is not None and len(lengths) == len(pixels) and per_tile is not None:
         # Tiles of a sequence's pictures, all together.
         lengths = [per_tile] * (sum(lengths) // per_tile)
-    places = _places(lengths, cls, packed, per_tile)
+    patches = {part.shape[-1] - 1 for part in cls.values()} | {part.shape[2] for part in keys.values()}
+    places = _places(lengths, patches, packed, per_tile)
     device = pooled[0].device if lengths else None
     return Pictures(
         lengths=lengths,
@@ -414,6 +428,7 @@ def _pictures(
         cell=[t.to(device) for t in places[1]] if places else None,
         first=places[2] if places else [],
         cls=cls,
+        keys=keys,
         tiling=tiling,
         whole_first=whole_comes_first(host.model.config),
         side=_side(packed, per_tile, places),
@@ -467,7 +482,7 @@ def _per_tile(lengths: list[int], encoded: Tensor | None) -> int | None:
 
 
 def _places(
-    lengths: list[int], cls: dict[int, Tensor], packed: list[_Packed] | None, per_tile: int | None
+    lengths: list[int], patches: set[int], packed: list[_Packed] | None, per_tile: int | None
 ) -> tuple[list[Tensor], list[Tensor], list[int]] | None:
     """Tile and cell of every token of every item, and the encoder row of each item's first tile; None where a token
     of the language model is no single patch of the encoder."""
@@ -482,11 +497,11 @@ def _places(
     index = [torch.arange(n) for n in lengths]
     first = [sum(lengths[:i]) // per_tile for i in range(len(lengths))]
     tile, cell = [i // per_tile for i in index], [i % per_tile for i in index]
-    if cls:
-        extra = per_tile - (next(iter(cls.values())).shape[-1] - 1)
-        if extra not in (0, 1):
+    if patches:  # of a tile, in the blocks that were recorded
+        extra = {per_tile - each for each in patches}
+        if extra not in ({0}, {1}):
             return None
-        if extra:  # [CLS] itself is handed to the language model, first of its tile
+        if extra == {1}:  # [CLS] itself is handed to the language model, first of its tile
             tile = [t.masked_fill(c == 0, -1) for t, c in zip(tile, cell, strict=True)]
             cell = [c - 1 for c in cell]
     return tile, cell, first

@@ -88,10 +88,6 @@ class Reducer(ABC):
         """What must be collected for the cut before decoder layer `layer`."""
         return Needs()
 
-    def encoder_needs(self, block: int, depth: Depth) -> Needs:
-        """What must be collected for the cut before a block of the encoder."""
-        return Needs()
-
     def keep(self, view: TokenView) -> Int[Tensor, " items"]:
         """How many tokens each item keeps at this cut."""
         return self.limit.resolve(view.length, view.row)

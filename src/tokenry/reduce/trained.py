@@ -56,7 +56,7 @@ class TrainedReducer(Reducer):
         digest = hashlib.sha256()
         for name, tensor in sorted(self.weights.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class TrainedReducer(Reducer):
         named = config.pop(WEIGHTS, None)
         made = cls.from_json(config)
         try:
-            made.weights.load_state_dict(tensors)
+            made.weights.load_state_dict(tensors, assign=True)  # in the precision that they were saved in
         except RuntimeError as error:
             raise InputError(
                 f"The weights in {folder} do not fit the settings beside them: {error}."

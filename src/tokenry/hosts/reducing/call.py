@@ -292,7 +292,7 @@ class DecoderCall:
                 assert self.ledger.visual is not None
                 places = segment.columns.add(self.offset).masked_fill(~segment.real, -1)
                 queries = columns_at(self.ledger.visual, places)
-                keys = columns_at(self.ledger.visual, self.columns_of_keys(segment, layer))
+                keys = columns_at(self.ledger.visual, self.columns_of_keys(layer))
                 mask = restricted(mask, layer, queries, keys, restricting)
             self._masks[name] = mask
         return self._masks[name]
@@ -302,7 +302,7 @@ class DecoderCall:
         if not self.host.takes_mask(layer):
             return segment.real.long() if self.begins and not bool(segment.real.all()) else None
         queries = segment.columns.add(self.offset).masked_fill(~segment.real, -1)
-        keys = self.columns_of_keys(segment, layer)
+        keys = self.columns_of_keys(layer)
         real = keys >= 0
         if self.host.keys_of(layer) < segment.first:  # earlier keys: what has left since is hidden
             real &= layout.among(keys, self.ledger.columns[segment.first])
@@ -329,7 +329,7 @@ class DecoderCall:
         first = self.segments[0]
         return layout.take_each(arguments, tuple(first.columns.shape), self.places(first, segment.columns))
 
-    def columns_of_keys(self, segment: Segment, layer: int) -> Int[Tensor, "b k"]:
+    def columns_of_keys(self, layer: int) -> Int[Tensor, "b k"]:
         """The column of every key that a layer attends to."""
         kind, source = self.host.layer_type(layer), self.host.keys_of(layer)
         owner = self.segment_at(source).first

@@ -76,7 +76,7 @@ def _attention(
     call: DecoderCall, layer: int, attention: Float[Tensor, "b h q k"]
 ) -> Float[Tensor, "b h t s"]:
     segment = call.segment_at(layer)
-    keys = call.columns_of_keys(segment, layer)  # as they were before the layer ran
+    keys = call.columns_of_keys(layer)  # as they were before the layer ran
     real = (segment.columns >= 0)[:, None, :, None]  # padding looks at everything, which nobody wants to see
     rows = layout.spread(attention * real, segment.columns, call.shape[1], dim=2)
     return layout.spread(rows, keys, call.ledger.seen, dim=3)
