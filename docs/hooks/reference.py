@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from inspect import getdoc
+from inspect import getdoc, isclass, isfunction
 from types import ModuleType
 from typing import Any
 
@@ -41,10 +41,18 @@ _NAME = """::: {path}
 def faces() -> dict[str, list[str]]:
     """Packages that say what they offer, by path: the names in their `__all__` but for dunders."""
     packages = [m.name for m in pkgutil.walk_packages(tokenry.__path__, "tokenry.") if m.ispkg]
-    offered = {name: getattr(import_module(name), "__all__", ()) for name in ["tokenry", *packages]}
-    return {
-        name: sorted(n for n in names if not n.startswith("__")) for name, names in offered.items() if names
+    faces = [import_module(name) for name in ["tokenry", *packages]]
+    offered = {
+        face.__name__: [n for n in getattr(face, "__all__", ()) if _is_ours(face, n)] for face in faces
     }
+    return {name: sorted(names) for name, names in offered.items() if names}
+
+
+def _is_ours(face: ModuleType, name: str) -> bool:
+    """Whether something is of tokenry: what it hands out of other libraries is documented there."""
+    found = getattr(face, name)
+    home = found.__module__ if isclass(found) or isfunction(found) else "tokenry"
+    return not name.startswith("__") and home.partition(".")[0] == "tokenry"
 
 
 def pages() -> dict[str, str]:
@@ -107,7 +115,7 @@ def _homes(found: Mapping[str, Sequence[str]]) -> dict[str, str]:
     for face, names in found.items():
         for name in names:
             path = _path(face, name)
-            page = f"{path}.md" if path in found else f"{_room(face)}.md#{path}"
+            page = f"{_room(path)}.md" if path in found else f"{_room(face)}.md#{path}"
             homes.setdefault(path, systems.get(path, page))
     return homes
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MOVED = {
-    "load_embedded": "models.vlm.embedded.model:load_embedded",
+    "load_embedded": "models.load:load_embedded",
     "method": "reducer",
     "methods": "reducers",
 }

@@ -45,10 +45,12 @@ def test_the_site_builds(site: Path) -> None:
 
 
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    """What a package hands out of other libraries is documented there."""
     packages = [m.name for m in pkgutil.walk_packages(tokenry.__path__, "tokenry.") if m.ispkg]
     lost = []
     for face in ["tokenry", *packages]:
-        names = [n for n in getattr(import_module(face), "__all__", ()) if not n.startswith("__")]
+        offered = {n: getattr(import_module(face), n) for n in getattr(import_module(face), "__all__", ())}
+        names = [n for n, found in offered.items() if not str(found).startswith("<class 'transformers.")]
         file = site / "reference" / ".".join(face.split(".")[:2]) / "index.html"
         page = file.read_text(encoding="utf-8") if names else ""
         lines = set(map(str.strip, page.splitlines()))

@@ -20,8 +20,7 @@ from tokenry.models.vlm.embedded.contrast import CaptionContrast
 from tokenry.models.vlm.embedded.model import build_processor, build_tokenizer
 from tokenry.models.vlm.embedded.objectives import packed_mask
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels, PatchPlaces
-from tokenry.models.vlm.embedded.recipe import EmbeddedRecipe
-from tokenry.models.vlm.embedded.training import build, run
+from tokenry.models.vlm.embedded.training import EmbeddedRecipe, build, run
 from tokenry.tokens.errors import TokenryError
 
 TINY = {"tower_width": 32, "tower_layers": 2, "tower_heads": 2, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1,

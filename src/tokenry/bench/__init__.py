@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from tokenry.bench.reducers.table import as_table as as_table
     from tokenry.bench.reducers.tune import Tuning as Tuning
     from tokenry.bench.reducers.tune import tune as tune
+    from tokenry.bench.reproduce.outcome import Outcome as Outcome
+    from tokenry.bench.reproduce.study import Study as Study
+    from tokenry.bench.reproduce.vqa.predictions import points as points
     from tokenry.data.images.pictures import open_picture as open_picture
 
 __getattr__, __dir__, __all__ = face(__name__)

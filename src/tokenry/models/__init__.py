@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from tokenry.models.vlm.embedded.model import PROMPT as PROMPT
 
 _MOVED = {
-    "load_embedded": "models.vlm.embedded.model:load_embedded",
+    "load_embedded": "models.load:load_embedded",
     "load_model": "models.load:load_model",
-    "load_smollm2": "models.pretrained:load_smollm2",
+    "load_smollm2": "models.load:load_smollm2",
 }
 
 __getattr__, __dir__, __all__ = face(__name__, moved=_MOVED)

@@ -128,6 +128,18 @@ def load_model(name: str | Path, **settings: Any) -> tuple[Any, Any]:
     return load(name, **{"reads": "pictures", "attn": "sdpa", **settings})
 
 
+@deprecated('load_embedded is now tokenry.load("embedded"); the old name goes with the next release.')
+def load_embedded(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """The embedded model under its name of version 0.1."""
+    return load("embedded", dtype=dtype)
+
+
+@deprecated('load_smollm2 is now tokenry.load("smollm2"); the old name goes with the next release.')
+def load_smollm2(dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """SmolLM2 under its name of version 0.1."""
+    return load("smollm2", dtype=dtype)
+
+
 def _placement(device: str | None, device_map: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """What `from_pretrained` is told of devices; nothing where the model is read to the CPU and moved as a whole."""
     if device_map is None:

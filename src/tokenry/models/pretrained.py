@@ -11,18 +11,16 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
-
-from typing_extensions import deprecated
+from typing import Any, Final
 
 from tokenry.data.packages import Package, cache_folder, keep, kept, scratch_beside
 from tokenry.data.pypi import fetch
 from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.tokens.errors import TokenryError
 from tokenry.tokens.extras import optional
+from tokenry.tokens.moved import former_names
 
-if TYPE_CHECKING:
-    import torch
+__getattr__ = former_names(__name__)
 
 _GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONVERSION: Final = (
@@ -113,14 +111,6 @@ def require_model(name: str, adapter: str | None = None) -> None:
         find(name)
     if adapter is not None:
         Checkpoint.find(adapter, what="adapter")
-
-
-@deprecated('load_smollm2 is now tokenry.load("smollm2"); the old name goes with the next release.')
-def load_smollm2(dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """SmolLM2 under its name of version 0.1."""
-    from tokenry.models.load import load
-
-    return load("smollm2", dtype=dtype)
 
 
 def _convert(source: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ from tokenry.hosts.prompt import sample_inputs
 from tokenry.hosts.reducing.oracle import cut_by_hand, masked
 from tokenry.hosts.reducing.session import Session
 from tokenry.hosts.vision import visual_kinds
-from tokenry.reduce import Reducer
+from tokenry.reduce.base import Reducer
 from tokenry.reduce.registry import REDUCERS, fill_in
 from tokenry.tokens import InputError, Positions, Stage, TokenryError, UnsupportedError
 

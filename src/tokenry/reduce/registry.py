@@ -10,6 +10,9 @@ from typing import Any, Final
 from tokenry.catalog.registry import Registry
 from tokenry.reduce.base import CONFIG_VERSION, Reducer
 from tokenry.tokens import InputError, TokenryError
+from tokenry.tokens.moved import former_names
+
+__getattr__ = former_names(__name__)
 
 REDUCERS: Final = Registry[type[Reducer]]("reducer", Reducer, "method")
 """Every method, by name; other packages register theirs in the entry-point group "tokenry.reducers"."""

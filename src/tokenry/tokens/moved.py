@@ -1,14 +1,15 @@
-"""Modules under their names of version 0.1, for one release: importing one gives today's module, with a warning."""
+"""Modules, and names in them, as version 0.1 had them: for one release they give those of today, with a warning."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 _MOVED: Final[dict[str, str]] = dict(
     line.split()
@@ -110,10 +111,9 @@ _MOVED: Final[dict[str, str]] = dict(
     learn.signals train.signals
     learn.transplant text.transplant.training
     learn.vlm models.vlm.embedded
-    learn.vlm.__main__ models.vlm.embedded.__main__
     learn.vlm.batches models.vlm.embedded.batches
     learn.vlm.objectives models.vlm.embedded.objectives
-    learn.vlm.recipe models.vlm.embedded.recipe
+    learn.vlm.recipe models.vlm.embedded.training
     learn.vlm.training models.vlm.embedded.training
     learn.words models.language.word_models
     learn.zett text.zett.training
@@ -173,6 +173,55 @@ _MOVED: Final[dict[str, str]] = dict(
     wrappers hosts.wrappers
     """.strip().splitlines()
 )
+
+_NAMES: Final[tuple[str, ...]] = (
+    "data.questions: data.questions.reading Asked asked",
+    "data.scenes: data.scenes.scenes Box CELLS Cell DIRECTIONS Item KINDS MAX_COUNT PLACES Question SCALES"
+    " SIGN_COLOURS Scene Sign Split TEXTURES make_scene patch_class_names patch_classes reserved_words sign_words"
+    " split_of",
+    "embed.crag: embed.crag.method ClusterSummary Knowledge break_even changed header one_line reduction summarised"
+    " text_key",
+    "embed.dupmae: embed.dupmae.encoder Representation sparse_scores spread",
+    "models.mrt5: models.mrt5.model MrT5Encoder MrT5EncoderOutput",
+    "models.pretrained: models.load load_smollm2",
+    "models.vlm.embedded.model: models.load load_embedded",
+    "predict.lm.flash: predict.lm.flash.proposer likeliest_tree static_tree",
+    "predict.lm.ppd: predict.lm.ppd.proposer PlannedRows Search",
+    "predict.lm.token_recycling: predict.lm.token_recycling.proposer template",
+    "reduce.registry: reduce method=reducer methods=reducers",
+    "text.cabrita: text.cabrita.vocabulary Pair Pieces",
+    "text.cubert: text.cubert.tokenizer CodeToken Kind SPECIAL_TOKENS join lex parts sentences split token_parts"
+    " untokenize",
+    "text.dynamic_tokenization: text.dynamic_tokenization.model Key Scope",
+    "text.lib: text.lib.learning Context",
+    "tokens.reduction: tokens best=top_mask",
+    "tokens.view: tokens Needs Stage",
+)
+"""Modules that no longer have some of their names, such as those that have become packages: where these are today."""
+
+
+def former_names(module: str) -> Callable[[str], Any]:
+    """`__getattr__` of a module that still finds names which have left it (PEP 562).
+
+    Args:
+        module: its `__name__`; what it had is told in this module's table.
+    """
+    line = next(each for each in _NAMES if f"tokenry.{each.partition(':')[0]}" == module)
+    home, *names = line.partition(":")[2].split()
+    today = {old: new or old for old, _, new in (name.partition("=") for name in names)}
+
+    def get(name: str) -> Any:
+        if name not in today:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        value = getattr(import_module(f"tokenry.{home}"), today[name])
+        warnings.warn(
+            f"{module}.{name} is now tokenry.{home}.{today[name]}; the old name goes with the next release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return value
+
+    return get
 
 
 class _Alias(Loader):

@@ -16,6 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.tokens.errors import ReductionError
+from tokenry.tokens.moved import former_names
+
+__getattr__ = former_names(__name__)
 
 
 @dataclass(frozen=True, eq=False)

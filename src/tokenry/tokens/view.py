@@ -11,8 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.tokens.errors import ReductionError, UnsupportedError
+from tokenry.tokens.moved import former_names
 from tokenry.tokens.needs import ColumnKind, Depth, Tower
 from tokenry.tokens.reduction import gather_rows, prefix_mask
+
+__getattr__ = former_names(__name__)
 
 
 class AttentionView(ABC):

@@ -22,4 +22,4 @@ if TYPE_CHECKING:
     from tokenry.predict.octopus_v4.tokens import FunctionalTokens as FunctionalTokens
     from tokenry.predict.octopus_v4.tokens import add_functional_tokens as add_functional_tokens
 
-__getattr__, __dir__, __all__ = face(__name__)
+__getattr__, __dir__, __all__ = face(__name__, moved={"Call": "predict.octopus_v4.WorkerCall"})

@@ -2,5 +2,8 @@
 
 from tokenry.text.lib.learning import Lexicon, Lib, Reader, fit, train_lib
 from tokenry.text.lib.ranked import RankedLexicon
+from tokenry.tokens.moved import former_names
 
 __all__ = ["Lexicon", "Lib", "RankedLexicon", "Reader", "fit", "train_lib"]
+
+__getattr__ = former_names(__name__)

@@ -19,12 +19,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
 from tokenry.bench.lines import digest
+from tokenry.bench.progress import progress_bar
 from tokenry.bench.reproduce.design import Questions
 from tokenry.bench.reproduce.measurement import Measurement
 from tokenry.bench.reproduce.outcome import ACCURACY, Arm, Asked, Outcome
@@ -86,10 +85,11 @@ class VqaLab:
         """
         jobs = [(name, i, seed) for seed in questions.seeds for name in arms for i in range(len(arms[name]))]
         found: dict[tuple[str, int], list[Predictions]] = defaultdict(list)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=not self.progress) as bar:
-            for name, i, seed in bar.track(jobs, description=label):
+        with progress_bar(label, shown=self.progress) as bar:
+            for done, (name, i, seed) in enumerate(jobs):
+                bar.at(done, len(jobs))
                 found[name, i].append(self._predictions(arms[name][i], questions, seed))
+            bar.at(len(jobs), len(jobs))
         whole = {name: [Predictions.join(found[name, i]) for i in range(len(arms[name]))] for name in arms}
         return {name: runs[0] if len(runs) == 1 else Predictions.mean(runs) for name, runs in whole.items()}
 

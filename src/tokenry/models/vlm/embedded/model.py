@@ -13,21 +13,21 @@ The shipped folder (`tokenry.models.pretrained.embedded_folder`) is an ordinary 
 
 import string
 
-import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
-from typing_extensions import deprecated
 
 from tokenry.data.scenes.scenes import DIRECTIONS, PLACES, reserved_words
 from tokenry.data.scenes.textures import SIDE
 from tokenry.hosts.upstream import CLIPImageProcessorPil
+from tokenry.tokens.moved import former_names
+
+__getattr__ = former_names(__name__)
 
 PROMPT = "<image>\n{question}"
 PATCH = 8
@@ -133,11 +133,3 @@ def build_config(
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=False,
     )
-
-
-@deprecated('load_embedded is now tokenry.load("embedded"); the old name goes with the next release.')
-def load_embedded(dtype: torch.dtype = torch.float32) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The embedded model under its name of version 0.1."""
-    from tokenry.models.load import load
-
-    return load("embedded", dtype=dtype)

@@ -17,7 +17,7 @@ from tokenry.models.vlm.embedded.caption_head import CaptionHead
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
 from tokenry.models.vlm.embedded.model import PATCH, build_processor
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels, PatchPlaces
-from tokenry.models.vlm.embedded.recipe import PhaseSettings
+from tokenry.models.vlm.embedded.settings import PhaseSettings
 from tokenry.train.loop import Batch, Figures, Objective
 
 _POINTING_LAYER, _POINTING_HEAD = 1, 0

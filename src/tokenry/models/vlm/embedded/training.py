@@ -1,11 +1,11 @@
-"""Running a recipe: phase after phase, with validation and export at every checkpoint."""
+"""Training the embedded model by a recipe: phase after phase, with validation and export at every checkpoint."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from rich.console import Console
@@ -17,10 +17,38 @@ from tokenry.models.vlm.embedded.batches import answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import HEAD_FILE, CaptionHead, caption_words
 from tokenry.models.vlm.embedded.model import build_config, build_processor
 from tokenry.models.vlm.embedded.objectives import AnswerObjective, TowerObjective
-from tokenry.models.vlm.embedded.recipe import EmbeddedRecipe, PhaseSettings
+from tokenry.models.vlm.embedded.settings import PhaseSettings
 from tokenry.tokens.files import whole_folder
 from tokenry.train.objective import Batch
 from tokenry.train.phases import Phase, train_phases
+from tokenry.train.recipe import TrainingRecipe
+
+
+@dataclass(frozen=True)
+class EmbeddedRecipe(TrainingRecipe):
+    """Everything that determines the trained model.
+
+    Attributes:
+        output: folder for checkpoints and the exported model.
+        seed: initialisation and data.
+        model: keyword arguments of :func:`tokenry.models.vlm.embedded.model.build_config`.
+        tower: the first phase.
+        answers: the phases of the second kind, one after the other, each with a schedule of its own.
+        validate: validation pictures asked about at each checkpoint.
+    """
+
+    trains: ClassVar[str] = "the embedded model"
+
+    output: Path
+    tower: PhaseSettings
+    answers: tuple[PhaseSettings, ...]
+    seed: int = 0
+    model: Mapping[str, int] = field(default_factory=dict)
+    validate: int = 64
+
+    def train(self, *, stop_after: int | None = None, console: Console | None = None) -> Path | None:
+        """Train the model, or go on; steps are counted over all phases."""
+        return run(self, console, stop_after=stop_after)
 
 
 def validate(

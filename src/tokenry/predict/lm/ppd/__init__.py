@@ -2,5 +2,8 @@
 
 from tokenry.predict.lm.ppd.prompts import PromptTokens
 from tokenry.predict.lm.ppd.proposer import ParallelPromptDecoding
+from tokenry.tokens.moved import former_names
 
 __all__ = ["ParallelPromptDecoding", "PromptTokens"]
+
+__getattr__ = former_names(__name__)
