@@ -13,7 +13,9 @@ from tokenry.catalog import Card, cards
 
 SOURCES = Path(tokenry.__file__).parent
 HOMES = [card for card in cards() if card.entry_point is not None]
-WORDS = {"read", "core", "seed", "align", "lib", "random", "flash", "zero", "identity"}
+WORDS = {
+    "read", "core", "seed", "align", "lib", "random", "flash", "zero", "identity", "embedded", "language", "pretrain",
+}  # fmt: skip
 """Names that are common words: they mean a system only where a registry, or the catalogue, is asked."""
 DOORS = {
     "make", "entry", "settings", "info", "card", "reducer", "reduced", "read_methods", "fill_in", "transplant",

@@ -32,6 +32,7 @@ from tokenry.text.transplant.registry import TRANSPLANTS
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
 from tokenry.train.loop import Objective
 from tokenry.train.objectives import OBJECTIVES
+from tokenry.train.recipe import RECIPES, TrainingRecipe
 
 MODULE = "a_package_of_somebody_else"
 
@@ -85,6 +86,17 @@ class Shouting(Objective):
         self.strength = strength
 
 
+@dataclass(frozen=True)
+class Practice(TrainingRecipe):
+    """A recipe."""
+
+    trains: ClassVar[str] = "a voice"
+    hours: int = 1
+
+    def train(self, **options: Any) -> None:
+        """Nothing."""
+
+
 class Parrot:
     """A proposer, which is one by what it has."""
 
@@ -117,6 +129,7 @@ BROUGHT: dict[str, tuple[Registry[Any], Any, tuple[Any, ...], dict[str, Any]]] =
     "reducer": (REDUCERS, Loudest, (), {"budget": 0.25}),
     "transplant": (TRANSPLANTS, Loudly, (), {"strength": 2.0}),
     "objective": (OBJECTIVES, Shouting, (), {"strength": 2.0}),
+    "recipe": (RECIPES, Practice, (), {"hours": 2}),
     "decoder": (DECODERS, Parrot, (), {"depth": 3}),
     "connector": (CONNECTORS, Wire, (), {"strength": 2.0}),
     "codec": (CODECS, Whisper, (), {}),
@@ -205,7 +218,7 @@ def test_a_variant_and_an_alias_are_found_by_the_card_that_answers_for_them() ->
     assert TRANSPLANTS.get("mean") is TRANSPLANTS.get("retok")
 
 
-@pytest.mark.parametrize("kind", ["reducer", "transplant", "tokenizer", "decoder"])
+@pytest.mark.parametrize("kind", ["reducer", "transplant", "tokenizer", "decoder", "recipe"])
 def test_one_member_of_what_commands_take_is_the_default(kind: str) -> None:
     assert registry.default(kind) == BROUGHT[kind][0].default
     assert registry.default(kind) in BROUGHT[kind][0].names()

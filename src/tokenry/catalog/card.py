@@ -32,6 +32,7 @@ KINDS = (
     "embedding",  # many tokens to one vector
     "steering",  # what a token in the prompt does
     "pipeline",  # several models working together
+    "recipe",  # trains a model as a file says
     "analysis",  # measurements and laws
 )
 

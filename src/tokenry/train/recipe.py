@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import yaml
 from rich.console import Console
 
-from tokenry.tokens.errors import InputError
+from tokenry.catalog.registry import Registry
+from tokenry.tokens.errors import InputError, UnknownNameError
 from tokenry.tokens.typed import reader
 
 R = TypeVar("R")
@@ -102,3 +103,22 @@ class TrainingRecipe:
         Raises:
             TokenryError: what cannot be used, or a run that was started with other settings.
         """
+
+
+RECIPES: Final = Registry[type[TrainingRecipe]]("recipe", TrainingRecipe, "kind of recipe")
+"""Every kind of recipe, by the name that files say; other packages register theirs in "tokenry.recipes"."""
+
+
+def read_recipe(path: str | Path) -> TrainingRecipe:
+    """The training that a file describes; of the default kind where it does not say.
+
+    Raises:
+        InputError: it cannot be read, or has settings that are missing, unknown or mistyped.
+        UnknownNameError: it is of a kind that there is not.
+    """
+    kind = str(read_yaml(path, "a recipe").get(KIND, RECIPES.default))
+    try:
+        found = RECIPES.get(kind)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{path} says what there is not: {error}") from error
+    return found.load(path)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tokenry.models.vlm.embedded.model import PROMPT as PROMPT
     from tokenry.models.vlm.embedded.model import build_config as build_config
     from tokenry.models.vlm.embedded.model import build_processor as build_processor
+    from tokenry.models.vlm.embedded.training import EmbeddedRecipe as EmbeddedRecipe
 
 _TRAINING = "models.vlm.embedded.training"
 _MOVED = {
