@@ -1,1 +1,1 @@
-"""What several reducers share: diversity, matching, outliers."""
+"""What several reducers share: diversity, matching, outliers, lots, and how tiles compare."""
