@@ -154,7 +154,7 @@ class Pictures:
         if self.tile is None or self.cell is None or not self.first or layer not in recorded:
             raise UnsupportedError(
                 "This model folds or interpolates the encoder's patches before its language model sees them, so what "
-                f"the encoder knows of patches cannot be assigned to tokens. {WITHOUT_ENCODER}"
+                f"the encoder knows of patches ([CLS] attention, keys) cannot be assigned to tokens. {WITHOUT_ENCODER}"
             )
         first, tile = self.first[item], self.tile[item]
         count = 1 + int(tile.clamp(min=0).max()) if len(tile) else 0

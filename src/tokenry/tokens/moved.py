@@ -189,6 +189,8 @@ _NAMES: Final[tuple[str, ...]] = (
     "predict.lm.ppd: predict.lm.ppd.proposer PlannedRows Search",
     "predict.lm.token_recycling: predict.lm.token_recycling.proposer template",
     "reduce.registry: reduce method=reducer methods=reducers",
+    "reduce.shared.diverse: reduce.shared.diverse chosen=index_mask",
+    "reduce.shared.outliers: reduce.shared.outliers stands_out=is_outlier",
     "text.cabrita: text.cabrita.vocabulary Pair Pieces",
     "text.cubert: text.cubert.tokenizer CodeToken Kind SPECIAL_TOKENS join lex parts sentences split token_parts"
     " untokenize",

@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenry.tokens import prefix_mask
+from tokenry.tokens.moved import former_names
+
+__getattr__ = former_names(__name__)
 
 Rule: TypeAlias = Literal["max", "sum"]
 

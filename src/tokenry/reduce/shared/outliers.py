@@ -7,6 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokenry.tokens import prefix_mask
+from tokenry.tokens.moved import former_names
+
+__getattr__ = former_names(__name__)
 
 
 def is_outlier(
