@@ -175,7 +175,7 @@ _MOVED: Final[dict[str, str]] = dict(
 )
 
 _NAMES: Final[tuple[str, ...]] = (
-    "data.questions: data.questions.reading Asked asked",
+    "data.questions: data.questions.reading Asked=AskedRecord asked",
     "data.scenes: data.scenes.scenes Box CELLS Cell DIRECTIONS Item KINDS MAX_COUNT PLACES Question SCALES"
     " SIGN_COLOURS Scene Sign Split TEXTURES make_scene patch_class_names patch_classes reserved_words sign_words"
     " split_of",
