@@ -75,5 +75,6 @@ def test_a_corpus_that_cannot_be_read_leaves_the_output_free(tmp_path: Path) -> 
     settings = {"output": str(output), "corpus": {"path": "a.txt"}, "tokenizer": {"size": 300}}
     path.write_text(yaml.safe_dump(settings | {"objective": {"kind": "causal"}, "training": {"steps": 1}}))
     found = train(path)
-    assert found.exit_code == USER_ERROR and "`corpus` is" in found.stderr
+    assert found.exit_code == USER_ERROR
+    assert "`corpus` is" in found.stderr
     assert not output.exists()
