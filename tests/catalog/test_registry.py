@@ -237,3 +237,9 @@ def test_no_two_cards_want_the_same_name(kind: str) -> None:
 def test_there_is_no_registry_of_what_cards_do_not_know() -> None:
     with pytest.raises(InputError, match="no kind 'gadget'"):
         Registry("gadget", object)
+
+
+def test_a_member_that_is_only_planned_is_said_to_be_so() -> None:
+    planned = next(c for c in cards(kind="reducer") if c.entry_point is None)
+    with pytest.raises(UnknownNameError, match=rf"{planned.slug}' is open: .* no code yet"):
+        REDUCERS.get(planned.slug)

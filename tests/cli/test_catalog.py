@@ -42,6 +42,12 @@ def test_list_filters() -> None:
     assert f"{len(wanted)} systems, 0 done" in out
 
 
+def test_one_system_is_one_system() -> None:
+    (alone,) = cards(room="reduce", state="partly")
+    _, out, _ = _run("list", "--room", alone.room, "--state", alone.state)
+    assert re.search(r"^1 system(,| \()", out, re.MULTILINE)
+
+
 def test_list_drops_columns_that_do_not_fit() -> None:
     _, wide, _ = _run("list", "--room", "reduce", env={"COLUMNS": "140"})
     _, narrow, _ = _run("list", "--room", "reduce", env={"COLUMNS": "80"})

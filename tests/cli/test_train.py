@@ -68,3 +68,13 @@ def test_what_is_wrong_is_one_line(content: str | None, message: str, tmp_path: 
     assert found.exit_code == USER_ERROR
     assert found.stderr.startswith(f"error: {path} ")
     assert message in found.stderr
+
+
+def test_a_corpus_that_cannot_be_read_leaves_the_output_free(tmp_path: Path) -> None:
+    path, output = tmp_path / "recipe.yaml", tmp_path / "run"
+    settings = {"output": str(output), "corpus": {"path": "a.txt"}, "tokenizer": {"size": 300}}
+    path.write_text(yaml.safe_dump(settings | {"objective": {"kind": "causal"}, "training": {"steps": 1}}))
+    found = train(path)
+    assert found.exit_code == USER_ERROR
+    assert "`corpus` is" in found.stderr
+    assert not output.exists()

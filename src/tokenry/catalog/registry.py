@@ -212,6 +212,12 @@ class Registry(Generic[M]):
         if not isinstance(name, str):
             raise InputError(f"Give the {self.what} by name ({', '.join(found)}), not as {name!r}.")
         if name not in named:
+            planned = [c for c in cards(kind=self.kind) if c.slug == name]
+            if planned:  # in the catalogue, and not in the registry: no code yet
+                raise UnknownNameError(
+                    f"The {self.what} {name!r} is {planned[0].state}: the catalogue describes it, and there is no "
+                    f"code yet. There are {', '.join(found)}."
+                )
             near = difflib.get_close_matches(name, named, 1)
             hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(found)}."
             raise UnknownNameError(f"There is no {self.what} {name!r}. {hint}")

@@ -39,7 +39,11 @@ def list_systems(
     partly = sum(card.state == "partly" for card in chosen)
     told = f", {partly} partly ({STATE_MEANINGS['partly'].partition(';')[0]})" if partly else ""
     baselines = sum(card.baseline for card in chosen)
-    counted = f"{len(chosen)} systems" + (f" ({baselines} of them baselines)" if baselines else "")
+    counted = (
+        f"{len(chosen)} system"
+        + ("" if len(chosen) == 1 else "s")
+        + (f" ({baselines} of them baselines)" if baselines else "")
+    )
     console.print(f"\n{counted}, {done} done{told}; `tokenry info NAME` tells more about one.")
 
 

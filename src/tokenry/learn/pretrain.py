@@ -127,8 +127,8 @@ def run(
         TokenryError: what is wrong with the corpus, the tokenizer, the settings, or a run that was started otherwise.
     """
     precision = recipe.training.precision
+    texts = _texts(recipe)  # first: a run that cannot begin claims no folder
     once(lambda: claim(recipe.output / "recipe.json", recipe.identity()), precision)
-    texts = _texts(recipe)
     words, target = recipe.output / "tokenizer", recipe.output / "model"
     if "folder" in recipe.tokenizer:
         words = Path(recipe.tokenizer["folder"])
@@ -165,7 +165,7 @@ def _texts(recipe: PretrainRecipe) -> tuple[str, ...]:
         return load_corpus(given["name"], limit=given.get("limit")).documents
     if given.keys() == {"paths"}:
         return read_corpus(given["paths"]).documents
-    raise InputError(f"`corpus` is {{name: ..., limit: ...}} or {{paths: [...]}}, got {given}")
+    raise InputError(f"`corpus` is {{name: ..., limit: ...}} or {{paths: [...]}}, not {given}.")
 
 
 def _train_tokenizer(recipe: PretrainRecipe, texts: Sequence[str]) -> PreTrainedTokenizerBase:
