@@ -8,9 +8,12 @@ import sys
 import pytest
 
 import tokenry as tk
+from tests.tokens.conftest import unchecked
 from tokenry.catalog import cards
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.tokens.errors import InputError, UnknownNameError
+
+__all__ = ["unchecked"]
 
 
 def test_systems_are_listed_by_room_kind_and_state() -> None:
@@ -27,6 +30,13 @@ def test_a_system_is_told_of_and_got_by_its_slug() -> None:
     assert tk.get("fastervlm") is FasterVLM
     with pytest.raises(UnknownNameError, match="did you mean fastervlm"):
         tk.get("fastvlm")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_variants_of_systems_are_got_by_their_names() -> None:
+    assert tk.get("retok").slug == "retok"
+    with pytest.raises(InputError, match="by name, such as 'fastervlm', not as None"):
+        tk.get(None)  # type: ignore[arg-type]
 
 
 def test_a_system_without_code_cannot_be_got() -> None:
