@@ -38,9 +38,9 @@ PARTS = {
         "tests/hosts/test_checkpoints.py",
         "tests/hosts/test_wrappers.py",
     ],
-    "hosts": ["tests/hosts"],
+    "hosts": ["tests/hosts", "tests/laws/restrictions", "tests/laws/connectors"],
     "decoding": ["tests/predict"],
-    "networks": ["tests/models"],
+    "networks": ["tests/models", "tests/laws/networks"],
     "main job": [
         "tests/reduce",
         "tests/bench/reducers/test_compare.py",
