@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenry.hosts.crops import Placed, pictures_of
-from tokenry.hosts.vision import Pictures
+from tokenry.hosts.pictures import Pictures
 from tokenry.tokens import (
     AttentionView,
     DenseReduction,
