@@ -15,7 +15,17 @@ from tests.laws.restrictions.members import MEMBERS, Everything, TextOnly
 from tokenry.hosts.host import Host
 from tokenry.reduce import Reducer
 from tokenry.reduce.fastv import FastV
-from tokenry.tokens import BudgetLike, Columns, Depth, Reduction, Restriction, Stage, TokenryError, TokenView
+from tokenry.tokens import (
+    BudgetLike,
+    Columns,
+    Depth,
+    Reduction,
+    ReductionError,
+    Restriction,
+    Stage,
+    TokenryError,
+    TokenView,
+)
 
 HOSTS = ("llava", "qwen2-vl", "smolvlm", "gemma3")
 STEPS = 4
@@ -105,6 +115,27 @@ def test_what_a_row_sees_depends_on_itself_only(member: Restriction) -> None:
         for row in range(3):
             one = Columns(kind[row : row + 1], place[row : row + 1])
             assert together[row : row + 1].equal(member.visible(layer, one, one))
+
+
+@dataclass(frozen=True)
+class Blind:
+    """Hides everything, a token from itself too."""
+
+    slug: str = "blind"
+
+    def layers(self, depth: Depth) -> tuple[int, ...]:
+        return (1,)
+
+    def visible(self, layer: int, queries: Columns, keys: Columns) -> Tensor:
+        return torch.zeros(*queries.kind.shape, keys.kind.shape[1], dtype=torch.bool)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_a_token_that_would_see_nothing_is_refused(attn: str) -> None:
+    model: Any = FAMILIES["llava"].build(attn)
+    inputs = FAMILIES["llava"].batch(model, "ragged")
+    with pytest.raises(ReductionError, match="blind hides every key from a token in layer 1"):
+        run(model, inputs, [], [Blind()])
 
 
 def test_layers_that_are_not_there_are_refused() -> None:

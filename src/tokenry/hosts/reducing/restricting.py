@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenry.hosts.masks import additive, visible
 from tokenry.hosts.reducing import layout
-from tokenry.tokens import ColumnKind, Columns, Restriction
+from tokenry.tokens import ColumnKind, Columns, ReductionError, Restriction
 
 
 def column_kinds(visual: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
@@ -41,6 +41,9 @@ def restricted(
         queries: the columns that look.
         keys: the columns that are looked at.
         restricting: the restrictions of this layer.
+
+    Raises:
+        ReductionError: a token is left without any key, and a softmax over none is no attention.
     """
     if mask is None:
         mask = keys.place[:, None, None, :] <= queries.place[:, None, :, None]
@@ -49,4 +52,9 @@ def restricted(
         allowed = allowed & restriction.visible(layer, queries, keys)[:, None]
     allowed |= (queries.place < 0)[:, None, :, None]
     seen = visible(mask) & allowed
+    if not bool(seen.any(-1).all()):
+        names = ", ".join(restriction.slug for restriction in restricting)
+        raise ReductionError(
+            f"{names} hides every key from a token in layer {layer}; let each token see at least itself."
+        )
     return seen if mask.dtype == torch.bool else additive(seen, mask.dtype)
