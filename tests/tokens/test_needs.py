@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenry.tokens import Cut, Depth, InputError, Needs, ReadAttention, Stage, Tower
+from tokenry.tokens import Cut, InputError, Needs, ReadAttention, Stage, Tower
 
 
 def test_a_number_is_a_layer_of_the_decoder() -> None:
@@ -15,11 +15,6 @@ def test_a_number_is_a_layer_of_the_decoder() -> None:
         Stage.LAYER,
         Stage.ENCODER,
     ]
-
-
-def test_tokens_meet_the_encoder_first() -> None:
-    cuts = [Cut.of(0), Cut(Tower.ENCODER, 11), Cut.of(3), Cut(Tower.ENCODER, 2)]
-    assert sorted(cuts, key=lambda cut: cut.order) == [cuts[3], cuts[1], cuts[0], cuts[2]]
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "3", True, Cut(Tower.ENCODER, -2)])
@@ -35,11 +30,6 @@ def test_what_several_cuts_read_of_the_encoder() -> None:
     assert together.encoder_layers == (1, 2, 3)
     assert together.cls
     assert not Needs(key_layers=(1,)).cls
-
-
-def test_a_tower_has_its_own_blocks() -> None:
-    depth = Depth(encoder=24, decoder=32)
-    assert [depth.blocks(tower) for tower in Tower] == [24, 32]
 
 
 def test_attention_is_that_of_one_of_two_layers() -> None:

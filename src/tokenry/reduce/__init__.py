@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tokenry.reduce.registry import reducers as reducers
     from tokenry.reduce.session import encode as encode
     from tokenry.reduce.session import reduced as reduced
+    from tokenry.reduce.trained import TrainedReducer as TrainedReducer
 
 _MOVED = {
     "method": "reduce.reducer",

@@ -57,11 +57,6 @@ class Cut(NamedTuple):
             return Stage.ENCODER
         return Stage.LAYER if self.block else Stage.INPUT
 
-    @property
-    def order(self) -> tuple[bool, int]:
-        """What cuts are sorted by: tokens meet the encoder first."""
-        return self.tower is Tower.DECODER, self.block
-
 
 CutLike = int | Cut
 """What `Cut.of` reads."""
@@ -73,10 +68,6 @@ class Depth:
 
     encoder: int
     decoder: int
-
-    def blocks(self, tower: Tower) -> int:
-        """Blocks of a tower."""
-        return self.encoder if tower is Tower.ENCODER else self.decoder
 
 
 class ReadAttention(StrEnum):
