@@ -10,7 +10,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from reproductions.predict.flash_decoding import DraftingArm, TimedProposer, decode_in_turns
 from reproductions.predict.flash_host import ask_to_describe, describing_host
 from tokenry.bench.reproduce import Arm, Measurement, Outcome, Study
-from tokenry.data.scenes.scenes import make_scene
+from tokenry.data.scenes.compose import make_scene
 from tokenry.predict.lm.flash.drafter import ChainDrafter, Drafter, FlashConfig, FlashDrafter
 from tokenry.predict.lm.flash.proposer import ChainDrafts, Flash, static_tree
 from tokenry.predict.lm.flash.training import FlashObjective, LessonBatches, Lessons, record

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from tokenry.bench.reproduce import Study
+from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
-from tokenry.data.scenes.scenes import PLACES, Scene, make_scene
+from tokenry.data.scenes.scenes import PLACES, Scene
 from tokenry.models.load import load
 from tokenry.models.vlm.embedded.batches import IGNORE, token_ids
 from tokenry.models.vlm.embedded.model import PROMPT

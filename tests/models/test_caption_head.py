@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tokenry.data.scenes.scenes import make_scene
+from tokenry.data.scenes.compose import make_scene
 from tokenry.models.load import load
 from tokenry.models.vlm.embedded.caption_head import (
     HEAD_FILE,

@@ -11,8 +11,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
-from tokenry.data.scenes.scenes import KINDS, make_scene
+from tokenry.data.scenes.scenes import KINDS
 from tokenry.models.load import load
 from tokenry.models.vlm.embedded.batches import IGNORE, answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import CaptionHead, caption

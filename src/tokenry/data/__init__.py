@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from tokenry.data.questions.examples import Example as Example
     from tokenry.data.questions.examples import load_folder as load_folder
     from tokenry.data.questions.examples import load_scenes as load_scenes
+    from tokenry.data.scenes.compose import make_scene as make_scene
+    from tokenry.data.scenes.style import LARGE as LARGE
+    from tokenry.data.scenes.style import SMALL as SMALL
+    from tokenry.data.scenes.style import TILED as TILED
+    from tokenry.data.scenes.style import SceneStyle as SceneStyle
     from tokenry.data.text.corpora import Corpus as Corpus
     from tokenry.data.text.corpora import corpus_names as corpus_names
     from tokenry.data.text.corpora import load_corpus as load_corpus

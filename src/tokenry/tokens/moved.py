@@ -176,9 +176,11 @@ _MOVED: Final[dict[str, str]] = dict(
 
 _NAMES: Final[tuple[str, ...]] = (
     "data.questions: data.questions.reading Asked=AskedRecord asked",
-    "data.scenes: data.scenes.scenes Box CELLS Cell DIRECTIONS Item KINDS MAX_COUNT PLACES Question SCALES"
-    " SIGN_COLOURS Scene Sign Split TEXTURES make_scene patch_class_names patch_classes reserved_words sign_words"
+    "data.scenes: data.scenes.scenes Box Cell DIRECTIONS Item KINDS MAX_COUNT PLACES Question"
+    " SIGN_COLOURS Scene Sign TEXTURES patch_class_names patch_classes reserved_words sign_words"
     " split_of",
+    "data.scenes: data.scenes.compose make_scene",
+    "data.scenes: data.scenes.style CELLS Split",
     "embed.crag: embed.crag.method ClusterSummary Knowledge break_even changed header one_line reduction summarised"
     " text_key",
     "embed.dupmae: embed.dupmae.encoder Representation sparse_scores spread",
@@ -199,7 +201,7 @@ _NAMES: Final[tuple[str, ...]] = (
     "tokens.reduction: tokens best=top_mask",
     "tokens.view: tokens Needs Stage",
 )
-"""Modules that no longer have some of their names, such as those that have become packages: where these are today."""
+"""Modules that no longer have some of their names: where these are today, a line a home."""
 
 
 def former_names(module: str) -> Callable[[str], Any]:
@@ -208,16 +210,22 @@ def former_names(module: str) -> Callable[[str], Any]:
     Args:
         module: its `__name__`; what it had is told in this module's table.
     """
-    line = next(each for each in _NAMES if f"tokenry.{each.partition(':')[0]}" == module)
-    home, *names = line.partition(":")[2].split()
-    today = {old: new or old for old, _, new in (name.partition("=") for name in names)}
+    today: dict[str, tuple[str, str]] = {}
+    for line in _NAMES:
+        of, _, rest = line.partition(":")
+        if f"tokenry.{of}" == module:
+            home, *names = rest.split()
+            today |= {
+                old: (f"tokenry.{home}", new or old) for old, _, new in (n.partition("=") for n in names)
+            }
 
     def get(name: str) -> Any:
         if name not in today:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        value = getattr(import_module(f"tokenry.{home}"), today[name])
+        home, new = today[name]
+        value = getattr(import_module(home), new)
         warnings.warn(
-            f"{module}.{name} is now tokenry.{home}.{today[name]}; the old name goes with the next release.",
+            f"{module}.{name} is now {home}.{new}; the old name goes with the next release.",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -5,21 +5,21 @@ import re
 import numpy as np
 import pytest
 
+from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import (
     KINDS,
     PLACES,
-    SCALES,
     TEXTURES,
     Scene,
-    make_scene,
     patch_class_names,
     patch_classes,
     reserved_words,
     sign_words,
 )
+from tokenry.data.scenes.style import CELLS, SMALL, STYLES, SceneStyle
 from tokenry.data.scenes.textures import FAMILIES
-from tokenry.tokens.errors import TokenryError
+from tokenry.tokens.errors import InputError, TokenryError
 
 SPLITS = ("train", "val", "test")
 
@@ -59,7 +59,7 @@ def test_splits_share_no_combination_layout_background_word_or_scale(scenes: dic
         assert not train & val, what
         assert not train & test, what
         assert not val & test, what
-    for table in (TEXTURES, SCALES):
+    for table in (TEXTURES, *(style.sizes for style in STYLES)):
         values = [value for split in SPLITS for value in table[split]]
         assert len(set(values)) == len(values)
     assert {family for split in SPLITS for family in TEXTURES[split]} == set(FAMILIES)
@@ -190,3 +190,29 @@ def test_patch_classes_name_what_is_shown(scenes: dict[str, list[Scene]]) -> Non
 def test_bad_arguments_are_refused(arguments: tuple[str, int, int]) -> None:
     with pytest.raises(TokenryError):
         make_scene(*arguments)
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
+def test_a_style_draws_everything_inside_the_picture(style: SceneStyle) -> None:
+    signs = 0
+    for index in range(120):
+        scene = make_scene("train", index, style=style)
+        assert scene.pixels.shape == (style.side, style.side, 3)
+        assert scene.owner.shape == (style.side, style.side)
+        for x0, y0, x1, y1 in scene.boxes:
+            assert 0 <= x0 < x1 <= style.side
+            assert 0 <= y0 < y1 <= style.side
+        for item in scene.items:
+            x0, y0, x1, y1 = item.box
+            row, column = item.cell
+            assert row * style.cell <= y0 < y1 <= (row + 1) * style.cell
+            assert column * style.cell <= x0 < x1 <= (column + 1) * style.cell
+        signs += scene.sign is not None
+    assert abs(signs / 120 - style.signs) < 0.15
+
+
+def test_a_style_whose_things_do_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match=rf"cells of {90 // CELLS} pixels: objects of 40 "):
+        SceneStyle("tight", 90, {"train": (12, 40), "val": (11,), "test": (13,)}, letter=(6, 8))
+    with pytest.raises(InputError, match="letters of 17 x 9 do not fit"):
+        SceneStyle("wide", 96, SMALL.sizes, letter=(17, 9))

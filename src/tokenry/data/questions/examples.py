@@ -15,7 +15,9 @@ from tokenry.data.images.pictures import Picture, PictureFolder, shown
 from tokenry.data.questions.files import find_question_file
 from tokenry.data.questions.layouts import read_records
 from tokenry.data.questions.reading import asked
-from tokenry.data.scenes.scenes import Box, make_scene
+from tokenry.data.scenes.compose import make_scene
+from tokenry.data.scenes.scenes import Box
+from tokenry.data.scenes.style import SMALL, SceneStyle
 from tokenry.tokens.errors import InputError, TokenryError
 
 _NAMED = 3  # places that a report names for each reason
@@ -184,7 +186,9 @@ def region_mask(
     return mask
 
 
-def load_scenes(split: str = "test", n: int = 1000, seed: int = 0, per_scene: int = 4) -> list[Example]:
+def load_scenes(
+    split: str = "test", n: int = 1000, seed: int = 0, per_scene: int = 4, style: SceneStyle = SMALL
+) -> list[Example]:
     """Questions about built-in scenes.
 
     Args:
@@ -192,6 +196,7 @@ def load_scenes(split: str = "test", n: int = 1000, seed: int = 0, per_scene: in
         n: number of questions.
         seed: another seed gives other scenes of the same split.
         per_scene: questions asked about each scene, all of different kinds; the examples share the picture.
+        style: how scenes are drawn: `SMALL` is what the embedded model knows.
 
     Returns:
         ``n`` examples, in a fixed order.
@@ -204,7 +209,7 @@ def load_scenes(split: str = "test", n: int = 1000, seed: int = 0, per_scene: in
     examples: list[Example] = []
     index = 0
     while len(examples) < n:
-        scene = make_scene(split, index, seed)
+        scene = make_scene(split, index, seed, style)
         picture = Picture(f"{split}-{seed}-{index}", scene.image)
         for question in scene.ask(min(per_scene, n - len(examples))):
             examples.append(

@@ -1,7 +1,7 @@
 """Composed pictures with questions: small objects and signs on a 3 x 3 layout over textured backgrounds.
 
-Every scene is a pure function of (split, seed, index). Objects are small (a fifth of the width), so most visual tokens
-of a scene show background: a method that keeps the right ones can answer, one that does not cannot.
+Every scene is a pure function of (split, seed, index, style). Objects are small (a sixth of the width), so most visual
+tokens of a scene show background: a method that keeps the right ones can answer, one that does not cannot.
 
 The splits are disjoint by construction. A scene of a split has
 
@@ -17,22 +17,19 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import product
 from types import MappingProxyType
-from typing import Literal, cast, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from tokenry.data.scenes.pack import Pack, load_pack
-from tokenry.data.scenes.textures import SIDE, paint
+from tokenry.data.scenes.style import CELLS, SceneStyle, Split
 from tokenry.tokens.errors import TokenryError
 
-Split = Literal["train", "val", "test"]
 Box = tuple[int, int, int, int]
 Cell = tuple[int, int]
 
-CELLS = 3  # the layout is CELLS x CELLS
-_CELL = SIDE // CELLS
 PLACES: tuple[str, ...] = (
     "top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right",
 )  # fmt: skip
@@ -52,8 +49,7 @@ SIGN_COLOURS = MappingProxyType(
         "black": (25, 25, 28),
     }
 )
-_BRIGHT = frozenset({"yellow", "white", "orange"})  # signs that carry dark letters
-LETTER_PITCH, LETTER_HEIGHT = 9, 12  # pixels
+BRIGHT = frozenset({"yellow", "white", "orange"})  # signs that carry dark letters
 MAX_COUNT = 3
 
 TEXTURES = MappingProxyType(
@@ -74,7 +70,6 @@ TEXTURES = MappingProxyType(
         "test": ("rings", "marble", "bricks", "waves"),
     }
 )
-SCALES = MappingProxyType({"train": (18, 20, 22, 24, 26), "val": (21, 25), "test": (19, 23)})
 
 
 def split_of(kind: str, value: bytes) -> Split:
@@ -158,7 +153,7 @@ class Scene:
     """A composed picture and everything that is known about it.
 
     Attributes:
-        split, seed, index: where it comes from.
+        split, seed, index, style: where it comes from.
         pixels: the RGB picture.
         owner: for each pixel 0 (background), 1 + i (item i), 64 (sign) or 65 + j (cell of the sign's letter j).
         items: the objects.
@@ -169,6 +164,7 @@ class Scene:
     split: Split
     seed: int
     index: int
+    style: SceneStyle
     pixels: UInt8[np.ndarray, "side side 3"] = field(repr=False)
     owner: UInt8[np.ndarray, "side side"] = field(repr=False)
     items: tuple[Item, ...]
@@ -203,7 +199,7 @@ class Scene:
         A scene does not admit every kind (no sign, no neighbours), so fewer than ``n`` may come back. Another
         ``variant`` asks about other objects.
         """
-        rng = _generator(self.split, self.seed, self.index, stream=1 + variant)
+        rng = generator(self.split, self.seed, self.index, stream=1 + variant)
         found: list[Question] = []
         for kind in rng.permutation(len(kinds)):
             if len(found) == n:
@@ -223,129 +219,9 @@ def _cell_share(mask: Bool[np.ndarray, "side side"], grid: tuple[int, int]) -> F
     return mask.reshape(height, mask.shape[0] // height, width, -1).mean((1, 3))
 
 
-def _generator(split: Split, seed: int, index: int, stream: int) -> np.random.Generator:
+def generator(split: Split, seed: int, index: int, stream: int) -> np.random.Generator:
+    """What draws a scene (stream 0) or its questions (from 1)."""
     return np.random.Generator(np.random.PCG64((get_args(Split).index(split), seed, index, stream)))
-
-
-# ---------------------------------------------------------------------------------------------------- composing
-
-
-@cache
-def _sprite(index: int, size: int) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 1"]]:
-    """An object scaled to ``size`` pixels and cropped to its ink: premultiplied colour and opacity."""
-    image = (
-        Image.fromarray(load_pack().sprites[index])
-        .convert("RGBa")
-        .resize((size, size), Image.Resampling.LANCZOS)
-    )
-    image = image.crop(image.getchannel("a").point(lambda value: 255 if value > 40 else 0).getbbox())
-    pixels = np.asarray(image).astype(np.float32)
-    return pixels[:, :, :3], pixels[:, :, 3:] / 255
-
-
-@cache
-def _letter(font: int, letter: str) -> Float[np.ndarray, "h w 1"]:
-    glyph = Image.fromarray(load_pack().glyphs[font, ord(letter) - ord("a")])
-    small = glyph.resize((LETTER_PITCH - 1, LETTER_HEIGHT), Image.Resampling.LANCZOS)
-    return np.asarray(small).astype(np.float32)[:, :, None] / 255
-
-
-def _draw_sign(
-    canvas: np.ndarray,
-    owner: np.ndarray,
-    split: Split,
-    cells: tuple[Cell, Cell],
-    rng: np.random.Generator,
-    pack: Pack,
-) -> Sign:
-    words = sign_words(split)
-    word = words[rng.integers(len(words))]
-    colour = tuple(SIGN_COLOURS)[rng.integers(len(SIGN_COLOURS))]
-    width, height = LETTER_PITCH * len(word) + 5, LETTER_HEIGHT + 6
-    x = cells[0][1] * _CELL + int(rng.integers(0, 2 * _CELL - width + 1))
-    y = cells[0][0] * _CELL + int(rng.integers(1, _CELL - height))
-    ink = np.float32(20 if colour in _BRIGHT else 245)
-    canvas[y : y + height, x : x + width] = ink  # the border has the letters' colour
-    canvas[y + 1 : y + height - 1, x + 1 : x + width - 1] = SIGN_COLOURS[colour]
-    owner[y : y + height, x : x + width] = 64
-    font = int(rng.integers(len(pack.glyphs)))
-    boxes: list[Box] = []
-    for position, letter in enumerate(word):
-        left, top = x + 3 + position * LETTER_PITCH, y + 3
-        glyph = _letter(font, letter)
-        target = canvas[top : top + glyph.shape[0], left : left + glyph.shape[1]]
-        target += glyph * (ink - target)
-        owner[top : top + glyph.shape[0], left : left + glyph.shape[1]] = 65 + position
-        boxes.append((left, top, left + glyph.shape[1], top + glyph.shape[0]))
-    return Sign(word, colour, cells, (x, y, x + width, y + height), tuple(boxes))
-
-
-def _layout(split: Split, rng: np.random.Generator) -> tuple[list[Cell], tuple[Cell, Cell] | None]:
-    """Cells for two to five objects, and two cells for a sign in half of the scenes."""
-    while True:
-        sign: tuple[Cell, Cell] | None = None
-        free = [(row, column) for row in range(CELLS) for column in range(CELLS)]
-        if rng.random() < 0.5:
-            row, column = int(rng.integers(CELLS)), int(rng.integers(CELLS - 1))
-            sign = ((row, column), (row, column + 1))
-            free = [cell for cell in free if cell not in sign]
-        number = int(rng.integers(2, 5)) if sign else int(rng.integers(3, 6))
-        cells = [free[i] for i in rng.permutation(len(free))[:number]]
-        code = bytes(sorted(row * CELLS + column for row, column in cells))
-        if split_of("layout", code + (bytes([99, sign[0][0], sign[0][1]]) if sign else b"")) == split:
-            return cells, sign
-
-
-def _combination(split: Split, number: int, rng: np.random.Generator, pack: Pack) -> list[int]:
-    """An object for each of ``number`` cells, at least two different ones; often one is shown two or three times."""
-    while True:
-        repeats = 1
-        if number > 2 and rng.random() < 0.75:
-            repeats = int(rng.integers(2, min(number - 1, MAX_COUNT) + 1))
-        chosen = [int(i) for i in rng.choice(len(pack.objects), number - repeats + 1, replace=False)]
-        if split_of("combination", np.sort(chosen).astype("<u2").tobytes()) == split:
-            return chosen + [chosen[0]] * (repeats - 1)
-
-
-def make_scene(split: str, index: int, seed: int = 0) -> Scene:
-    """Compose one scene; the same arguments always give the same scene.
-
-    Args:
-        split: "train", "val" or "test".
-        index: which scene of the split, from 0.
-        seed: another seed gives other scenes of the same split.
-
-    Raises:
-        TokenryError: for an unknown split or a negative index or seed.
-    """
-    if split not in get_args(Split):
-        raise TokenryError(f"Unknown split {split!r}; there are {', '.join(get_args(Split))}")
-    if index < 0 or seed < 0:
-        raise TokenryError(f"Index and seed must not be negative, got index={index}, seed={seed}")
-    split = cast(Split, split)
-    rng = _generator(split, seed, index, stream=0)
-    pack = load_pack()
-    cells, sign_cells = _layout(split, rng)
-    chosen = _combination(split, len(cells), rng, pack)
-    texture = TEXTURES[split][rng.integers(len(TEXTURES[split]))]
-    canvas = paint(texture, rng)
-    owner = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    items = []
-    for number, (cell, which) in enumerate(zip(cells, chosen, strict=True)):
-        colour, alpha = _sprite(which, SCALES[split][rng.integers(len(SCALES[split]))])
-        height, width = alpha.shape[:2]
-        x = cell[1] * _CELL + int(rng.integers(1, _CELL - width))
-        y = cell[0] * _CELL + int(rng.integers(1, _CELL - height))
-        target = canvas[y : y + height, x : x + width]
-        target *= 1 - alpha
-        target += colour
-        owner[y : y + height, x : x + width][alpha[:, :, 0] > 0.5] = number + 1
-        items.append(Item(which, cell, (x, y, x + width, y + height)))
-    sign = _draw_sign(canvas, owner, split, sign_cells, rng, pack) if sign_cells else None
-    canvas *= np.float32(rng.uniform(0.85, 1.15))
-    canvas += rng.uniform(0, 5) * rng.standard_normal(canvas.shape, dtype=np.float32)
-    pixels = np.clip(canvas, 0, 255).astype(np.uint8)
-    return Scene(split, seed, index, pixels, owner, tuple(items), sign, texture)
 
 
 # -------------------------------------------------------------------------------------------- per-patch classes
@@ -366,7 +242,11 @@ def patch_classes(
     it, or the board where no letter fills ``share``.
     """
     height, width = grid
-    cells = scene.owner.reshape(height, SIDE // height, width, -1).swapaxes(1, 2).reshape(height * width, -1)
+    cells = (
+        scene.owner.reshape(height, len(scene.owner) // height, width, -1)
+        .swapaxes(1, 2)
+        .reshape(height * width, -1)
+    )
     values = [i + 1 for i in range(len(scene.items))]
     classes = [28 + item.index for item in scene.items]
     if scene.sign:

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
-from tokenry.data.scenes.scenes import KINDS, Question, Scene, Split, make_scene, patch_classes
+from tokenry.data.scenes.scenes import KINDS, Question, Scene, patch_classes
+from tokenry.data.scenes.style import Split
 from tokenry.models.vlm.embedded.caption_head import caption, caption_words
 from tokenry.models.vlm.embedded.model import build_tokenizer
 from tokenry.train.loop import Batch

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from tokenry.data.scenes.scenes import DIRECTIONS, PLACES, reserved_words
-from tokenry.data.scenes.textures import SIDE
+from tokenry.data.scenes.style import SMALL
 from tokenry.hosts.upstream import CLIPImageProcessorPil
 from tokenry.tokens.moved import former_names
 
@@ -74,7 +74,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_processor() -> LlavaProcessor:
     """The processor: CLIP's PIL image processor (no torchvision needed) and the tokenizer."""
     image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
+        size={"shortest_edge": SMALL.side}, crop_size={"height": SMALL.side, "width": SMALL.side}
     )
     return LlavaProcessor(
         image_processor=image_processor,
@@ -106,7 +106,7 @@ def build_config(
             num_hidden_layers=tower_layers,
             num_attention_heads=tower_heads,
             projection_dim=tower_width,
-            image_size=SIDE,
+            image_size=SMALL.side,
             patch_size=PATCH,
         ),
         text_config=LlamaConfig(
@@ -125,7 +125,7 @@ def build_config(
         ),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(SIDE // PATCH) ** 2,
+        image_seq_length=(SMALL.side // PATCH) ** 2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         pad_token_id=tokenizer.pad_token_id,

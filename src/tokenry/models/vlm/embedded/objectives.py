@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration
 
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS, patch_class_names
-from tokenry.data.scenes.textures import SIDE
+from tokenry.data.scenes.style import SMALL
 from tokenry.models.vlm.embedded.batches import IGNORE, token_ids
 from tokenry.models.vlm.embedded.caption_head import CaptionHead
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
@@ -106,7 +106,7 @@ class AnswerObjective(Objective):
         self.norm = PixelNorm()
         self.model = model
         self.patches = patches
-        self.places = PatchPlaces(model.config.vision_config.hidden_size, (SIDE // PATCH, SIDE // PATCH))
+        self.places = PatchPlaces(model.config.vision_config.hidden_size, 2 * (SMALL.side // PATCH,))
         self.register_buffer("class_token", torch.tensor(class_tokens()), persistent=False)
 
     def enter(self, options: Mapping[str, Any]) -> None:

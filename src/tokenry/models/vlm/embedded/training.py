@@ -12,7 +12,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
-from tokenry.data.scenes.scenes import KINDS, Split
+from tokenry.data.scenes.scenes import KINDS
+from tokenry.data.scenes.style import Split
 from tokenry.models.vlm.embedded.batches import answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import HEAD_FILE, CaptionHead, caption_words
 from tokenry.models.vlm.embedded.model import build_config, build_processor
