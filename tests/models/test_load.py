@@ -23,7 +23,7 @@ from transformers import (
 import tokenry as tk
 from tests.bench.conftest import make_model, model_folder
 from tokenry import bench
-from tokenry.hosts.wrappers import device_of
+from tokenry.hosts.wrappers import device_of, fingerprint
 from tokenry.models.load import auto_class, load, require_device
 from tokenry.text.vocabulary import load_tokenizer
 from tokenry.tokens import InputError, UnsupportedError
@@ -272,7 +272,7 @@ def test_an_adapter_counts_in_answers_measurements_and_checks(
         found = scores(model, inputs, method)
         torch.testing.assert_close(found, scores(merged, inputs, method), atol=1e-5, rtol=1e-5)
         assert not torch.allclose(found, scores(plain, inputs, method), atol=1e-3)
-    assert bench.environment.fingerprint(model) != bench.environment.fingerprint(plain)
+    assert fingerprint(model) != fingerprint(plain)
     data = bench.load_data("scenes", 2).examples
     for job in (
         lambda out: tk.compare(

@@ -16,11 +16,10 @@ from typing import Any, Self
 import torch
 
 from tokenry.hosts.upstream import attention_kernel
-from tokenry.hosts.wrappers import device_of, fetched
+from tokenry.hosts.wrappers import device_of, fingerprint
 from tokenry.reduce import Reducer
 from tokenry.tokens import InputError
 
-_SAMPLE = 1024
 _PACKAGES = ("tokens", "reduce", "hosts", "data")
 
 
@@ -50,22 +49,6 @@ def facts(model: Any, name: str | None = None) -> dict[str, Any]:
         "attention": attention_kernel(model.config.get_text_config()),
         "device": _device_name(device_of(model)),
     } | circumstances()
-
-
-def fingerprint(model: Any) -> str:
-    """A hash of a model's architecture and weights.
-
-    Of each tensor up to 1,024 evenly spaced values are read: any training or conversion changes some of them, and a
-    model of many gigabytes is still hashed in a moment.
-    """
-    found = hashlib.sha256(type(model).__name__.encode())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        with fetched(model, name, tensor) as held:
-            flat = held.detach().flatten()
-            sample = flat[:: max(1, len(flat) // _SAMPLE)][:_SAMPLE].to("cpu", torch.float64)
-        found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        found.update(sample.numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ _COMPILED_MODULE: Final = "_orig_mod"
 
 _COMPILED_FROM: Final = "_torchdynamo_orig_callable"
 """Attribute of a compiled function that holds what it was made from."""
+
+_SAMPLE: Final = 1024
+"""Values of a tensor that are read to tell it from others."""
 
 COMPILED_CALL: Final = "_compiled_call_impl"
 """Attribute of a module that `module.compile()` sets, and that its calls take instead of `forward` and its hooks."""
@@ -155,3 +159,19 @@ def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
     while hasattr(function, _COMPILED_FROM):
         function = getattr(function, _COMPILED_FROM)
     return function
+
+
+def fingerprint(model: Any) -> str:
+    """A hash of a model's architecture and weights.
+
+    Of each tensor up to 1,024 evenly spaced values are read: any training or conversion changes some of them, and a
+    model of many gigabytes is still hashed in a moment.
+    """
+    found = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        with fetched(model, name, tensor) as held:
+            flat = held.detach().flatten()
+            sample = flat[:: max(1, len(flat) // _SAMPLE)][:_SAMPLE].to("cpu", torch.float64)
+        found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        found.update(sample.numpy().tobytes())
+    return found.hexdigest()[:16]

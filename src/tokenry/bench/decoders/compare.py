@@ -39,7 +39,7 @@ from tokenry.data.text.prompts import Prompt, Prompts
 from tokenry.hosts.chat import ChatPrompt, Message
 from tokenry.hosts.host import evaluating
 from tokenry.hosts.upstream import longest_text
-from tokenry.hosts.wrappers import device_of, synchronise, unwrap
+from tokenry.hosts.wrappers import device_of, fingerprint, synchronise, unwrap
 from tokenry.predict.lm.calibrate import Calibration
 from tokenry.predict.lm.generate import decoder, decoder_names, require_decoder
 from tokenry.predict.lm.proposer import Proposer
@@ -165,7 +165,7 @@ def _plan(
     return {
         "prompts": [item.digest for item in items],
         "decoders": {name: _identity(what) for name, what in named.items()},
-        "assistant": environment.fingerprint(assistant) if isinstance(assistant, nn.Module) else assistant,
+        "assistant": fingerprint(assistant) if isinstance(assistant, nn.Module) else assistant,
         "calibration": times,
         "code": environment.code_version(("predict",)),
     }

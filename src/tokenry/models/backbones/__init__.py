@@ -11,5 +11,8 @@ from tokenry.tokens.faces import face
 
 if TYPE_CHECKING:
     from tokenry.models.backbones.dinov2 import dinov2_folder as dinov2_folder
+    from tokenry.models.backbones.features import FeatureCache as FeatureCache
+    from tokenry.models.backbones.features import FrozenTower as FrozenTower
+    from tokenry.models.backbones.features import PictureSeries as PictureSeries
 
 __getattr__, __dir__, __all__ = face(__name__)
