@@ -14,7 +14,8 @@ from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import PLACES, Scene
 from tokenry.models.load import load
-from tokenry.models.vlm.embedded.batches import IGNORE, token_ids
+from tokenry.models.vlm.answering import IGNORE
+from tokenry.models.vlm.embedded.batches import token_ids
 from tokenry.models.vlm.embedded.model import PROMPT
 from tokenry.models.vlm.embedded.objectives import PixelNorm
 from tokenry.train.loop import Batch, Figures, LoopSettings, Objective

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,15 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS
+from tokenry.data.scenes.style import TILED
 from tokenry.models.load import load
-from tokenry.models.vlm.embedded.batches import IGNORE, answer_batch, tower_batch
+from tokenry.models.vlm.answering import IGNORE, whole
+from tokenry.models.vlm.embedded.batches import answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import CaptionHead, caption
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
 from tokenry.models.vlm.embedded.model import build_processor, build_tokenizer
-from tokenry.models.vlm.embedded.objectives import packed_mask
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels, PatchPlaces
+from tokenry.models.vlm.embedded.tiles import TILES, crop_labels, cut, pack, packed_labels
 from tokenry.models.vlm.embedded.training import EmbeddedRecipe, build, run
 from tokenry.tokens.errors import TokenryError
 
@@ -34,17 +37,25 @@ def tiny_recipe(folder: Path, **changes: object) -> EmbeddedRecipe:
         "output": str(folder / "run"),
         "model": TINY,
         "validate": 1,
-        "tower": {"batch": 4, "loop": loop},
+        "tower": {"batch": 4, "crops": 2, "loop": loop},
         "answers": [
-            {"batch": 3, "questions": 4, "loop": loop},
+            {
+                "batch": 4,
+                "questions": 4,
+                "tiled": 0.5,
+                "naming_weight": 0.5,
+                "pointing_weight": 0.5,
+                "loop": loop,
+            },
             {
                 "batch": 2,
                 "drill": 1,
                 "naming_weight": 0.5,
                 "pointing_weight": 0.5,
-                "place_weight": 0.5,
+                "fade": True,
                 "loop": loop,
             },
+            {"batch": 2, "loop": loop},
         ],
     } | changes
     path = folder / "recipe.yaml"
@@ -56,7 +67,8 @@ def test_packed_questions_give_the_logits_that_each_would_have_alone(tmp_path: P
     model, _, answers = build(tiny_recipe(tmp_path))
     batch = answer_batch(0, size=2, seed=5, questions=6)
     with torch.no_grad():
-        packed, _, _ = answers.eval().logits(batch)
+        visual = answers.eval().visual(batch)
+        packed = model.lm_head(answers.read(batch, visual, whole(*visual.shape[:2])).questions)
         processor = build_processor()
         for row in range(2):
             scene = make_scene("train", row, 5)
@@ -73,20 +85,26 @@ def test_packed_questions_give_the_logits_that_each_would_have_alone(tmp_path: P
                 torch.testing.assert_close(packed[row][here], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_packed_mask_is_causal_and_keeps_questions_apart() -> None:
-    mask = packed_mask(torch.tensor([[0, 0, 1, -1]]), prefix=2)[0, 0]
-    expected = torch.tensor(
-        [
-            [1, 0, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0, 0],
-            [1, 1, 1, 0, 0, 0],
-            [1, 1, 1, 1, 0, 0],
-            [1, 1, 0, 0, 1, 0],
-            [1, 1, 0, 0, 0, 1],
-        ],
-        dtype=torch.bool,
-    )
-    assert torch.equal(mask, expected)
+def test_a_share_of_the_steps_is_on_large_pictures_in_tiles() -> None:
+    shapes = [
+        answer_batch(step, size=8, seed=0, questions=2, tiled=0.25)["pixels"].shape for step in range(8)
+    ]
+    assert [shape[:2] for shape in shapes] == [(8, 1), (8, 1), (8, 1), (2, 5)] * 2
+
+
+def test_tiles_are_packed_as_they_are_labelled() -> None:
+    scene = next(s for s in (make_scene("train", i, style=TILED) for i in range(9)) if s.sign)
+    tiles, labels, patches = cut(scene), packed_labels(scene, 12), 96 // 8
+    assert tiles.shape == (TILES, 96, 96, 3)
+    assert np.array_equal(tiles[2], scene.pixels[:96, 96:])
+    assert np.array_equal(tiles[3], scene.pixels[96:, :96])
+    each = crop_labels(scene, patches)
+    marks = torch.from_numpy(np.concatenate([np.zeros_like(each[:1]), each])).float()[None, :, :, None]
+    found = pack(marks, torch.tensor([0.0]))[0, :, 0].long()
+    assert found.tolist() == labels.tolist()
+    assert len(found) == 144 + 24 * 25
+    ends = pack(torch.zeros(1, TILES, 144, 1), torch.ones(1))[0, :, 0]
+    assert ends.nonzero().flatten().tolist() == [144 + 25 * row + 24 for row in range(24)]
 
 
 def test_answer_targets_are_the_answers_and_an_end() -> None:
@@ -175,17 +193,29 @@ def test_pointing_rewards_looking_at_the_named_object_and_away_from_absent_ones(
                 looks[row, 0, 145 + t, target] = 1
         return looks
 
-    assert answers.pointing_loss(attention(True), batch).item() == pytest.approx(0, abs=1e-3)
-    assert answers.pointing_loss(attention(False), batch).item() > 5
+    assert answers.pointing_loss(attention(True), batch, whole(4, 144)).item() == pytest.approx(0, abs=1e-3)
+    assert answers.pointing_loss(attention(False), batch, whole(4, 144)).item() > 5
 
 
-def test_naming_pulls_visual_tokens_towards_the_names_of_what_they_show(tmp_path: Path) -> None:
-    model, _, answers = build(tiny_recipe(tmp_path))
-    batch = answer_batch(0, size=2, seed=3, questions=1)
-    words = model.get_input_embeddings().weight
-    right = words[answers.class_token[batch["labels"]].clamp(min=0)]
-    assert answers.naming_loss(right, batch["labels"]).item() < 0.1
-    assert answers.naming_loss(torch.randn_like(right), batch["labels"]).item() > 3
+def test_help_fades_over_a_phase_that_says_so(tmp_path: Path) -> None:
+    steady, fading, _ = tiny_recipe(tmp_path).answers
+    assert [steady.left(step) for step in (0, 2, 3)] == [1, 1, 1]
+    assert [fading.left(step) for step in (0, 2, 3)] == [1, 0.5, 0.25]
+
+
+def test_the_tower_is_finished_when_the_answers_begin(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    folder = run(recipe, Console(quiet=True))
+    assert folder is not None
+    finished = LlavaForConditionalGeneration.from_pretrained(folder).state_dict()
+    saved = load_file(next((recipe.output / "1-tower").glob("step-*4")) / "model.safetensors")
+    tower = {name: value for name, value in saved.items() if name.startswith("tower.")}
+    assert tower
+    for name, value in tower.items():
+        torch.testing.assert_close(finished[f"model.vision_{name}"], value.half(), rtol=0, atol=0)
+    fresh = build(recipe)[0].half().state_dict()
+    for part in ("model.language_model.", "model.multi_modal_projector.", "lm_head."):
+        assert any(not torch.equal(fresh[n], v) for n, v in finished.items() if n.startswith(part))
 
 
 def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
@@ -203,7 +233,7 @@ def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
     def dies(*args: object, **kwargs: object) -> None:
         nonlocal calls
         calls += 1
-        if calls == 4:
+        if calls == 6:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("tokenry.models.vlm.embedded.training.export", dies)
@@ -211,7 +241,7 @@ def test_a_tiny_run_resumes_bit_for_bit_and_exports_a_plain_checkpoint(
         run(recipe, console)
     monkeypatch.undo()
     shutil.rmtree(
-        recipe.output / "3-answers" / "step-0000004"
+        recipe.output / "4-answers" / "step-0000004"
     )  # as if it died before that checkpoint was complete
     resumed = run(recipe, console)
 
@@ -249,7 +279,7 @@ def test_it_stops_after_a_step_of_all_phases_and_goes_on(tmp_path: Path) -> None
         assert run(recipe, Console(quiet=True), stop_after=stop) is None
     assert not (recipe.output / "3-answers").exists()
     assert (recipe.output / "2-answers" / "step-0000002").exists()
-    assert run(recipe, Console(quiet=True), stop_after=12) == recipe.output / "model"
+    assert run(recipe, Console(quiet=True), stop_after=16) == recipe.output / "model"
 
 
 def test_the_recipe_of_the_shipped_model_fits_the_shipped_model() -> None:

@@ -1,5 +1,6 @@
 """What one optimiser step of the embedded model sees: a pure function of (step, size, seed)."""
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 
@@ -10,13 +11,15 @@ from transformers import PreTrainedTokenizerFast
 from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS, Question, Scene, patch_classes
-from tokenry.data.scenes.style import Split
+from tokenry.data.scenes.style import SMALL, TILED, Split
+from tokenry.models.vlm.answering import packed
 from tokenry.models.vlm.embedded.caption_head import caption, caption_words
-from tokenry.models.vlm.embedded.model import build_tokenizer
+from tokenry.models.vlm.embedded.model import PATCH, build_tokenizer
+from tokenry.models.vlm.embedded.tiles import crop_labels, cut, packed_labels
 from tokenry.train.loop import Batch
 
-IGNORE = -100
 DRILLED = ("where", "exists", "relation")  # kinds that must find an object by its name
+_SIDE = SMALL.side // PATCH
 
 
 @cache
@@ -41,16 +44,13 @@ def _exchange_one(words: list[int], rng: np.random.Generator) -> list[int]:
     return [*words[:place], other, *words[place + 1 :]]
 
 
-def _pixels_and_labels(scenes: list[Scene]) -> Batch:
-    labels = np.stack([patch_classes(scene).reshape(-1) for scene in scenes])
-    return {
-        "pixels": torch.from_numpy(np.stack([scene.pixels for scene in scenes])),
-        "labels": torch.from_numpy(labels.astype(np.int64)),
-    }
+def tower_batch(step: int, *, size: int, seed: int, crops: int = 0) -> Batch:
+    """Scenes and crops of large ones with patch labels; captions of the scenes, and some with one wrong word.
 
-
-def tower_batch(step: int, *, size: int, seed: int) -> Batch:
-    """Scenes, patch labels, captions and captions with one wrong word, for one step."""
+    Returns:
+        ``pixels`` [size + crops, side, side, 3] and ``labels`` [size + crops, n], the scenes first; ``words`` and
+        ``negatives`` [size, words].
+    """
     rng = np.random.default_rng((seed, step))
     scenes = [make_scene("train", step * size + i, seed) for i in range(size)]
     captions = [caption(scene) for scene in scenes]
@@ -58,7 +58,15 @@ def tower_batch(step: int, *, size: int, seed: int) -> Batch:
     for row, ids in enumerate(captions):
         words[0, row, : len(ids)] = ids
         words[1, row, : len(ids)] = _exchange_one(ids, rng)
-    return _pixels_and_labels(scenes) | {
+    pixels = [scene.pixels for scene in scenes]
+    labels = [patch_classes(scene, (_SIDE, _SIDE)).reshape(-1) for scene in scenes]
+    for i in range(crops):
+        large, which = make_scene("train", step * crops + i, seed, TILED), int(rng.integers(1, 5))
+        pixels.append(cut(large)[which])
+        labels.append(crop_labels(large, _SIDE)[which - 1])
+    return {
+        "pixels": torch.from_numpy(np.stack(pixels)),
+        "labels": torch.from_numpy(np.stack(labels).astype(np.int64)),
         "words": torch.from_numpy(words[0]),
         "negatives": torch.from_numpy(words[1]),
     }
@@ -71,32 +79,45 @@ def _questions(scene: Scene, number: int, drill: int) -> list[Question]:
 
 
 def answer_batch(
-    step: int, *, size: int, seed: int, questions: int, drill: int = 0, split: Split = "train"
+    step: int,
+    *,
+    size: int,
+    seed: int,
+    questions: int,
+    drill: int = 0,
+    tiled: float = 0.0,
+    split: Split = "train",
 ) -> Batch:
     """Scenes with their questions packed behind them, for one step.
 
+    Args:
+        step, size, seed, split: which scenes.
+        questions: of different kinds about each.
+        drill: rounds of further questions that mention objects by name.
+        tiled: share of the steps with large pictures in tiles, a quarter as many of them.
+
     Returns:
-        ``pixels``, ``labels`` as for the tower; ``ids``, ``positions``, ``segment`` (which question; -1 padding),
-        ``target`` (next token of an answer, else -100) and ``kind``, all [size, length].
+        ``pixels`` [size, tiles, side, side, 3], ``labels`` [size, n] of the visual tokens, and what `packed` gives.
     """
-    scenes = [make_scene(split, step * size + i, seed) for i in range(size)]
-    eos = _tokenizer().eos_token_id
-    rows: list[dict[str, list[int]]] = []
-    for scene in scenes:
-        row: dict[str, list[int]] = {"ids": [], "positions": [], "segment": [], "target": [], "kind": []}
-        for number, question in enumerate(_questions(scene, questions, drill)):
-            asked, answer = token_ids(question.text), token_ids(question.answer)
-            length = len(asked) + len(answer)
-            row["ids"] += asked + answer
-            row["positions"] += range(length)
-            row["segment"] += [number] * length
-            row["target"] += [IGNORE] * (len(asked) - 1) + [*answer, eos]
-            row["kind"] += [KINDS.index(question.kind)] * length
-        rows.append(row)
-    fill = {"ids": 0, "positions": 0, "segment": -1, "target": IGNORE, "kind": -1}
-    width = max(len(row["ids"]) for row in rows)
-    packed = {
-        key: torch.tensor([row[key] + [value] * (width - len(row[key])) for row in rows])
-        for key, value in fill.items()
-    }
-    return _pixels_and_labels(scenes) | packed
+    large = int((step + 1) * tiled) > int(step * tiled)
+    count = max(1, size // 4) if large else size
+    style = TILED if large else SMALL
+    scenes = [make_scene(split, step * size + i, seed, style) for i in range(count)]
+    asked = [
+        [
+            (KINDS.index(q.kind), token_ids(q.text), token_ids(q.answer))
+            for q in _questions(s, questions, drill)
+        ]
+        for s in scenes
+    ]
+    return {
+        "pixels": torch.from_numpy(np.stack([cut(s) if large else s.pixels[None] for s in scenes])),
+        "labels": _labels(scenes, large),
+    } | packed(asked, int(_tokenizer().eos_token_id))
+
+
+def _labels(scenes: Sequence[Scene], large: bool) -> torch.Tensor:
+    rows = [
+        packed_labels(s, _SIDE) if large else patch_classes(s, (_SIDE, _SIDE)).reshape(-1) for s in scenes
+    ]
+    return torch.from_numpy(np.stack(rows).astype(np.int64))

@@ -116,7 +116,7 @@ def build_config(
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
-            max_position_embeddings=1024,
+            max_position_embeddings=2048,
             initializer_range=0.04,  # the usual 0.02, scaled from a width of 768 to one of 192
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from tokenry.data.scenes.scenes import KINDS
@@ -18,7 +19,8 @@ from tokenry.models.vlm.embedded.batches import answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import HEAD_FILE, CaptionHead, caption_words
 from tokenry.models.vlm.embedded.model import build_config, build_processor
 from tokenry.models.vlm.embedded.objectives import AnswerObjective, TowerObjective
-from tokenry.models.vlm.embedded.settings import PhaseSettings
+from tokenry.models.vlm.embedded.settings import AnswerSettings, TowerSettings
+from tokenry.models.vlm.embedded.tiles import NEWLINE_FILE
 from tokenry.tokens.files import whole_folder
 from tokenry.train.objective import Batch
 from tokenry.train.phases import Phase, train_phases
@@ -41,8 +43,8 @@ class EmbeddedRecipe(TrainingRecipe):
     trains: ClassVar[str] = "the embedded model"
 
     output: Path
-    tower: PhaseSettings
-    answers: tuple[PhaseSettings, ...]
+    tower: TowerSettings
+    answers: tuple[AnswerSettings, ...]
     seed: int = 0
     model: Mapping[str, int] = field(default_factory=dict)
     validate: int = 64
@@ -68,11 +70,15 @@ def validate(
 
 
 def export(
-    model: LlavaForConditionalGeneration, head: CaptionHead, target: Path, notes: Mapping[str, Any]
+    model: LlavaForConditionalGeneration,
+    head: CaptionHead,
+    newline: Tensor,
+    target: Path,
+    notes: Mapping[str, Any],
 ) -> None:
-    """Write model (half precision), processor, caption head and ``training.json`` as one folder.
+    """Write model (half precision), processor, caption head, end of a line of tiles and ``training.json`` as a folder.
 
-    Plain transformers load it; the last two are ours.
+    Plain transformers load it; the last three are ours.
     """
     half = LlavaForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
@@ -81,6 +87,7 @@ def export(
         half.half().save_pretrained(scratch)
         build_processor().save_pretrained(scratch)
         save_file(tensors, scratch / HEAD_FILE, metadata={"words": json.dumps(caption_words())})
+        save_file({"image_newline": newline.detach().half()}, scratch / NEWLINE_FILE)
         (scratch / "training.json").write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
         for path in scratch.iterdir():
             path.chmod(0o644)  # safetensors creates files that their owner alone can read
@@ -92,8 +99,7 @@ def build(recipe: EmbeddedRecipe) -> tuple[LlavaForConditionalGeneration, TowerO
     config = build_config(build_processor(), **recipe.model)
     # eager attention trains faster than SDPA at these sizes on a CPU; what is exported does not remember it
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
-    tower = TowerObjective(model, recipe.tower)
-    return model, tower, AnswerObjective(model, tower.patches, recipe.answers[0])
+    return model, TowerObjective(model, recipe.tower), AnswerObjective(model, recipe.answers[0])
 
 
 def run(
@@ -119,9 +125,9 @@ def run(
         figures = {"stage": number, "step": step, "validation": rates}
         with log.open("a") as stream:
             stream.write(json.dumps(figures) + "\n")
-        export(model, tower.contrast.head, target, figures | {"recipe": settings})
+        export(model, tower.contrast.head, answers.newline, target, figures | {"recipe": settings})
 
-    make = partial(tower_batch, size=recipe.tower.batch, seed=100 * recipe.seed + 1)
+    make = partial(tower_batch, size=recipe.tower.batch, seed=100 * recipe.seed + 1, crops=recipe.tower.crops)
     first = recipe.tower.phase("1-tower")
     phases = [stage.phase(f"{number}-answers") for number, stage in enumerate(recipe.answers, start=2)]
     stop = _place([first, *phases], stop_after)
@@ -169,11 +175,12 @@ def _place(phases: Sequence[Phase], step: int | None) -> tuple[str, int] | None:
 
 
 def _answer_batches(phase: Phase, number: int, seed: int) -> Callable[[int], Batch]:
-    settings: PhaseSettings = phase.options["settings"]
+    settings: AnswerSettings = phase.options["settings"]
     return partial(
         answer_batch,
         size=settings.batch,
         seed=100 * seed + number,
         questions=settings.questions,
         drill=settings.drill,
+        tiled=settings.tiled,
     )
