@@ -208,7 +208,7 @@ def make_clip(
     index: int,
     seed: int = 0,
     *,
-    event: Event | None = None,
+    event: str | None = None,
     noise: bool = True,
     style: SceneStyle = SMALL,
 ) -> Clip:
@@ -233,9 +233,9 @@ def make_clip(
         raise TokenryError(f"Index and seed must not be negative, got index={index}, seed={seed}.")
     split = cast(Split, split)
     rng = generator(split, seed, _STREAMS + index, stream=0)
-    drawn = cast(Event, tuple(_EVENTS)[rng.choice(len(_EVENTS), p=tuple(_EVENTS.values()))])
-    event = event or drawn
-    tracks, sign_cells = _compose(event, split, style, rng)
+    drawn = tuple(_EVENTS)[rng.choice(len(_EVENTS), p=tuple(_EVENTS.values()))]
+    what = cast(Event, event or drawn)
+    tracks, sign_cells = _compose(what, split, style, rng)
     texture = TEXTURES[split][rng.integers(len(TEXTURES[split]))]
     background = paint(texture, style.side, rng)
     ground = np.zeros((style.side, style.side), dtype=np.uint8)
@@ -254,10 +254,10 @@ def make_clip(
         for number, (track, size) in enumerate(zip(placed, sizes, strict=True)):
             if track.indices[frame] >= 0:
                 _draw(canvas, owner[frame], track, frame, size, number)
-        if noise and event != "still":
+        if noise and what != "still":
             sensor = rng.standard_normal(background.shape, dtype=np.float32)
         pixels[frame] = np.clip(canvas * light + grain * sensor, 0, 255).astype(np.uint8)
-    return Clip(split, seed, index, style, event, pixels, owner, placed, sign, texture)
+    return Clip(split, seed, index, style, what, pixels, owner, placed, sign, texture)
 
 
 _Plan = tuple[tuple[Cell, ...], tuple[int, ...]]  # for each frame the cell, and the object or -1

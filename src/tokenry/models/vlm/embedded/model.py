@@ -48,7 +48,9 @@ def word_tokenizer(more: Sequence[str], pictures: Mapping[str, str]) -> PreTrain
         pictures: name -> token of what stands for something seen.
     """
     phrases = [text for text in (*PLACES, *DIRECTIONS) if " " in text]
-    words = sorted(reserved_words()) + [text.replace(" ", "-") for text in phrases] + list("123?") + list(more)
+    words = (
+        sorted(reserved_words()) + [text.replace(" ", "-") for text in phrases] + list("123?") + list(more)
+    )
     pieces = list(string.ascii_lowercase) + ["##" + letter for letter in string.ascii_lowercase]
     special = [*_SPECIAL, *pictures.values()]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *words, *pieces]))}

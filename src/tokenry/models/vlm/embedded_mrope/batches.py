@@ -55,7 +55,9 @@ class Shown:
     asked: tuple[tuple[str, str, str], ...]
 
 
-def _asked(thing: Any, number: int, drill: int, kinds: tuple[str, ...] | None) -> tuple[tuple[str, str, str], ...]:
+def _asked(
+    thing: Any, number: int, drill: int, kinds: tuple[str, ...] | None
+) -> tuple[tuple[str, str, str], ...]:
     """Questions about a scene, clip or page; further rounds are about other things."""
     rounds = [thing.ask(number)]
     rounds += [thing.ask(3, kinds, i) if kinds else thing.ask(4, variant=i) for i in range(1, 1 + drill)]
@@ -72,9 +74,7 @@ def scene_shown(split: Split, index: int, seed: int, number: int, drill: int) ->
     return _of_scene(make_scene(split, index, seed), number, drill)
 
 
-def sized_shown(
-    size: tuple[int, int], split: Split, index: int, seed: int, number: int, drill: int
-) -> Shown:
+def sized_shown(size: tuple[int, int], split: Split, index: int, seed: int, number: int, drill: int) -> Shown:
     """A scene scaled to another size and shape."""
     return _of_scene(scaled(make_scene(split, index, seed), size), number, drill)
 

@@ -16,7 +16,9 @@ from transformers import AutoProcessor, BatchFeature, Qwen2VLConfig, Qwen2VLProc
 
 from tokenry.tokens.errors import InputError
 
-_FRAMES: Final = "give each clip as a list of its frames: PIL pictures of one size, or an array [frames, height, width, 3]"
+_FRAMES: Final = (
+    "give each clip as a list of its frames: PIL pictures of one size, or an array [frames, height, width, 3]"
+)
 
 
 class FrameStacker:
@@ -77,13 +79,17 @@ def _clips_of(videos: Any) -> list[Any]:
 def _frames_of(clip: Any) -> list[Image.Image]:
     frames = [frame if isinstance(frame, Image.Image) else _picture(frame) for frame in clip]
     if not frames or len({frame.size for frame in frames}) > 1:
-        raise InputError(f"A clip has {len(frames)} frames, in sizes {sorted({f.size for f in frames})}: {_FRAMES}.")
+        raise InputError(
+            f"A clip has {len(frames)} frames, in sizes {sorted({f.size for f in frames})}: {_FRAMES}."
+        )
     return frames
 
 
 def _picture(frame: Any) -> Image.Image:
     if isinstance(frame, str):
-        raise InputError(f"The video {frame[:80]!r} is not read here, for that takes a video library: {_FRAMES}.")
+        raise InputError(
+            f"The video {frame[:80]!r} is not read here, for that takes a video library: {_FRAMES}."
+        )
     pixels = np.asarray(frame)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise InputError(f"A frame of shape {pixels.shape} and type {pixels.dtype} is no picture: {_FRAMES}.")

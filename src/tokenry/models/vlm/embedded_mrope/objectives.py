@@ -83,7 +83,9 @@ def on_grid(grid: Int[Tensor, "3"], index: Int[Tensor, "b k"], *, compact: bool)
     return Seen(index, positions, behind if compact else begin)
 
 
-def drawn_on_grid(grid: Int[Tensor, "3"], shown: Tensor, rule: Shortening, generator: torch.Generator) -> Seen:
+def drawn_on_grid(
+    grid: Int[Tensor, "3"], shown: Tensor, rule: Shortening, generator: torch.Generator
+) -> Seen:
     """Draw which visual tokens a step sees, the same number in every row, and where the text begins.
 
     Args:

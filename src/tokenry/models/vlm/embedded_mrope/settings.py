@@ -32,7 +32,9 @@ class TowerSettings:
 
     def phase(self, name: str) -> Phase:
         """The phase of the training loop, whose objective takes these settings as its option."""
-        return Phase(name=name, loop=self.loop, learn=("model.model.visual.*", "patches.*"), options={"settings": self})
+        return Phase(
+            name=name, loop=self.loop, learn=("model.model.visual.*", "patches.*"), options={"settings": self}
+        )
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,7 @@ def build(recipe: MropeRecipe) -> MropeObjective:
     return MropeObjective(model)
 
 
-def run(
-    recipe: MropeRecipe, console: Console | None = None, *, stop_after: int | None = None
-) -> Path | None:
+def run(recipe: MropeRecipe, console: Console | None = None, *, stop_after: int | None = None) -> Path | None:
     """Train (or continue), export, and return the folder of the finished model; None where it stopped before.
 
     Args:
@@ -113,7 +111,9 @@ def run(
 
     def check_and_export(phase: Phase, step: int) -> None:
         rates = {} if phase is phases[0] else validate(objective, recipe.validate)
-        console.print(f"{phase.name} step {step}: " + "  ".join(f"{k} {rate:.1%}" for k, rate in rates.items()))
+        console.print(
+            f"{phase.name} step {step}: " + "  ".join(f"{k} {rate:.1%}" for k, rate in rates.items())
+        )
         figures = {"phase": phase.name, "step": step, "validation": rates}
         with log.open("a") as stream:
             stream.write(json.dumps(figures) + "\n")
