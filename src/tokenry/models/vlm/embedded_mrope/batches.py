@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenry.data.scenes.clips import CLIP_KINDS, FRAMES, make_clip
 from tokenry.data.scenes.compose import make_scene
-from tokenry.data.scenes.pages import CELL, PAGE_KINDS, Page, make_page
-from tokenry.data.scenes.scenes import KINDS, Scene, Sign, patch_classes
-from tokenry.data.scenes.style import CELLS, SMALL, Split
+from tokenry.data.scenes.pages import CELL, PAGE_KINDS, make_page
+from tokenry.data.scenes.scenes import KINDS, Scene, owned_classes
+from tokenry.data.scenes.style import CELLS, Split
 from tokenry.models.vlm.answering import packed
 from tokenry.models.vlm.embedded_mrope.model import DEPTH, MERGE, PATCH, build_tokenizer
 from tokenry.train.objective import Batch
@@ -41,17 +41,43 @@ def token_ids(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Owners:
+    """What is where in a frame.
+
+    Attributes:
+        owner: for each pixel what `Scene.owner` says.
+        objects: which object of the pack each item is.
+        letters: those of a sign or page.
+    """
+
+    owner: UInt8[np.ndarray, "h w"]
+    objects: tuple[int, ...]
+    letters: str
+
+    @classmethod
+    def of(cls, scene: Scene) -> Owners:
+        """What is where in a scene."""
+        objects = tuple(item.index for item in scene.items)
+        return cls(scene.owner, objects, scene.sign.word if scene.sign else "")
+
+    def classes(self, side: int) -> Int[np.ndarray, "h w"]:
+        """What each square of so many pixels shows."""
+        rows, columns = (n // side for n in self.owner.shape)
+        return owned_classes(self.owner, self.objects, self.letters, (rows, columns))
+
+
+@dataclass(frozen=True)
 class Shown:
     """A picture or clip as the batch has it.
 
     Attributes:
         frames: its frames; a picture has `DEPTH` equal ones.
-        scenes: the first frame of each `DEPTH`, as a scene: what its patches show.
+        owners: what is where in the first frame of each `DEPTH`.
         asked: its questions: kind, text, answer.
     """
 
     frames: UInt8[np.ndarray, "frames h w 3"]
-    scenes: tuple[Scene, ...]
+    owners: tuple[Owners, ...]
     asked: tuple[tuple[str, str, str], ...]
 
 
@@ -65,46 +91,41 @@ def _asked(
     return tuple(unique.values())
 
 
-def _of_scene(scene: Scene, number: int, drill: int) -> Shown:
-    return Shown(np.stack([scene.pixels] * DEPTH), (scene,), _asked(scene, number, drill, _DRILLED))
-
-
 def scene_shown(split: Split, index: int, seed: int, number: int, drill: int) -> Shown:
     """A scene as it is."""
-    return _of_scene(make_scene(split, index, seed), number, drill)
+    scene = make_scene(split, index, seed)
+    return Shown(
+        np.stack([scene.pixels] * DEPTH), (Owners.of(scene),), _asked(scene, number, drill, _DRILLED)
+    )
 
 
 def sized_shown(size: tuple[int, int], split: Split, index: int, seed: int, number: int, drill: int) -> Shown:
-    """A scene scaled to another size and shape."""
-    return _of_scene(scaled(make_scene(split, index, seed), size), number, drill)
-
-
-def scaled(scene: Scene, size: tuple[int, int]) -> Scene:
-    """A scene in (height, width) pixels; its boxes stay those of the original."""
-    pixels = scene.image.resize(size[::-1], Image.Resampling.BICUBIC)
-    owner = Image.fromarray(scene.owner).resize(size[::-1], Image.Resampling.NEAREST)
-    return replace(scene, pixels=np.asarray(pixels), owner=np.asarray(owner))
+    """A scene scaled to another (height, width)."""
+    whole = scene_shown(split, index, seed, number, drill)
+    pixels = Image.fromarray(whole.frames[0]).resize(size[::-1], Image.Resampling.BICUBIC)
+    (before,) = whole.owners
+    owner = Image.fromarray(before.owner).resize(size[::-1], Image.Resampling.NEAREST)
+    return Shown(
+        np.stack([np.asarray(pixels)] * DEPTH), (replace(before, owner=np.asarray(owner)),), whole.asked
+    )
 
 
 def clip_shown(split: Split, index: int, seed: int, number: int, drill: int) -> Shown:
     """A clip."""
     clip = make_clip(split, index, seed)
-    scenes = tuple(clip.scene(frame) for frame in range(0, FRAMES, DEPTH))
-    return Shown(clip.pixels, scenes, _asked(clip, number, drill, None))
+    owners = tuple(Owners.of(clip.scene(frame)) for frame in range(0, FRAMES, DEPTH))
+    return Shown(clip.pixels, owners, _asked(clip, number, drill, None))
 
 
 def page_shown(split: Split, index: int, seed: int, number: int, drill: int) -> Shown:
-    """A page."""
+    """A page: one large sign, of which nothing but the letters is seen."""
     page = make_page(split, index, seed)
-    return Shown(np.stack([page.pixels] * DEPTH), (_as_scene(page),), _asked(page, number, drill, None))
-
-
-def _as_scene(page: Page) -> Scene:
-    """A page as one large sign, of which nothing but the letters is seen."""
-    letters = tuple(box for word in page.words for box in word.letters)
-    sign = Sign(page.letters, page.ink, ((0, 0), (0, 1)), letters[0], letters)
     owner = np.where(page.owner > 0, page.owner + 64, 0).astype(np.uint8)
-    return Scene(page.split, page.seed, page.index, SMALL, page.pixels, owner, (), sign, "")
+    return Shown(
+        np.stack([page.pixels] * DEPTH),
+        (Owners(owner, (), page.letters),),
+        _asked(page, number, drill, None),
+    )
 
 
 def patch_order(cells: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
@@ -115,10 +136,8 @@ def patch_order(cells: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
 
 def _labels(shown: Shown) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
     """What each patch shows, and each visual token."""
-    height, width = shown.frames.shape[1:3]
-    fine, coarse = (height // PATCH, width // PATCH), (height // CELL, width // CELL)
-    patches = [patch_order(patch_classes(scene, fine)) for scene in shown.scenes]
-    tokens = [patch_classes(scene, coarse).reshape(-1) for scene in shown.scenes]
+    patches = [patch_order(owners.classes(PATCH)) for owners in shown.owners]
+    tokens = [owners.classes(CELL).reshape(-1) for owners in shown.owners]
     return np.concatenate(patches), np.concatenate(tokens)
 
 

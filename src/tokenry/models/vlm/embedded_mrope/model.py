@@ -23,7 +23,7 @@ from tokenry.data.scenes.pages import CELL, page_words
 from tokenry.data.scenes.style import SMALL
 from tokenry.hosts.upstream import Qwen2VLImageProcessorPil
 from tokenry.models.vlm.embedded.model import word_tokenizer
-from tokenry.models.vlm.embedded_mrope.frames import FrameProcessor
+from tokenry.models.vlm.frames import FrameProcessor
 
 IMAGE_PROMPT: Final = "<image>\n{question}"
 VIDEO_PROMPT: Final = "<video>\n{question}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from tokenry.models.vlm.answering import (
     IGNORE,
     Read,
     Seen,
-    Shortening,
     answer_loss,
+    drawn,
     exactly_answered,
     gathered,
     naming_loss,
     read,
+    whole,
 )
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels
 from tokenry.models.vlm.embedded_mrope.batches import ALL_KINDS, token_ids
@@ -68,41 +70,19 @@ def positions_of(grid: Int[Tensor, "3"]) -> Int[Tensor, "3 m"]:
     return torch.stack(axes).flatten(1)
 
 
-def on_grid(grid: Int[Tensor, "3"], index: Int[Tensor, "b k"], *, compact: bool) -> Seen:
-    """Visual tokens where they stand on their grid.
+def on_grid(
+    grid: Int[Tensor, "3"], index: Int[Tensor, "b k"], n: int, chance: float, generator: torch.Generator | None
+) -> tuple[Int[Tensor, "3 b k"], int | Int[Tensor, "b 1"]]:
+    """Positions of visual tokens where they stand on their grid (`tokenry.models.vlm.answering.Counting`).
 
-    Args:
-        grid: of visual tokens.
-        index: those that are seen.
-        compact: whether the text goes on behind the largest position in use, as it does behind a smaller picture;
-            otherwise where it does behind the whole one.
+    The text goes on where it does behind the whole picture or, as often, behind the largest position in use, as it does
+    behind a smaller one.
     """
     positions = positions_of(grid.cpu())[:, index]
     begin = int(grid[1:].max())
-    behind = (positions.amax((0, 2)) + 1).clamp(max=begin)[:, None]
-    return Seen(index, positions, behind if compact else begin)
-
-
-def drawn_on_grid(
-    grid: Int[Tensor, "3"], shown: Tensor, rule: Shortening, generator: torch.Generator
-) -> Seen:
-    """Draw which visual tokens a step sees, the same number in every row, and where the text begins.
-
-    Args:
-        grid: of visual tokens.
-        shown: which of them show something, [rows, tokens].
-        rule: how much is taken away.
-        generator: of the step.
-    """
-    rows, n = shown.shape
-    chance = torch.rand(4, generator=generator).tolist()
-    if chance[0] >= rule.steps:
-        return on_grid(grid, torch.arange(n).expand(rows, -1), compact=False)
-    rank = torch.rand(rows, n, generator=generator)
-    if chance[1] < rule.favour:
-        rank = rank + shown.cpu()
-    keep = max(1, round(n * (rule.least + (1 - rule.least) * chance[2])))
-    return on_grid(grid, rank.topk(keep, dim=1).indices.sort(1).values, compact=chance[3] < 0.5)
+    if chance < 0.5:
+        return positions, begin
+    return positions, (positions.amax((0, 2)) + 1).clamp(max=begin)[:, None]
 
 
 class MropeObjective(Objective):
@@ -166,8 +146,9 @@ class MropeObjective(Objective):
         """Cross-entropy of the answers plus what is left of the naming and placing losses."""
         left = settings.left(self.step)
         visual = self.visual(batch)
-        generator = self.shared("shortening")
-        seen = drawn_on_grid(batch["grid"][0], batch["shows"] > 0, settings.shortening, generator)
+        layers, generator = len(self.model.model.language_model.layers), self.shared("shortening")
+        counted = partial(on_grid, batch["grid"][0])
+        seen = drawn(batch["shows"] > 0, layers, settings.shortening, generator, counted)
         found = self.read(batch, visual, seen)
         total, accuracy = answer_loss(self.model.lm_head, found, batch["target"])
         figures = {"answer": total, "token_acc": accuracy}
@@ -183,6 +164,6 @@ class MropeObjective(Objective):
     def exact(self, batch: Batch) -> dict[str, tuple[int, int]]:
         """Kind -> (answered exactly, asked), on all tokens."""
         visual = self.visual(batch)
-        every = torch.arange(visual.shape[1]).expand(len(visual), -1)
-        found = self.read(batch, visual, on_grid(batch["grid"][0], every, compact=False))
+        seen = whole(*visual.shape[:2], partial(on_grid, batch["grid"][0]))
+        found = self.read(batch, visual, seen)
         return exactly_answered(self.model.lm_head, found, batch, ALL_KINDS)

@@ -7,6 +7,7 @@ more than what makes patches of pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -121,4 +122,7 @@ class _FrameConfig(Qwen2VLConfig):
     """A key: transformers finds a registered processor by its name, whatever configuration it is registered for."""
 
 
-AutoProcessor.register(_FrameConfig, FrameProcessor)
+@cache
+def register_processor() -> None:
+    """Let transformers' `AutoProcessor` find `FrameProcessor` where a folder names it."""
+    AutoProcessor.register(_FrameConfig, FrameProcessor)
