@@ -281,7 +281,7 @@ def _compose(
             continue
         subject = once[rng.integers(len(once))]
         paths = [(cell, cell) for cell in cells]
-        shown = [(one,) * FRAMES for one in chosen]
+        shown: list[tuple[int, ...]] = [(one,) * FRAMES for one in chosen]
         when = int(rng.integers(2, FRAMES - 1))
         if event == "move":
             taken = {*cells, *(sign or ())}
@@ -404,12 +404,16 @@ def _ask_end(clip: Clip, rng: np.random.Generator) -> ClipQuestion | None:
 
 def _ask_appears(clip: Clip, rng: np.random.Generator) -> ClipQuestion | None:
     track = _only(clip, lambda one: one.indices[0] < 0)
-    return track and ClipQuestion("appears", "what appears?", _name(track.indices[-1]), track.shown())
+    if track is None:
+        return None
+    return ClipQuestion("appears", "what appears?", _name(track.indices[-1]), track.shown())
 
 
 def _ask_disappears(clip: Clip, rng: np.random.Generator) -> ClipQuestion | None:
     track = _only(clip, lambda one: one.indices[-1] < 0)
-    return track and ClipQuestion("disappears", "what disappears?", _name(track.indices[0]), track.shown())
+    if track is None:
+        return None
+    return ClipQuestion("disappears", "what disappears?", _name(track.indices[0]), track.shown())
 
 
 def _ask_becomes(clip: Clip, rng: np.random.Generator) -> ClipQuestion | None:

@@ -179,7 +179,7 @@ def _write(
         glyph = letter_ink(font, letter, _PITCH - 1, CELL - 1)
         box = (x, y, x + glyph.shape[1], y + glyph.shape[0])
         target = pixels[box[1] : box[3], box[0] : box[2]]
-        target[:] = np.rint(target + glyph * (np.float32(colour) - target))
+        target[:] = np.rint(target + glyph * (np.asarray(colour, dtype=np.float32) - target))
         owner[box[1] : box[3], box[0] : box[2]] = 1 + drawn + position
         boxes.append(box)
     return tuple(boxes)

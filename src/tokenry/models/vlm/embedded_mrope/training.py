@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import Qwen2VLForConditionalGeneration
 
 from tokenry.data.scenes.style import Split
-from tokenry.models.vlm.embedded_mrope.batches import mixed_batch
+from tokenry.models.vlm.embedded_mrope.batches import ALL_KINDS, mixed_batch
 from tokenry.models.vlm.embedded_mrope.model import build_config, build_processor
 from tokenry.models.vlm.embedded_mrope.objectives import MropeObjective
 from tokenry.models.vlm.embedded_mrope.settings import SHARES, AnswerSettings, TowerSettings
@@ -62,7 +62,7 @@ def validate(
     for sort in SHARES:
         for step in range(-(-pictures // _VALIDATED)):
             batch = mixed_batch(
-                step, size=_VALIDATED, seed=seed, shares={sort: 1.0}, questions=len(SHARES) * 4, split=split
+                step, size=_VALIDATED, seed=seed, shares={sort: 1.0}, questions=len(ALL_KINDS), split=split
             )
             found = objective.exact({k: v.to(device) for k, v in batch.items()})
             for kind, (right, asked) in found.items():
@@ -141,12 +141,15 @@ def run(recipe: MropeRecipe, console: Console | None = None, *, stop_after: int 
 
 def _batches(phase: Phase, number: int, seed: int) -> Callable[[int], Batch]:
     settings: TowerSettings | AnswerSettings = phase.options["settings"]
-    asked = isinstance(settings, AnswerSettings)
+    # Of a batch's questions the tower reads nothing.
+    questions, drill = (
+        (settings.questions, settings.drill) if isinstance(settings, AnswerSettings) else (1, 0)
+    )
     return partial(
         mixed_batch,
         size=settings.batch,
         seed=100 * seed + number + 1,
         shares=settings.shares,
-        questions=settings.questions if asked else 1,
-        drill=settings.drill if asked else 0,
+        questions=questions,
+        drill=drill,
     )
