@@ -71,7 +71,11 @@ def positions_of(grid: Int[Tensor, "3"]) -> Int[Tensor, "3 m"]:
 
 
 def on_grid(
-    grid: Int[Tensor, "3"], index: Int[Tensor, "b k"], n: int, chance: float, generator: torch.Generator | None
+    grid: Int[Tensor, "3"],
+    index: Int[Tensor, "b k"],
+    n: int,
+    chance: float,
+    generator: torch.Generator | None,
 ) -> tuple[Int[Tensor, "3 b k"], int | Int[Tensor, "b 1"]]:
     """Positions of visual tokens where they stand on their grid (`tokenry.models.vlm.answering.Counting`).
 
