@@ -338,8 +338,8 @@ def test_methods_run_on_pictures_and_clips(
     tokens = 64 * (FRAMES // DEPTH if example.video else 1)
     with tk.reduced(model, method, budget=0.25) as session:
         assert told(model, processor, [example])
-    assert session.trace is not None
-    assert [len(kept) for kept in session.trace.kept] == [tokens // 4]
+    (item,) = session.trace
+    assert int(item.kept.sum()) == tokens // 4
 
 
 @pytest.mark.parametrize("load_sort", [load_scenes, load_clips])
