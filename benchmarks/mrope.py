@@ -1,7 +1,7 @@
 """What the embedded model with multi-axis RoPE answers: scenes, clips and pages by kind of question.
 
-``python -m benchmarks.mrope [MODEL [QUESTIONS]]`` asks held-out questions of each sort with all visual tokens, with grey
-pictures in place of what is asked about (blind), and with a random quarter of the visual tokens. What share of the
+``python -m benchmarks.mrope [MODEL [QUESTIONS]]`` asks held-out questions of each sort with all visual tokens, with
+grey pictures in place of what is asked about (blind), and with a random quarter of the visual tokens. What share of the
 answers is exact is stored as docs/results/testbed-embedded-mrope.json. MODEL is the folder that the recipe writes, or a
 name.
 """
