@@ -157,7 +157,8 @@ def make_scene(split: str, index: int, seed: int = 0, style: SceneStyle = SMALL)
     texture = TEXTURES[split][rng.integers(len(TEXTURES[split]))]
     canvas = paint(texture, style.side, rng)
     owner = np.zeros((style.side, style.side), dtype=np.uint8)
-    items, sizes = [], style.sizes[split]
+    items: list[Item] = []
+    sizes = style.sizes[split]
     for number, (cell, which) in enumerate(zip(cells, chosen, strict=True)):
         colour, alpha = sprite(which, sizes[rng.integers(len(sizes))])
         height, width = alpha.shape[:2]
