@@ -137,7 +137,8 @@ def test_filters() -> None:
     assert {c.room for c in cards(room="steer")} == {"steer"}
     assert {c.stage for c in cards(stage="layer")} == {"layer"}
     assert all(not c.trained for c in cards(trained=False))
-    assert {c.slug for c in cards(baseline=True)} == {"random", "pool", "fastv", "tome", "embedded"}
+    baselines = {c.slug for c in cards(baseline=True)}
+    assert baselines == {"random", "pool", "fastv", "tome", "embedded", "dinov2-heads"}
     assert cards(room="steer", stage="layer") == ()
     assert set(cards(state="open")) | set(cards(state="partly")) | set(cards(state="done")) == set(cards())
 
