@@ -138,7 +138,8 @@ def test_filters() -> None:
     assert {c.stage for c in cards(stage="layer")} == {"layer"}
     assert all(not c.trained for c in cards(trained=False))
     baselines = {c.slug for c in cards(baseline=True)}
-    assert baselines == {"random", "pool", "fastv", "tome", "embedded", "dinov2-heads"}
+    known = {"random", "pool", "fastv", "tome", "embedded", "embedded-mrope", "dinov2-heads"}
+    assert baselines == known
     assert cards(room="steer", stage="layer") == ()
     assert set(cards(state="open")) | set(cards(state="partly")) | set(cards(state="done")) == set(cards())
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from PIL import Image
@@ -21,6 +22,10 @@ from tokenry.hosts.wrappers import device_of
 from tokenry.tokens import InputError
 from tokenry.tokens.renamed import renamed
 
+_TOKENS: Final = {False: "image_token", True: "video_token"}
+"""What a processor calls its token for pictures, and for videos."""
+_ABOUT: Final = {False: ("an image token", "a picture"), True: ("a video token", "a video")}
+
 
 @renamed(pictures="images")
 def question_inputs(
@@ -28,65 +33,90 @@ def question_inputs(
     processor: Any,
     images: Sequence[Sequence[Image.Image]],
     questions: Sequence[str],
+    videos: Sequence[bool] = (),
 ) -> dict[str, Any]:
-    """The inputs that a model's own `generate` takes for questions about pictures, one row for each question.
+    """The inputs that a model's own `generate` takes for questions about pictures or videos, a row for each question.
 
     Args:
         model: what is asked; its device and type of numbers are what the inputs get.
         processor: its processor, which is not changed.
         images: RGB, one or several for each question; they stand before it.
         questions: the user's texts. Rows of different length are padded on the left, as generation wants them.
+        videos: for each question, whether its pictures are the frames of one video; by default none are.
 
     Raises:
-        InputError: the processor has neither a chat template nor an image token, its chat template refuses a question
-            about a picture, or it lacks a setting that the model's configuration does not tell either.
+        InputError: the processor has neither a chat template nor a token for pictures (or videos), its chat template
+            refuses a question about a picture, or it lacks a setting that the model's configuration does not tell
+            either.
     """
     processor = _complete(processor, model)
+    seen = [
+        _Seen(tuple(several), video)
+        for several, video in zip(images, videos or [False] * len(images), strict=True)
+    ]
     options = {"padding": True, "padding_side": "left"} if len(questions) > 1 else {}
     found = ChatPrompt(processor).encode(
         list(questions),
-        partial(_chats, images),
-        partial(_without_template, images, options),
+        partial(_chats, seen),
+        partial(_without_template, seen, options),
         what="a question about a picture",
         processor_kwargs=options,
     )
     return _moved(found, model)
 
 
-def _chats(pictures: Sequence[Sequence[Image.Image]], questions: Sequence[str]) -> list[list[Message]]:
-    """A chat of one turn for each question, which stands behind its pictures."""
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a question is about.
+
+    Attributes:
+        images: pictures, or the frames of a video.
+        video: whether they are one video.
+    """
+
+    images: tuple[Image.Image, ...]
+    video: bool
+
+    def parts(self) -> list[dict[str, Any]]:
+        """What stands for it in a chat."""
+        if self.video:
+            return [{"type": "video", "video": list(self.images)}]
+        return [{"type": "image", "image": image} for image in self.images]
+
+
+def _chats(seen: Sequence[_Seen], questions: Sequence[str]) -> list[list[Message]]:
+    """A chat of one turn for each question, which stands behind what it is about."""
     return [
-        [
-            {
-                "role": "user",
-                "content": [*({"type": "image", "image": p} for p in several), {"type": "text", "text": q}],
-            }
-        ]
-        for several, q in zip(pictures, questions, strict=True)
+        [{"role": "user", "content": [*one.parts(), {"type": "text", "text": q}]}]
+        for one, q in zip(seen, questions, strict=True)
     ]
 
 
 def _without_template(
-    pictures: Sequence[Sequence[Image.Image]],
-    options: Mapping[str, Any],
-    processor: Any,
-    questions: Sequence[str],
+    seen: Sequence[_Seen], options: Mapping[str, Any], processor: Any, questions: Sequence[str]
 ) -> Mapping[str, Any]:
-    """One row for each question about its pictures, by the processor's image token.
+    """One row for each question about what is seen, by the processor's tokens for pictures and videos.
 
     Raises:
         InputError: it has none.
     """
-    token = getattr(processor, "image_token", None)
-    if token is None:
-        raise InputError(
-            f"{type(processor).__name__} has neither a chat template nor an image token, so there is no telling how "
-            "this model wants a question about a picture put."
-        )
-    asked = zip(pictures, questions, strict=True)
-    texts = ["".join(f"{token}\n" for _ in several) + question for several, question in asked]
-    images = [picture for several in pictures for picture in several]
-    own: Mapping[str, Any] = processor(images=images, text=texts, return_tensors="pt", **options)
+    tokens = {video: getattr(processor, _TOKENS[video], None) for video in {one.video for one in seen}}
+    for video, token in tokens.items():
+        if token is None:
+            raise InputError(
+                f"{type(processor).__name__} has neither a chat template nor {_ABOUT[video][0]}, so there is no "
+                f"telling how this model wants a question about {_ABOUT[video][1]} put."
+            )
+    texts = [
+        f"{tokens[one.video]}\n" * (1 if one.video else len(one.images)) + question
+        for one, question in zip(seen, questions, strict=True)
+    ]
+    given: dict[str, Any] = {}
+    if images := [image for one in seen if not one.video for image in one.images]:
+        given["images"] = images
+    if videos := [list(one.images) for one in seen if one.video]:
+        given["videos"] = videos
+    own: Mapping[str, Any] = processor(**given, text=texts, return_tensors="pt", **options)
     return own
 
 

@@ -27,7 +27,8 @@ from typing_extensions import deprecated
 
 from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.wrappers import with_adapter
-from tokenry.models.pretrained import find
+from tokenry.models.pretrained import SHIPPED, find
+from tokenry.models.vlm.frames import register_processor
 from tokenry.tokens import InputError
 from tokenry.tokens.errors import gist
 
@@ -69,11 +70,12 @@ def load(
     Weights are read from safetensors only, and every parameter must be there.
 
     Args:
-        name: "embedded" (the small vision-language model that comes with tokenry), "smollm2" (a chat model), "minilm"
-            (a sentence encoder), "dinov2" (an encoder of pictures), a folder that `from_pretrained` reads, or a hub id.
+        name: "embedded" (the small vision-language model that comes with tokenry), "embedded-mrope" (a smaller one with
+            multi-axis RoPE, for clips too), "smollm2" (a chat model), "minilm" (a sentence encoder), "dinov2" (an
+            encoder of pictures), a folder that `from_pretrained` reads, or a hub id.
         reads: what it is to be used on: "pictures" refuses a model that does not answer questions about them; "text"
             gives the tokenizer also of a model with a processor.
-        dtype: of the weights; by default the checkpoint's (the embedded model: float32).
+        dtype: of the weights; by default the checkpoint's (of models that come with tokenry: float32).
         attn: attention implementation: "sdpa", "eager" or "flash_attention_2"; by default transformers chooses.
         device: where to put it; the CPU by default.
         device_map: instead of `device`, over which devices accelerate spreads it: "auto", "balanced", "sequential", or
@@ -94,8 +96,8 @@ def load(
     config = source.config()
     kind = auto_class(config, _WRITING if reads == "pictures" else _KINDS)
     processor = _processor(source, config, kind, reads)
-    if dtype is None and str(name) == "embedded":
-        dtype = torch.float32  # the file holds half precision
+    if dtype is None and str(name) in SHIPPED:
+        dtype = torch.float32  # the files hold half precision
     if attn is not None:
         placement["attn_implementation"] = attn
     model = source.model(kind, dtype=dtype or "auto", **placement)
@@ -110,6 +112,7 @@ def _processor(source: Checkpoint, config: PreTrainedConfig, kind: Any, reads: s
     Raises:
         InputError: it cannot be read, or prepares no pictures where these are asked for.
     """
+    register_processor()
     pictures = reads == "pictures" or kind in dict(_PICTURES)
     if reads == "text" or not (pictures or any(map(source.file, _PROCESSORS))):
         return source.tokenizer()

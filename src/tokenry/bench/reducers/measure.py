@@ -67,7 +67,7 @@ class VisualPrompt:
                 (`tokenry.hosts.question_inputs`).
         """
         images = tuple(picture.open() for picture in example.pictures)
-        inputs = question_inputs(model, processor, [images], [example.question])
+        inputs = question_inputs(model, processor, [images], [example.question], [example.video])
         return cls(example, item_digest(example), inputs, _digest(inputs), images)
 
 
@@ -95,7 +95,8 @@ class Batch:
         if len(prompts) == 1:
             return cls(tuple(prompts), prompts[0].inputs)
         questions = [prompt.example.question for prompt in prompts]
-        inputs = question_inputs(model, processor, [prompt.images for prompt in prompts], questions)
+        videos = [prompt.example.video for prompt in prompts]
+        inputs = question_inputs(model, processor, [prompt.images for prompt in prompts], questions, videos)
         return cls(tuple(prompts), inputs)
 
     def after(self, encoded: Encoded) -> dict[str, Any]:
@@ -365,11 +366,17 @@ def recall(trace: TokenTrace | None, regions: Sequence[Box], size: tuple[int, in
 
 
 def item_digest(example: Example) -> str:
-    """What an example is: its name, pictures, question, references and options."""
+    """What an example is: its name, pictures, question, references and options, and whether it is about a video."""
     pictures = [(picture.name, picture.fingerprint) for picture in example.pictures]
-    return digest(
-        example.id, pictures, example.question, example.answer, list(example.answers), list(example.choices)
-    )
+    parts = [
+        example.id,
+        pictures,
+        example.question,
+        example.answer,
+        list(example.answers),
+        list(example.choices),
+    ]
+    return digest(*parts, *(["video"] if example.video else []))
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:

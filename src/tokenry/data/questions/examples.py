@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -16,8 +16,10 @@ from tokenry.data.images.pictures import Picture, PictureFolder, shown
 from tokenry.data.questions.files import find_question_file
 from tokenry.data.questions.layouts import read_records
 from tokenry.data.questions.reading import asked
+from tokenry.data.scenes.clips import make_clip
 from tokenry.data.scenes.compose import make_scene
-from tokenry.data.scenes.scenes import Box
+from tokenry.data.scenes.pages import make_page
+from tokenry.data.scenes.scenes import Box, Question
 from tokenry.data.scenes.style import SMALL, SceneStyle
 from tokenry.tokens.errors import InputError, TokenryError
 
@@ -29,7 +31,7 @@ _NAMED = 3  # places that a report names for each reason
 
 @dataclass(frozen=True, init=False)
 class Example:
-    """One question about a picture, or several.
+    """One question about a picture, several, or a video.
 
     ``Example("1", "cat.png", image, "what is it?", "a cat")`` is a question about one picture, given as it is or as the
     path of its file; several are `Picture`s: ``Example("1", pictures=(before, after), question=...)``.
@@ -44,6 +46,8 @@ class Example:
         objects: pixel boxes of everything that is not background; empty if unknown.
         answers: all references where there are several, as often as they were given (ten people's answers, say).
         choices: the options of a multiple-choice question, in order; none where the answer is free.
+        video: whether the pictures are the frames of one video, in their order.
+        frame_regions: of a video, for each frame the pixel boxes on which the answer depends; empty if unknown.
     """
 
     id: str
@@ -55,6 +59,8 @@ class Example:
     objects: tuple[Box, ...]
     answers: tuple[str, ...]
     choices: tuple[str, ...]
+    video: bool
+    frame_regions: tuple[tuple[Box, ...], ...]
 
     def __init__(
         self,
@@ -70,13 +76,16 @@ class Example:
         choices: tuple[str, ...] = (),
         *,
         pictures: Sequence[Picture] = (),
+        video: bool = False,
+        frame_regions: tuple[tuple[Box, ...], ...] = (),
     ) -> None:
         """Put a question.
 
         Args:
             picture, image: name and content of the only picture, in place of `pictures`; the name is by default that of
                 the picture in whose place it is put, or the question's.
-            id, question, answer, kind, regions, objects, answers, choices, pictures: the attributes.
+            id, question, answer, kind, regions, objects, answers, choices, pictures, video, frame_regions: the
+                attributes.
         """
         if image is not None:
             name = picture or (pictures[0].name if pictures else id)
@@ -91,6 +100,8 @@ class Example:
             "objects": objects,
             "answers": answers,
             "choices": choices,
+            "video": video,
+            "frame_regions": frame_regions,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -224,25 +235,102 @@ def load_scenes(
     Raises:
         TokenryError: if ``n`` or ``per_scene`` is not positive, or the split is unknown.
     """
-    if n < 1 or per_scene < 1:
-        raise TokenryError(f"`n` and `per_scene` must be at least 1, got n={n}, per_scene={per_scene}")
+
+    def asked(index: int, number: int) -> Iterator[Example]:
+        scene = make_scene(split, index, seed, style)
+        picture = Picture(f"{split}-{seed}-{index}", scene.image)
+        return _about(picture, scene.ask(number), scene.boxes)
+
+    return _first(n, per_scene, asked, "per_scene")
+
+
+def load_pages(split: str = "test", n: int = 1000, seed: int = 0, per_page: int = 4) -> list[Example]:
+    """Questions about drawn pages of text (:mod:`tokenry.data.scenes.pages`).
+
+    Args:
+        split: "train", "val" or "test".
+        n: number of questions.
+        seed: another seed gives other pages of the same split.
+        per_page: questions asked about each page, all of different kinds; the examples share the picture.
+
+    Returns:
+        ``n`` examples, in a fixed order.
+
+    Raises:
+        TokenryError: if ``n`` or ``per_page`` is not positive, or the split is unknown.
+    """
+
+    def asked(index: int, number: int) -> Iterator[Example]:
+        page = make_page(split, index, seed)
+        picture = Picture(f"page-{split}-{seed}-{index}", page.image)
+        return _about(picture, page.ask(number), page.boxes)
+
+    return _first(n, per_page, asked, "per_page")
+
+
+def load_clips(split: str = "test", n: int = 1000, seed: int = 0, per_clip: int = 4) -> list[Example]:
+    """Questions about short clips (:mod:`tokenry.data.scenes.clips`): videos whose frames are the pictures.
+
+    Args:
+        split: "train", "val" or "test".
+        n: number of questions.
+        seed: another seed gives other clips of the same split.
+        per_clip: questions asked about each clip, all of different kinds; the examples share the frames.
+
+    Returns:
+        ``n`` examples, in a fixed order.
+
+    Raises:
+        TokenryError: if ``n`` or ``per_clip`` is not positive, or the split is unknown.
+    """
+
+    def asked(index: int, number: int) -> Iterator[Example]:
+        clip = make_clip(split, index, seed)
+        name = f"clip-{split}-{seed}-{index}"
+        frames = tuple(Picture(f"{name}.{i}", frame) for i, frame in enumerate(clip.images))
+        for question in clip.ask(number):
+            yield Example(
+                id=f"{name}-{question.kind}",
+                pictures=frames,
+                question=question.text,
+                answer=question.answer,
+                kind=question.kind,
+                video=True,
+                frame_regions=question.regions,
+            )
+
+    return _first(n, per_clip, asked, "per_clip")
+
+
+def _about(picture: Picture, questions: Sequence[Question], objects: tuple[Box, ...]) -> Iterator[Example]:
+    """Questions about one picture, as examples."""
+    for question in questions:
+        yield Example(
+            id=f"{picture.name}-{question.kind}",
+            pictures=(picture,),
+            question=question.text,
+            answer=question.answer,
+            kind=question.kind,
+            regions=question.regions,
+            objects=objects,
+        )
+
+
+def _first(n: int, each: int, asked: Callable[[int, int], Iterator[Example]], name: str) -> list[Example]:
+    """The first ``n`` examples of as many pictures as it takes, with up to ``each`` of one.
+
+    Args:
+        n: how many.
+        each: of one picture.
+        asked: (which picture, how many questions) -> its examples.
+        name: of the argument `each`, for a message.
+    """
+    if n < 1 or each < 1:
+        raise TokenryError(f"`n` and `{name}` must be at least 1, got n={n}, {name}={each}")
     examples: list[Example] = []
     index = 0
     while len(examples) < n:
-        scene = make_scene(split, index, seed, style)
-        picture = Picture(f"{split}-{seed}-{index}", scene.image)
-        for question in scene.ask(min(per_scene, n - len(examples))):
-            examples.append(
-                Example(
-                    id=f"{picture.name}-{question.kind}",
-                    pictures=(picture,),
-                    question=question.text,
-                    answer=question.answer,
-                    kind=question.kind,
-                    regions=question.regions,
-                    objects=scene.boxes,
-                )
-            )
+        examples += asked(index, min(each, n - len(examples)))
         index += 1
     return examples
 

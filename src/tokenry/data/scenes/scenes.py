@@ -254,19 +254,35 @@ def patch_classes(
     A cell is background unless ``share`` of it shows something; a cell of a sign shows the letter that fills most of
     it, or the board where no letter fills ``share``.
     """
+    objects = tuple(item.index for item in scene.items)
+    return owned_classes(scene.owner, objects, scene.sign.word if scene.sign else "", grid, share)
+
+
+def owned_classes(
+    owner: UInt8[np.ndarray, "rows columns"],
+    objects: tuple[int, ...],
+    letters: str,
+    grid: tuple[int, int],
+    share: float = 0.2,
+) -> Int[np.ndarray, "h w"]:
+    """What `patch_classes` says of a picture of any shape.
+
+    Args:
+        owner: for each pixel what `Scene.owner` says.
+        objects: which object of the pack each item is.
+        letters: of the sign; none without one.
+        grid: rows and columns of cells.
+        share: of a cell that has to show something.
+    """
     height, width = grid
-    cells = (
-        scene.owner.reshape(height, len(scene.owner) // height, width, -1)
-        .swapaxes(1, 2)
-        .reshape(height * width, -1)
-    )
-    values = [i + 1 for i in range(len(scene.items))]
-    classes = [28 + item.index for item in scene.items]
-    if scene.sign:
-        values += [SIGN + 1 + i for i in range(len(scene.sign.word))] + [SIGN]
-        classes += [2 + ord(letter) - ord("a") for letter in scene.sign.word] + [1]
+    cells = owner.reshape(height, len(owner) // height, width, -1).swapaxes(1, 2).reshape(height * width, -1)
+    values = [i + 1 for i in range(len(objects))]
+    classes = [28 + index for index in objects]
+    if letters:
+        values += [SIGN + 1 + i for i in range(len(letters))] + [SIGN]
+        classes += [2 + ord(letter) - ord("a") for letter in letters] + [1]
     shares = np.stack([(cells == value).mean(1) for value in values])
-    if scene.sign:  # the board is what is left: it counts only where nothing else reaches the share
+    if letters:  # the board is what is left: it counts only where nothing else reaches the share
         board = (cells >= SIGN).mean(1) >= share
         shares[-1] = np.where(board & (shares[:-1].max(0) < share), 1.0, 0.0)
     best = shares.argmax(0)

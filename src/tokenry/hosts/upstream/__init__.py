@@ -207,6 +207,7 @@ _LAZY: Final = {
     "LlamaDecoderLayer": "models.llama.modeling_llama",
     "LlamaRotaryEmbedding": "models.llama.modeling_llama",
     "ModelOutput": "utils",
+    "Qwen2VLImageProcessorPil": "models.qwen2_vl.image_processing_pil_qwen2_vl",
     "Seq2SeqLMOutput": "modeling_outputs",
     "SynthIDTextWatermarkLogitsProcessor": "generation",
     "T5LayerFF": "models.t5.modeling_t5",

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -68,26 +68,54 @@ class Seen:
 
     Attributes:
         index: which of the visual tokens go into the decoder, in their order.
-        positions: of those, counted from 0.
-        text: position at which the text behind them begins.
+        positions: of those, counted from 0; on each axis where a model has several (multi-axis RoPE).
+        text: position at which the text behind them begins, in all rows or in each.
         cut: the decoder layer from which on only some of them stay; None where all do.
         stay: which of `index` these are.
     """
 
     index: Int[Tensor, "b k"]
-    positions: Int[Tensor, "b k"]
-    text: int
+    positions: Int[Tensor, "*axes b k"]
+    text: int | Int[Tensor, "b 1"]
     cut: int | None = None
     stay: Int[Tensor, "b m"] | None = None
 
 
-def whole(batch: int, tokens: int) -> Seen:
+Counting: TypeAlias = Callable[
+    [Int[Tensor, "b k"], int, float, torch.Generator | None],
+    tuple[Int[Tensor, "*axes b k"], int | Int[Tensor, "b 1"]],
+]
+"""How positions are counted: which of how many visual tokens are seen, a chance in [0, 1) and a generator -> positions,
+and where the text begins. At chance 0 they stay what they are when all are seen."""
+
+
+def in_a_row(
+    index: Int[Tensor, "b k"], n: int, chance: float, generator: torch.Generator | None
+) -> tuple[Int[Tensor, "b k"], int]:
+    """Positions as the full grid counts them, without gaps, or with gaps of any width; and where the text begins."""
+    batch, kept = index.shape
+    if chance < 0.4:
+        return index, n
+    if chance < 0.7:
+        return torch.arange(kept).expand(batch, -1), kept
+    gaps = torch.randint(1, 2 + n // kept, (batch, kept), generator=generator)
+    positions = gaps.cumsum(1) - 1
+    return positions, int(positions.max()) + 1
+
+
+def whole(batch: int, tokens: int, counted: Counting = in_a_row) -> Seen:
     """All tokens, as they stand."""
     index = torch.arange(tokens).expand(batch, -1)
-    return Seen(index, index, tokens)
+    return Seen(index, *counted(index, tokens, 0.0, None))
 
 
-def drawn(shown: Bool[Tensor, "b n"], layers: int, rule: Shortening, generator: torch.Generator) -> Seen:
+def drawn(
+    shown: Bool[Tensor, "b n"],
+    layers: int,
+    rule: Shortening,
+    generator: torch.Generator,
+    counted: Counting = in_a_row,
+) -> Seen:
     """Draw what a step sees, the same number of tokens in every row.
 
     Args:
@@ -95,6 +123,7 @@ def drawn(shown: Bool[Tensor, "b n"], layers: int, rule: Shortening, generator: 
         layers: of the decoder.
         rule: how much is taken away.
         generator: of the step.
+        counted: how positions are counted.
     """
 
     def chance() -> float:
@@ -102,34 +131,19 @@ def drawn(shown: Bool[Tensor, "b n"], layers: int, rule: Shortening, generator: 
 
     batch, n = shown.shape
     if chance() >= rule.steps:
-        return whole(batch, n)
+        return whole(batch, n, counted)
     rank = torch.rand(batch, n, generator=generator)
     if chance() < rule.favour:
         rank = rank + shown.cpu()
     keep = max(1, round(n * (rule.least + (1 - rule.least) * chance())))
     if chance() < 0.5:  # on the way in
         index = rank.topk(keep, dim=1).indices.sort(1).values
-        positions, text = _counted(index, n, chance(), generator)
-        return Seen(index, positions, text)
+        return Seen(index, *counted(index, n, chance(), generator))
     cut = 1 + int(chance() * (layers - 1))
     if cut >= rule.late * layers and chance() < 0.5:
         keep = 0
     stay = rank.topk(keep, dim=1).indices.sort(1).values
-    return Seen(whole(batch, n).index, whole(batch, n).positions, n, cut, stay)
-
-
-def _counted(
-    index: Int[Tensor, "b k"], n: int, choice: float, generator: torch.Generator
-) -> tuple[Int[Tensor, "b k"], int]:
-    """Positions as the full grid counts them, without gaps, or with gaps of any width; and where the text begins."""
-    batch, kept = index.shape
-    if choice < 0.4:
-        return index, n
-    if choice < 0.7:
-        return torch.arange(kept).expand(batch, -1), kept
-    gaps = torch.randint(1, 2 + n // kept, (batch, kept), generator=generator)
-    positions = gaps.cumsum(1) - 1
-    return positions, int(positions.max()) + 1
+    return replace(whole(batch, n, counted), cut=cut, stay=stay)
 
 
 def gathered(x: Tensor, index: Int[Tensor, "b k"]) -> Tensor:
@@ -179,7 +193,9 @@ def read(
     prefix = first + kept
     mask = additive(packed_mask(batch["segment"], prefix), text.dtype)
     head = torch.arange(first, device=device).expand(rows, -1)
-    places = [head, first + seen.positions.to(device), first + seen.text + batch["positions"]]
+    begin = seen.text.to(device) if isinstance(seen.text, Tensor) else seen.text
+    axes = seen.positions.shape[:-2]
+    places = [head, first + seen.positions.to(device), first + begin + batch["positions"]]
     cut: Any = nullcontext()
     left = seen.index
     if seen.cut is not None and seen.stay is not None:
@@ -190,7 +206,7 @@ def read(
         hidden = decoder(
             inputs_embeds=embeddings,
             attention_mask=mask,
-            position_ids=torch.cat(places, dim=1),
+            position_ids=torch.cat([one.expand(*axes, rows, -1) for one in places], dim=-1),
             use_cache=False,
         ).last_hidden_state
     end = first + left.shape[1]

@@ -12,6 +12,7 @@ The shipped folder (`tokenry.models.pretrained.embedded_folder`) is an ordinary 
 """
 
 import string
+from collections.abc import Mapping, Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -31,15 +32,28 @@ __getattr__ = former_names(__name__)
 
 PROMPT = "<image>\n{question}"
 PATCH = 8
-_SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>")
+_SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer: whole words, places ("top left") and directions as one token each, other words by letters."""
+    """The tokenizer of the embedded model."""
+    return word_tokenizer([], {"image_token": "<image>"})
+
+
+def word_tokenizer(more: Sequence[str], pictures: Mapping[str, str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words, places ("top left") and directions as one token each, other words by letters.
+
+    Args:
+        more: words beside those of questions about scenes.
+        pictures: name -> token of what stands for something seen.
+    """
     phrases = [text for text in (*PLACES, *DIRECTIONS) if " " in text]
-    words = sorted(reserved_words()) + [text.replace(" ", "-") for text in phrases] + list("123?")
+    words = (
+        sorted(reserved_words()) + [text.replace(" ", "-") for text in phrases] + list("123?") + list(more)
+    )
     pieces = list(string.ascii_lowercase) + ["##" + letter for letter in string.ascii_lowercase]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*_SPECIAL, *words, *pieces]))}
+    special = [*_SPECIAL, *pictures.values()]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *words, *pieces]))}
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="<unk>", max_input_chars_per_word=32))
     tokenizer.normalizer = normalizers.Sequence(
         [
@@ -65,7 +79,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=dict(pictures),
         padding_side="left",  # the model generates
         model_input_names=["input_ids", "attention_mask"],
     )

@@ -1,7 +1,7 @@
 """Training the embedded model by a recipe: phase after phase, with validation and export at every checkpoint."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tokenry.models.vlm.embedded.settings import AnswerSettings, TowerSettings
 from tokenry.models.vlm.embedded.tiles import NEWLINE_FILE
 from tokenry.tokens.files import whole_folder
 from tokenry.train.objective import Batch
-from tokenry.train.phases import Phase, train_phases
+from tokenry.train.phases import Phase, phase_at, train_phases
 from tokenry.train.recipe import TrainingRecipe
 
 
@@ -130,7 +130,7 @@ def run(
     make = partial(tower_batch, size=recipe.tower.batch, seed=100 * recipe.seed + 1, crops=recipe.tower.crops)
     first = recipe.tower.phase("1-tower")
     phases = [stage.phase(f"{number}-answers") for number, stage in enumerate(recipe.answers, start=2)]
-    stop = _place([first, *phases], stop_after)
+    stop = phase_at([first, *phases], stop_after)
     at_first = stop is not None and stop[0] == first.name
     train_phases(
         tower,
@@ -161,17 +161,6 @@ def run(
     if not notes.is_file() or not done.items() <= json.loads(notes.read_text()).items():
         check_and_export(done["stage"], done["step"])  # died before the last export
     return target
-
-
-def _place(phases: Sequence[Phase], step: int | None) -> tuple[str, int] | None:
-    """The phase in which a step of all together falls, and which of its steps it is; None for no step or the last."""
-    if step is None or step >= sum(phase.loop.steps for phase in phases):
-        return None
-    for phase in phases:
-        if step <= phase.loop.steps:
-            return phase.name, step
-        step -= phase.loop.steps
-    return None
 
 
 def _answer_batches(phase: Phase, number: int, seed: int) -> Callable[[int], Batch]:
