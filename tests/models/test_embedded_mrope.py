@@ -1,6 +1,7 @@
 """The embedded model with multi-axis RoPE: inputs without torchvision, training that resumes, and shipped weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLForConditionalGeneration
 
 import tokenry as tk
+from tokenry.bench.reducers.measure import Batch, VisualPrompt, item_digest
 from tokenry.data.questions.examples import Example, exact_match, load_clips, load_pages, load_scenes
 from tokenry.data.scenes.clips import FRAMES, make_clip
 from tokenry.data.scenes.compose import make_scene
@@ -132,6 +134,23 @@ def test_equal_frames_are_the_picture_and_an_odd_clip_repeats_its_last_frame(
 def test_what_is_no_clip_is_refused(processor: FrameProcessor, videos: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         processor.video_processor(videos)
+
+
+def test_the_bench_puts_a_clip_as_a_video_and_pictures_beside_it_as_pictures(tmp_path: Path) -> None:
+    model, processor = build(tiny_recipe(tmp_path)).model.eval(), build_processor()
+    clip, scene = load_clips("test", 1)[0], load_scenes("test", 1)[0]
+    prompts = [VisualPrompt.of(model, processor, example) for example in (clip, scene)]
+    assert [("pixel_values_videos" in one.inputs, "pixel_values" in one.inputs) for one in prompts] == [
+        (True, False),
+        (False, True),
+    ]
+    both = Batch.of(model, processor, prompts).inputs
+    for row, one in enumerate(prompts):
+        ids = one.inputs["input_ids"][0]
+        assert torch.equal(both["input_ids"][row, -len(ids) :], ids)
+    assert item_digest(clip) != item_digest(replace(clip, video=False))
+    with pytest.raises(InputError, match="nor a video token, so there is no telling"):
+        question_inputs(*load("embedded"), [[scene.image]], ["what?"], [True])
 
 
 # --------------------------------------------------------------------------------------------------------- training
@@ -319,8 +338,8 @@ def test_methods_run_on_pictures_and_clips(
     tokens = 64 * (FRAMES // DEPTH if example.video else 1)
     with tk.reduced(model, method, budget=0.25) as session:
         assert told(model, processor, [example])
-    assert session.trace is not None
-    assert [len(kept) for kept in session.trace.kept] == [tokens // 4]
+    (item,) = session.trace
+    assert int(item.kept.sum()) == tokens // 4
 
 
 @pytest.mark.parametrize("load_sort", [load_scenes, load_clips])

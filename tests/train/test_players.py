@@ -23,7 +23,7 @@ from tokenry.train.checkpoints import latest_checkpoint, load_checkpoint
 from tokenry.train.loop import LoopSettings, train
 from tokenry.train.objective import Objective
 from tokenry.train.optimisers import sides
-from tokenry.train.phases import Phase, train_phases
+from tokenry.train.phases import Phase, phase_at, train_phases
 from tokenry.train.players import adaptive_weight
 from tokenry.train.processes import gathered
 
@@ -282,6 +282,12 @@ def test_phases_that_are_over_are_not_looked_at_again(tmp_path: Path) -> None:
     (tmp_path / "alone" / "step-0000006" / "model.safetensors").unlink()
     again = play(Game(), tmp_path)
     assert all(torch.equal(tensor, state(again)[name]) for name, tensor in state(first).items())
+
+
+def test_a_step_of_all_phases_falls_in_one() -> None:
+    both = [Phase(name="one", loop=settings(steps=2)), Phase(name="two", loop=settings(steps=3))]
+    found = [phase_at(both, step) for step in (1, 2, 3, 4, 5, 9, None)]
+    assert found == [("one", 1), ("one", 2), ("two", 1), ("two", 2), None, None, None]
 
 
 def test_phases_are_checked(tmp_path: Path) -> None:
