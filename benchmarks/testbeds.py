@@ -7,6 +7,7 @@ Writes ``docs/results/testbed-NAME.json``, and how far all beds that are there a
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,11 +47,12 @@ def main(
     name = name or (bed if checkpoint is None else f"{bed}-{checkpoint.name}")
     kept = cache or cache_folder() / "testbeds"
 
-    def lab(folder: Path | None) -> BedLab:
-        return BedLab(open_bed(bed, checkpoint=folder, n=limit, seed=seed), kept, progress=True)
+    def lab(folder: Path | None, called: str) -> BedLab:
+        opened = open_bed(bed, checkpoint=folder, n=limit, seed=seed)
+        return BedLab(replace(opened, name=called), kept, progress=True)
 
-    report = measure_bed(lab(checkpoint), before={folder.name: lab(folder) for folder in before or ()})
-    found = report.to_json() | {"bed": name} | provenance()
+    earlier = {folder.name: lab(folder, folder.name) for folder in before or ()}
+    found = measure_bed(lab(checkpoint, name), before=earlier).to_json() | provenance()
     del found["clock"]  # times are no part of the verdicts
     _write(out / f"testbed-{name}.json", found)
     _write(out / "testbeds.json", agreement(out))

@@ -25,6 +25,8 @@ SPATIAL: Final = ("where", "relation")
 PER_SCENE: Final = 4
 _LARGE: Final = 50_000_000
 """Parameters from which a question costs a third of a second and more on a CPU."""
+_TOKENS: Final = 64 * 144
+"""Visual tokens of a batch: more are no faster on a CPU, and take memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,8 @@ class Bed:
     @cached_property
     def batches(self) -> tuple[tuple[Group, ...], ...]:
         """The questions by picture, in batches of pictures with as many questions each."""
-        groups, size = by_picture(self.examples), 16 if self.large else 64
+        groups = by_picture(self.examples)
+        size = max(1, (_TOKENS // 2 if self.large else _TOKENS) // self.sample.lengths[0])
         found = []
         for count in sorted({len(group) for group in groups}, reverse=True):
             alike = [group for group in groups if len(group) == count]
@@ -78,7 +81,7 @@ class Bed:
     @cached_property
     def sample(self) -> QuestionSet:
         """The first question, encoded: what tells how the model lays out a picture."""
-        return QuestionSet.of(self.model, self.processor, [self.batches[0][0][:1]], template=self.template)
+        return QuestionSet.of(self.model, self.processor, [(self.examples[0],)], template=self.template)
 
     @property
     def knows_places(self) -> bool:
