@@ -20,8 +20,6 @@ from tokenry.models.backbones.features import FeatureCache, PictureSeries
 from tokenry.models.vlm.answering import IGNORE, packed
 from tokenry.train.objective import Batch
 
-ASKED: Final = tuple(kind for kind in KINDS if kind != "sign")
-"""Kinds of questions; four letters of a sign are out of reach of patches of 14 pixels of this tower."""
 CAPTION: Final = "caption"
 ALL_KINDS: Final = (*KINDS, CAPTION)
 _DRILLED: Final = ("where", "exists", "relation")
@@ -122,7 +120,7 @@ class Questions:
         """Pictures one after the other, with one question of every kind."""
         numbers = np.arange(step * size, min((step + 1) * size, len(self.features)))
         scenes, features = self._these(numbers)
-        asked = [self._asked(scene, np.random.default_rng(0), 0, len(ASKED), 0, 0) for scene in scenes]
+        asked = [self._asked(scene, np.random.default_rng(0), 0, len(KINDS), 0, 0) for scene in scenes]
         labels = {"features": features, "labels": self._labels(scenes)}
         return labels | packed(asked, int(self.tokenizer.eos_token_id))
 
@@ -147,7 +145,7 @@ class Questions:
         variant: int | None = None,
     ) -> list[tuple[int, list[int], list[int]]]:
         which = int(rng.integers(_VARIANTS)) if variant is None else variant
-        found = list(scene.ask(questions, ASKED, which)) if questions else []
+        found = list(scene.ask(questions, variant=which)) if questions else []
         for round_ in range(drill):
             found += scene.ask(3, _DRILLED, _VARIANTS * (1 + round_) + which)
         asked = {q.text: (KINDS.index(q.kind), q.text, q.answer) for q in found}
