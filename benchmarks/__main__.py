@@ -28,6 +28,7 @@ PARTS = (
     "decoding",
     "folders",
     "intervals",
+    "dinov2_heads",
 )
 
 

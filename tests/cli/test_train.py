@@ -14,11 +14,7 @@ from tokenry.cli.terminal import USER_ERROR
 from tokenry.train.recipe import RECIPES, read_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-OURS = [
-    FOLDER / "cabrita.yaml",
-    FOLDER / "embedded_vlm.yaml",
-    *sorted((FOLDER / "pretrain").glob("*.yaml")),
-]
+OURS = sorted(FOLDER.rglob("*.yaml"))
 
 
 def train(*words: str | Path) -> Result:

@@ -17,7 +17,7 @@ from PIL import Image
 from tokenry.data import debian, packages
 from tokenry.data.debian import fetch
 from tokenry.data.images.fashion_mnist import CLASSES, load_fashion_mnist, read_idx
-from tokenry.data.images.stamps import load_stamps, read_captions
+from tokenry.data.images.stamps import Stamp, load_stamps, read_captions
 from tokenry.data.packages import PackageUnavailableError, cache_folder
 from tokenry.tokens.errors import InputError, TokenryError, UnknownNameError
 
@@ -279,6 +279,21 @@ def test_a_truncated_picture_is_named(collection: Path) -> None:
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(InputError, match=r"owl\.png cannot be read"):
         load_stamps(root=collection)[0].image()
+
+
+def test_stamps_are_split_by_subject() -> None:
+    def stamp(name: str) -> Stamp:
+        return Stamp(name, None, None, {"en": "."}, {})
+
+    together = ["symbols/alphabets/filled/A_filled", "symbols/alphabets/outlined/a_outline", "symbols/x/a-2"]
+    assert len({stamp(name).split for name in together}) == 1
+    assert [stamp(f"animals/{name}").split for name in ("frog-1", "owl", "hen")] == [
+        "train",
+        "train",
+        "test",
+    ]  # a hash that is the same everywhere
+    many = [stamp(f"animals/{'abcdefghij'[i % 10]}{'klmnopqrst'[i // 10 % 10]}") for i in range(100)]
+    assert 10 <= sum(one.split == "test" for one in many) <= 40
 
 
 def test_a_folder_without_stamps_is_refused(tmp_path: Path) -> None:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from tokenry.data.questions.examples import load_scenes as load_scenes
     from tokenry.data.scenes.clips import make_clip as make_clip
     from tokenry.data.scenes.compose import make_scene as make_scene
+    from tokenry.data.scenes.maps import pixel_class_names as pixel_class_names
+    from tokenry.data.scenes.maps import pixel_classes as pixel_classes
+    from tokenry.data.scenes.maps import pixel_depth as pixel_depth
     from tokenry.data.scenes.pages import make_page as make_page
     from tokenry.data.scenes.style import LARGE as LARGE
+    from tokenry.data.scenes.style import OVERLAPPING as OVERLAPPING
     from tokenry.data.scenes.style import SMALL as SMALL
     from tokenry.data.scenes.style import TILED as TILED
     from tokenry.data.scenes.style import SceneStyle as SceneStyle

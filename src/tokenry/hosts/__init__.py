@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tokenry.hosts.cost import encoder_flops as encoder_flops
     from tokenry.hosts.cost import kv_bytes as kv_bytes
     from tokenry.hosts.host import Host as Host
+    from tokenry.hosts.pictures import Pictures as Pictures
+    from tokenry.hosts.pictures import pixels_of as pixels_of
+    from tokenry.hosts.position_tables import interpolated_positions as interpolated_positions
     from tokenry.hosts.prompt import question_inputs as question_inputs
     from tokenry.hosts.reducing.session import Session as Session
     from tokenry.hosts.trace import ItemTrace as ItemTrace

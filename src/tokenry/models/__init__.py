@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tokenry.models.adaptive.duo_llm.oracle import oracle as oracle
     from tokenry.models.adaptive.duo_llm.training import RandomRouting as RandomRouting
     from tokenry.models.adaptive.duo_llm.training import RouterTraining as RouterTraining
+    from tokenry.models.backbones.dinov2_heads.model import dinov2_for_scenes as dinov2_for_scenes
     from tokenry.models.vlm.connector import Connector as Connector
     from tokenry.models.vlm.connector import IdentityConnector as IdentityConnector
     from tokenry.models.vlm.connector import PoolConnector as PoolConnector

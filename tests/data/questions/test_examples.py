@@ -17,6 +17,7 @@ from tokenry.data.questions.examples import (
     load_folder,
     load_scenes,
     normalise_answer,
+    region_cover,
     region_mask,
 )
 from tokenry.tokens.errors import TokenryError
@@ -273,3 +274,9 @@ def test_one_picture_is_given_as_it_is_or_as_its_file_and_several_by_name(tmp_pa
     assert replace(both, id="4").pictures == both.pictures
     other = replace(one, image=image.resize((8, 6)))
     assert (other.picture, other.image.size, other.question) == ("red.png", (8, 6), "what colour?")
+
+
+def test_region_cover_is_the_share_of_a_cell_that_one_box_covers() -> None:
+    cover = region_cover([(0, 0, 16, 4), (4, 0, 8, 8)], (32, 32), (4, 4))
+    assert cover[0].tolist() == [0.5, 0.5, 0, 0]
+    assert not cover[1:].any()

@@ -205,8 +205,11 @@ def test_a_style_draws_everything_inside_the_picture(style: SceneStyle) -> None:
         for item in scene.items:
             x0, y0, x1, y1 = item.box
             row, column = item.cell
-            assert row * style.cell <= y0 < y1 <= (row + 1) * style.cell
-            assert column * style.cell <= x0 < x1 <= (column + 1) * style.cell
+            reach = style.reach
+            assert row * style.cell - reach <= y0 < y1 <= (row + 1) * style.cell + reach
+            assert column * style.cell - reach <= x0 < x1 <= (column + 1) * style.cell + reach
+            assert row * style.cell <= (y0 + y1) / 2 <= (row + 1) * style.cell
+            assert column * style.cell <= (x0 + x1) / 2 <= (column + 1) * style.cell
         signs += scene.sign is not None
     assert abs(signs / 120 - style.signs) < 0.15
 

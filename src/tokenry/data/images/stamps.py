@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
@@ -44,6 +46,15 @@ class Stamp:
     def category(self) -> str:
         """First part of the name: "animals", "food", "vehicles", ..."""
         return self.name.partition("/")[0]
+
+    @property
+    def split(self) -> Literal["train", "test"]:
+        """On which side of a comparison it is: a quarter of the subjects are for tests, by a stable hash.
+
+        Pictures of one subject (the letter A, frogs) stay together: what tells it is the first word of the file name.
+        """
+        subject = re.split(r"[^A-Za-z]", self.name.rpartition("/")[2], maxsplit=1)[0].lower()
+        return "test" if zlib.crc32(f"{self.category}/{subject}".encode()) % 4 == 0 else "train"
 
     def image(self, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
         """Return the picture in RGB, its transparent parts filled.

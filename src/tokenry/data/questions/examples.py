@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from PIL import Image
 
 from tokenry.data.images.pictures import Picture, PictureFolder, shown
@@ -22,6 +23,9 @@ from tokenry.data.scenes.scenes import Box, Question
 from tokenry.data.scenes.style import SMALL, SceneStyle
 from tokenry.tokens.errors import InputError, TokenryError
 
+COVERED = 0.25
+"""Least share of a visual token's patch that a region covers, for the token to count as part of it."""
+Pixels: TypeAlias = int | float
 _NAMED = 3  # places that a report names for each reason
 
 
@@ -172,29 +176,45 @@ def exact_match(prediction: str, answer: str) -> bool:
     return normalise_answer(prediction) == normalise_answer(answer)
 
 
-def region_mask(
-    boxes: tuple[Box, ...], size: tuple[int, int], grid: tuple[int, int], share: float = 0.25
-) -> Bool[np.ndarray, "h w"]:
-    """Grid cells of which at least ``share`` is covered by one of the boxes.
+def region_cover(
+    boxes: Sequence[tuple[Pixels, Pixels, Pixels, Pixels]],
+    size: tuple[Pixels, Pixels],
+    grid: tuple[int, int],
+) -> Float[np.ndarray, "h w"]:
+    """The share of each grid cell that one of the boxes covers: the largest, where several do.
 
     Args:
         boxes: pixel boxes (x0, y0, x1, y1).
         size: (height, width) of the picture in pixels.
         grid: (rows, columns) of visual tokens laid over the picture.
+
+    Returns:
+        Shares from 0 to 1; all 0 without boxes.
+    """
+    cover = np.zeros(grid)
+    edges_y = np.linspace(0, size[0], grid[0] + 1)
+    edges_x = np.linspace(0, size[1], grid[1] + 1)
+    area = (size[0] / grid[0]) * (size[1] / grid[1])
+    for x0, y0, x1, y1 in boxes:
+        rows = np.clip(np.minimum(edges_y[1:], y1) - np.maximum(edges_y[:-1], y0), 0, None)
+        columns = np.clip(np.minimum(edges_x[1:], x1) - np.maximum(edges_x[:-1], x0), 0, None)
+        cover = np.maximum(cover, np.outer(rows, columns) / area)
+    return cover
+
+
+def region_mask(
+    boxes: Sequence[Box], size: tuple[int, int], grid: tuple[int, int], share: float = COVERED
+) -> Bool[np.ndarray, "h w"]:
+    """Grid cells of which at least ``share`` is covered by one of the boxes.
+
+    Args:
+        boxes, size, grid: see `region_cover`.
         share: least covered share of a cell's area.
 
     Returns:
         Boolean mask; all False without boxes.
     """
-    mask = np.zeros(grid, dtype=bool)
-    edges_y = np.linspace(0, size[0], grid[0] + 1)
-    edges_x = np.linspace(0, size[1], grid[1] + 1)
-    for x0, y0, x1, y1 in boxes:
-        rows = np.clip(np.minimum(edges_y[1:], y1) - np.maximum(edges_y[:-1], y0), 0, None)
-        columns = np.clip(np.minimum(edges_x[1:], x1) - np.maximum(edges_x[:-1], x0), 0, None)
-        area = (size[0] / grid[0]) * (size[1] / grid[1])
-        mask |= np.outer(rows, columns) >= share * area
-    return mask
+    return region_cover(boxes, size, grid) >= share
 
 
 def load_scenes(

@@ -1,16 +1,19 @@
 """Composing a scene: where things lie, which they are, and how they are drawn."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import cast, get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from tokenry.data.scenes.pack import Pack, load_pack
 from tokenry.data.scenes.scenes import (
     BRIGHT,
     MAX_COUNT,
+    SIGN,
     SIGN_COLOURS,
     TEXTURES,
     Box,
@@ -25,6 +28,9 @@ from tokenry.data.scenes.scenes import (
 from tokenry.data.scenes.style import CELLS, SMALL, SceneStyle, Split
 from tokenry.data.scenes.textures import paint
 from tokenry.tokens.errors import TokenryError
+
+TOUCH = 0.02
+"""Share of an object's ink on another one from which on it covers it."""
 
 
 @cache
@@ -66,7 +72,7 @@ def draw_sign(
     ink = np.float32(20 if colour in BRIGHT else 245)
     canvas[y : y + height, x : x + width] = ink  # the border has the letters' colour
     canvas[y + border : y + height - border, x + border : x + width - border] = SIGN_COLOURS[colour]
-    owner[y : y + height, x : x + width] = 64
+    owner[y : y + height, x : x + width] = SIGN
     font = int(rng.integers(len(pack.glyphs)))
     boxes: list[Box] = []
     for position, letter in enumerate(word):
@@ -74,7 +80,7 @@ def draw_sign(
         glyph = letter_ink(font, letter, pitch - border, letter_height)
         target = canvas[top : top + glyph.shape[0], left : left + glyph.shape[1]]
         target += glyph * (ink - target)
-        owner[top : top + glyph.shape[0], left : left + glyph.shape[1]] = 65 + position
+        owner[top : top + glyph.shape[0], left : left + glyph.shape[1]] = SIGN + 1 + position
         boxes.append((left, top, left + glyph.shape[1], top + glyph.shape[0]))
     return Sign(word, colour, cells, (x, y, x + width, y + height), tuple(boxes))
 
@@ -108,6 +114,25 @@ def combination(split: Split, number: int, rng: np.random.Generator, pack: Pack)
             return chosen + [chosen[0]] * (repeats - 1)
 
 
+def _place(cell: int, length: int, style: SceneStyle, rng: np.random.Generator) -> int:
+    """Where an object of some width or height begins: inside its cell, or as far outside as the style lets it reach."""
+    low = max(1 - style.reach, -(length // 2))
+    high = min(style.cell - length + style.reach, style.cell - length // 2)
+    start = cell * style.cell + int(rng.integers(low, high))
+    return min(max(start, 0), style.side - length)
+
+
+def _depth(beneath: UInt8[np.ndarray, " n"], items: Sequence[Item]) -> int:
+    """How high something lies, by who is seen at the pixels that it will cover; what it merely touches does not count.
+
+    Whatever is hidden there already lies lower than what hides it.
+    """
+    shares = np.bincount(beneath, minlength=len(items) + 1)[1:] / len(beneath)
+    return 1 + max(
+        (item.depth for item, share in zip(items, shares, strict=True) if share >= TOUCH), default=0
+    )
+
+
 def make_scene(split: str, index: int, seed: int = 0, style: SceneStyle = SMALL) -> Scene:
     """Compose one scene; the same arguments always give the same scene.
 
@@ -132,18 +157,23 @@ def make_scene(split: str, index: int, seed: int = 0, style: SceneStyle = SMALL)
     texture = TEXTURES[split][rng.integers(len(TEXTURES[split]))]
     canvas = paint(texture, style.side, rng)
     owner = np.zeros((style.side, style.side), dtype=np.uint8)
-    items, sizes = [], style.sizes[split]
+    items: list[Item] = []
+    sizes = style.sizes[split]
     for number, (cell, which) in enumerate(zip(cells, chosen, strict=True)):
         colour, alpha = sprite(which, sizes[rng.integers(len(sizes))])
         height, width = alpha.shape[:2]
-        x = cell[1] * style.cell + int(rng.integers(1, style.cell - width))
-        y = cell[0] * style.cell + int(rng.integers(1, style.cell - height))
+        x, y = _place(cell[1], width, style, rng), _place(cell[0], height, style, rng)
         target = canvas[y : y + height, x : x + width]
         target *= 1 - alpha
         target += colour
-        owner[y : y + height, x : x + width][alpha[:, :, 0] > 0.5] = number + 1
-        items.append(Item(which, cell, (x, y, x + width, y + height)))
+        ink = alpha[:, :, 0] > 0.5
+        beneath = owner[y : y + height, x : x + width]
+        items.append(Item(which, cell, (x, y, x + width, y + height), _depth(beneath[ink], items)))
+        beneath[ink] = number + 1
+    before = owner.copy()
     sign = draw_sign(canvas, owner, (split, style), sign_cells, rng, pack) if sign_cells else None
+    if sign is not None:
+        sign = replace(sign, depth=_depth(before[owner >= SIGN], items))
     canvas *= np.float32(rng.uniform(0.85, 1.15))
     canvas += rng.uniform(0, 5) * rng.standard_normal(canvas.shape, dtype=np.float32)
     pixels = np.clip(canvas, 0, 255).astype(np.uint8)

@@ -51,6 +51,8 @@ SIGN_COLOURS = MappingProxyType(
 )
 BRIGHT = frozenset({"yellow", "white", "orange"})  # signs that carry dark letters
 MAX_COUNT = 3
+SIGN = 64
+"""Whose pixels are a sign's, from here on (`Scene.owner`): the board's, then those of the letters' cells."""
 
 TEXTURES = MappingProxyType(
     {
@@ -115,11 +117,13 @@ class Item:
         index: which object of the pack.
         cell: (row, column) of the layout.
         box: pixel box (x0, y0, x1, y1) of its ink.
+        depth: how high it lies: 1 on the background, else one above the highest object that it covers.
     """
 
     index: int
     cell: Cell
     box: Box
+    depth: int = 1
 
     @property
     def place(self) -> str:
@@ -129,13 +133,22 @@ class Item:
 
 @dataclass(frozen=True)
 class Sign:
-    """A coloured board with a word, lying over two neighbouring cells of a row."""
+    """A coloured board with a word, lying over two neighbouring cells of a row, on top of everything.
+
+    Attributes:
+        word, colour: what it says, and the colour of the board.
+        cells: where it lies in the layout.
+        box: pixel box of the board.
+        letters: pixel boxes of the letters.
+        depth: as of an `Item`.
+    """
 
     word: str
     colour: str
     cells: tuple[Cell, Cell]
     box: Box
     letters: tuple[Box, ...]
+    depth: int = 1
 
 
 @dataclass(frozen=True)
@@ -156,8 +169,8 @@ class Scene:
         split, seed, index, style: where it comes from.
         pixels: the RGB picture.
         owner: for each pixel 0 (background), 1 + i (item i), 64 (sign) or 65 + j (cell of the sign's letter j).
-        items: the objects.
-        sign: the sign, if there is one.
+        items: the objects, in the order in which they are painted.
+        sign: the sign, if there is one; painted last.
         texture: background family.
     """
 
@@ -193,12 +206,14 @@ class Scene:
             counts[item.index] = counts.get(item.index, 0) + 1
         return counts
 
-    def ask(self, n: int, kinds: tuple[str, ...] = KINDS, variant: int = 0) -> tuple[Question, ...]:
+    def ask(self, n: int, kinds: tuple[str, ...] | None = None, variant: int = 0) -> tuple[Question, ...]:
         """Up to ``n`` questions of different kinds, the same ones each time.
 
         A scene does not admit every kind (no sign, no neighbours), so fewer than ``n`` may come back. Another
-        ``variant`` asks about other objects.
+        ``variant`` asks about other objects. Without ``kinds`` they are all those that the style asks.
         """
+        if kinds is None:
+            kinds = tuple(kind for kind in KINDS if kind not in self.style.unasked)
         rng = generator(self.split, self.seed, self.index, stream=1 + variant)
         found: list[Question] = []
         for kind in rng.permutation(len(kinds)):
@@ -266,11 +281,11 @@ def owned_classes(
     values = [i + 1 for i in range(len(objects))]
     classes = [28 + index for index in objects]
     if letters:
-        values += [65 + i for i in range(len(letters))] + [64]
+        values += [SIGN + 1 + i for i in range(len(letters))] + [SIGN]
         classes += [2 + ord(letter) - ord("a") for letter in letters] + [1]
     shares = np.stack([(cells == value).mean(1) for value in values])
     if letters:  # the board is what is left: it counts only where nothing else reaches the share
-        board = (cells >= 64).mean(1) >= share
+        board = (cells >= SIGN).mean(1) >= share
         shares[-1] = np.where(board & (shares[:-1].max(0) < share), 1.0, 0.0)
     best = shares.argmax(0)
     found = shares.max(0) >= share

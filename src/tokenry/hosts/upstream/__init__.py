@@ -76,6 +76,7 @@ from tokenry.hosts.upstream.parts import (
 )
 from tokenry.hosts.upstream.pictures import (
     ENCODED,
+    INTERPOLATE,
     MODALITIES,
     NEWLINE,
     PACKING,
@@ -86,6 +87,7 @@ from tokenry.hosts.upstream.pictures import (
     encoder_name,
     encoder_of,
     holds_videos,
+    interpolates,
     picture_features,
     picture_grids,
     picture_sizes,
@@ -104,6 +106,7 @@ from tokenry.tokens import UnsupportedError
 __all__ = [
     "ATTENTION_STEPS",
     "ENCODED",
+    "INTERPOLATE",
     "MODALITIES",
     "NEWLINE",
     "PACKING",
@@ -136,6 +139,7 @@ __all__ = [
     "forget_watches",
     "has_class_token",
     "holds_videos",
+    "interpolates",
     "is_encoder_decoder",
     "is_flash",
     "is_recurrent",

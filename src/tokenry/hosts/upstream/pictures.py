@@ -65,6 +65,15 @@ PACKING: Final = "pack_image_features"
 NEWLINE: Final = "image_newline"
 """Its argument that holds the token after each line."""
 
+INTERPOLATE: Final = "interpolate_pos_encoding"
+"""Method of modules that add position embeddings to patches, which fits these to a picture's size; and the argument by
+which some of them are told to."""
+
+
+def interpolates(module: nn.Module) -> bool:
+    """Whether a module adds position embeddings to patches and can fit them to other sizes of pictures."""
+    return callable(getattr(module, INTERPOLATE, None))
+
 
 def holds_videos(pixels: str) -> bool:
     """Whether an argument of pixels is one for videos."""

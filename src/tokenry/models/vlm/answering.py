@@ -46,20 +46,25 @@ class Shortening:
 
     Attributes:
         steps: share of the steps in which tokens are missing or positions are counted otherwise.
-        least: smallest share of the visual tokens that stays; how much is drawn evenly between this and all.
+        least, most: smallest and largest share of the visual tokens that stays; it is drawn evenly in between.
         favour: share of those steps in which what shows something stays before what does not.
+        inside: share of those steps in which they go at a layer of the decoder, and not on the way in.
         late: share of the decoder behind which all visual tokens may go.
     """
 
     steps: float = 0.5
     least: float = 0.1
+    most: float = 1.0
     favour: float = 0.5
+    inside: float = 0.5
     late: float = 0.75
 
     def __post_init__(self) -> None:
-        for name in ("steps", "least", "favour", "late"):
+        for name in ("steps", "least", "most", "favour", "inside", "late"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
+        if self.least > self.most:
+            raise InputError(f"least ({self.least}) is more than most ({self.most}): exchange them.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +140,8 @@ def drawn(
     rank = torch.rand(batch, n, generator=generator)
     if chance() < rule.favour:
         rank = rank + shown.cpu()
-    keep = max(1, round(n * (rule.least + (1 - rule.least) * chance())))
-    if chance() < 0.5:  # on the way in
+    keep = max(1, round(n * (rule.least + (rule.most - rule.least) * chance())))
+    if chance() >= rule.inside:  # on the way in
         index = rank.topk(keep, dim=1).indices.sort(1).values
         return Seen(index, *counted(index, n, chance(), generator))
     cut = 1 + int(chance() * (layers - 1))

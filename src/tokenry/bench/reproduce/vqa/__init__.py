@@ -1,1 +1,1 @@
-"""Questions about composed pictures, put to the embedded model under every method."""
+"""Questions about pictures, put to any model that reads pictures, under every method; what was answered is kept."""

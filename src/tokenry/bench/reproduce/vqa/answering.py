@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from transformers import PreTrainedModel
 
+from tokenry.bench.reproduce.vqa.informed import told
 from tokenry.bench.reproduce.vqa.predictions import Predictions
 from tokenry.bench.reproduce.vqa.question_sets import QuestionSet, Round
 from tokenry.bench.reproduce.vqa.recorder import recorders
@@ -27,9 +28,10 @@ def answer(
     """Put a set of questions to the model, reduced by a chain of methods.
 
     Args:
-        model: see `QuestionSets`.
+        model: see `QuestionSet.of`.
         processor: its processor.
-        methods: in the order in which they act; none leaves the model as it is. What recorders note comes along.
+        methods: in the order in which they act; none leaves the model as it is. What recorders note comes along, and
+            those that want to know the questions are told.
         asked: the questions.
     """
     parts = []
@@ -37,7 +39,7 @@ def answer(
     for round_ in asked.rounds:
         for recorder in recorders(methods):
             recorder.log.clear()
-        parts.append(_round(model, processor, methods, asked, round_))
+        parts.append(_round(model, processor, told(methods, round_), asked, round_))
     return replace(Predictions.join(parts), seconds=time.perf_counter() - started)
 
 
@@ -46,24 +48,24 @@ def _round(
 ) -> Predictions:
     inputs = asked.encoded.inputs | round_.inputs
     width = inputs["input_ids"].shape[1]
-    longest = (
-        max(_length(processor, e.answer or "") for e in round_.examples) + 1
-    )  # and the end of the answer
+    # And the end of the answer.
+    longest = max(_length(processor, text) for e in round_.examples for text in e.references or ("",)) + 1
     with ExitStack() as stack, torch.inference_mode():
         run = stack.enter_context(reduced(model, methods, encoded=asked.encoded)) if methods else None
         ids = model.generate(**inputs, max_new_tokens=longest, do_sample=False)
     answers = processor.batch_decode(ids[:, width:], skip_special_tokens=True)
-    n = asked.objects.shape[1]
-    text = round_.inputs["attention_mask"].sum(1).cpu().numpy() - n
-    kept, counts = _kept(run, len(Host.of(model).layers), (len(answers), n), text)
+    kept, counts = _kept(run, len(Host.of(model).layers), asked, round_)
     return Predictions(
         correct=np.array(
-            [float(exact_match(a, e.answer or "")) for a, e in zip(answers, round_.examples, strict=True)]
+            [
+                float(any(exact_match(a, text) for text in e.references))
+                for a, e in zip(answers, round_.examples, strict=True)
+            ]
         ),
         objects=_recall(kept, asked.objects),
         asked=_recall(kept, round_.asked),
         counts=counts,
-        text=text.astype(np.float64),
+        text=round_.text,
         seeds=np.full(len(answers), asked.seed),
         kinds=tuple(e.kind for e in round_.examples),
         pictures=tuple(e.picture for e in round_.examples),
@@ -77,14 +79,16 @@ def _length(processor: Any, text: str) -> int:
 
 
 def _kept(
-    run: Session | None, layers: int, shape: tuple[int, int], text: Int[np.ndarray, " rows"]
+    run: Session | None, layers: int, asked: QuestionSet, round_: Round
 ) -> tuple[Bool[np.ndarray, "rows n"], Float[np.ndarray, "rows layers"]]:
     """Which patches reach the last layer, and how many tokens each layer has."""
-    rows, n = shape
     if run is None:
-        return np.ones((rows, n), dtype=bool), np.full((rows, layers), float(n))
-    kept = torch.stack([item.kept_at(layers - 1) for item in run.trace]).numpy()
-    return kept, (run.lengths.numpy() - text[:, None]).astype(np.float64)
+        every = np.array(asked.lengths, dtype=np.float64)[:, None]
+        return np.arange(asked.objects.shape[1]) < every, np.repeat(every, layers, 1)
+    kept = np.zeros_like(asked.objects)
+    for row, item in zip(kept, run.trace, strict=True):
+        row[: item.n] = item.kept_at(layers - 1).cpu().numpy()
+    return kept, (run.lengths.cpu().numpy() - round_.text[:, None]).astype(np.float64)
 
 
 def _recall(

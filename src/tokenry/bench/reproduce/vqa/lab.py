@@ -1,4 +1,4 @@
-"""The embedded model, sets of held-out questions, and what an experiment can ask of the two.
+"""A model, sets of held-out questions about scenes, and what an experiment can ask of the two.
 
 Pictures are encoded once per set of questions and shared by all arms. Predictions depend on model, weights, questions,
 methods and code version; once made they are kept in a cache, so that experiments share arms and an interrupted
@@ -7,12 +7,11 @@ reproduction goes on where it stopped.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,17 +21,14 @@ from jaxtyping import Bool, Float
 from transformers import PreTrainedModel
 
 from tokenry.bench import environment
-from tokenry.bench.lines import digest
 from tokenry.bench.progress import progress_bar
 from tokenry.bench.reproduce.design import Questions
 from tokenry.bench.reproduce.measurement import Measurement
 from tokenry.bench.reproduce.outcome import ACCURACY, Arm, Asked, Outcome
-from tokenry.bench.reproduce.vqa import answering, predictions, question_sets, recorder
+from tokenry.bench.reproduce.vqa.cached import CachedAnswers
 from tokenry.bench.reproduce.vqa.predictions import Predictions, mean_over
 from tokenry.bench.reproduce.vqa.question_sets import QuestionSets
-from tokenry.data.questions import examples
 from tokenry.data.questions.examples import Example
-from tokenry.data.scenes import scenes
 from tokenry.hosts import Host, decoder_flops
 from tokenry.reduce import Reducer
 
@@ -47,7 +43,7 @@ class VqaLab:
     """Puts questions to a vision-language model under every arm, and keeps what it answered.
 
     Attributes:
-        model: a vision-language model whose encoder has a [CLS] token and whose visual tokens form one square grid.
+        model: a model that reads pictures.
         processor: its processor.
         name: what the model is called in results.
         cache: where predictions are kept; None keeps nothing.
@@ -72,8 +68,11 @@ class VqaLab:
 
     def forget(self) -> None:
         """Empty the cache."""
-        for kept in () if self.cache is None else self.cache.glob("*.safetensors"):
-            kept.unlink()
+        self._answers.forget()
+
+    @cached_property
+    def _answers(self) -> CachedAnswers:
+        return CachedAnswers(self.model, self.processor, self.cache, (sys.modules[__name__],))
 
     def ask(self, arms: Arms, questions: Questions, label: str = "asking") -> dict[str, Predictions]:
         """Put all questions under every arm.
@@ -88,7 +87,9 @@ class VqaLab:
         with progress_bar(label, shown=self.progress) as bar:
             for done, (name, i, seed) in enumerate(jobs):
                 bar.at(done, len(jobs))
-                found[name, i].append(self._predictions(arms[name][i], questions, seed))
+                made = partial(self.sets.get, questions, seed)
+                identity = [questions.pictures, questions.per_picture, seed]
+                found[name, i].append(self._answers.answer(arms[name][i], identity, made))
             bar.at(len(jobs), len(jobs))
         whole = {name: [Predictions.join(found[name, i]) for i in range(len(arms[name]))] for name in arms}
         return {name: runs[0] if len(runs) == 1 else Predictions.mean(runs) for name, runs in whole.items()}
@@ -157,37 +158,6 @@ class VqaLab:
             flops = self.share_of_flops(p, full, visual=False)
             table[name] = [round(v, 4) for v in (p.accuracy, *recall)] + [round(p.tokens, 1), round(flops, 4)]
         return table
-
-    # --- one arm on one set ---------------------------------------------------------------------------------------
-
-    def _predictions(self, methods: Chain, questions: Questions, seed: int) -> Predictions:
-        if self.cache is None:
-            return answering.answer(self.model, self.processor, methods, self.sets.get(questions, seed))
-        path = self.cache / f"{self._key(methods, questions, seed)}.safetensors"
-        known = Predictions.load(path)
-        if known is None:
-            known = answering.answer(self.model, self.processor, methods, self.sets.get(questions, seed))
-            known.save(path)
-        return known
-
-    def _key(self, methods: Chain, questions: Questions, seed: int) -> str:
-        """Everything that predictions depend on."""
-        return digest(
-            self._circumstances,
-            [m.to_json() for m in methods],
-            environment.foreign_code(methods),
-            [questions.pictures, questions.per_picture, seed],
-        )
-
-    @cached_property
-    def _circumstances(self) -> list[Any]:
-        """Model, versions and the code that predictions are made by."""
-        facts = environment.facts(self.model)
-        modules = (answering, predictions, question_sets, recorder, sys.modules[__name__], scenes, examples)
-        return [
-            [facts[k] for k in ("fingerprint", "dtype", "attention", "device", "code", "versions")],
-            [inspect.getsource(module) for module in modules],
-        ]
 
 
 def _kinds(answered: Mapping[str, Predictions]) -> dict[str, list[Any]]:

@@ -7,22 +7,34 @@ ordinary checkpoint of transformers' ``LlavaForConditionalGeneration``, with the
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
+from tokenry.data.packages import Package, cache_folder, convert_once, kept, sha256_of
 from tokenry.hosts.checkpoints import Checkpoint
+from tokenry.hosts.wrappers import peft_for, with_adapter
+from tokenry.models.backbones.dinov2 import dinov2_folder
+from tokenry.models.pretrained import smollm2_folder
+from tokenry.tokens.errors import InputError, gist
+from tokenry.tokens.files import whole_folder
 
 FEATURE_LAYER: Final = -4
 """Whose output the projector reads: patches of DINOv2's last three blocks say less of what is in their own place.
@@ -33,6 +45,101 @@ TARGETS: Final = r".*language_model\.layers\..*\.(q|k|v|o|gate|up|down)_proj"
 _UNUSED: Final = "<file_sep>"
 """A token of SmolLM2's vocabulary for training on code, in whose place the picture stands."""
 _IMAGE: Final = "<image>"
+
+
+PROJECTOR_FILE: Final = "projector.safetensors"
+NOTES_FILE: Final = "training.json"
+_CONVERSION: Final = 1
+"""Raise it when putting the parts together changes: folders that older code wrote are then left alone."""
+
+
+def parts_folder() -> Path:
+    """Where what was trained here lies: a projector, and an adapter as peft writes it."""
+    return Path(str(files("tokenry.models") / "weights_dinov2_smollm2"))
+
+
+def dinov2_smollm2_folder(parts: Path | None = None) -> Path:
+    """Return the folder of the small LLaVA, put together the first time (0.6 GB in the cache, in single precision).
+
+    Args:
+        parts: Projector and adapter, such as a recipe leaves; those that come with tokenry by default.
+
+    Raises:
+        PackageUnavailableError: If the wheel of the tower or of the language model cannot be had here.
+        UnsupportedError: If the parts are to be put together and a package that reads them is missing.
+        InputError: If the parts are missing, damaged, or made for other models.
+        TokenryError: If the cache cannot be written.
+    """
+    parts = parts or parts_folder()
+    named = [parts / name for name in (PROJECTOR_FILE, "adapter_model.safetensors", "adapter_config.json")]
+    if lacking := [file.name for file in named if not file.is_file()]:
+        raise InputError(
+            f"{parts} lacks {' and '.join(lacking)} of the small LLaVA: reinstall tokenry, or train them again with "
+            "`tokenry train recipes/dinov2_smollm2.yaml`."
+        )
+    digest = hashlib.sha256("".join(map(sha256_of, named)).encode()).hexdigest()
+    target = cache_folder() / "models" / f"dinov2-smollm2-{_CONVERSION}-{digest[:16]}"
+    if kept(target) is None:
+        tower, language = dinov2_folder(), smollm2_folder()
+        source = Package("dinov2-smollm2", str(_CONVERSION), digest, parts)
+        convert_once(
+            source,
+            target,
+            lambda parts, made: assemble(tower, language, parts, made),
+            "putting DINOv2 and SmolLM2 together (once)",
+        )
+    return target
+
+
+def assemble(tower: Path, language: Path, parts: Path, target: Path) -> None:
+    """Write tower, projector and language model, with the adapter in its weights, as one folder.
+
+    Raises:
+        InputError: the parts were made for other models.
+    """
+    processor = build_processor(tower, language)
+    model = build(tower, language, processor)
+    try:
+        projector = load_file(parts / PROJECTOR_FILE)
+        model.model.multi_modal_projector.load_state_dict({k: v.float() for k, v in projector.items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"The projector in {parts} does not fit this tower and language model ({gist(error)}): name the parts that "
+            "were trained on them."
+        ) from error
+    merged = with_adapter(model, parts).merge_and_unload()
+    merged.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.pad_token_id,
+    )
+    merged.save_pretrained(target)
+    processor.save_pretrained(target)
+
+
+def save_parts(adapted: Any, target: Path, notes: Mapping[str, Any]) -> None:
+    """Write what was trained: projector and adapter in half precision, and notes on the training.
+
+    Args:
+        adapted: the model with the adapter, a `peft.PeftModel`.
+        target: the folder, as a whole or not at all.
+        notes: JSON values.
+    """
+    peft = peft_for("Saving the adapter of the small LLaVA")
+    half = {n: v.detach().half().contiguous() for n, v in peft.get_peft_model_state_dict(adapted).items()}
+    model = adapted.get_base_model()
+    projector = {
+        n: v.detach().half().contiguous() for n, v in model.model.multi_modal_projector.state_dict().items()
+    }
+    with whole_folder(target) as scratch:
+        save_file(half, scratch / "adapter_model.safetensors", {"format": "pt"})
+        save_file(projector, scratch / PROJECTOR_FILE, {"format": "pt"})
+        settings = adapted.peft_config["default"]
+        settings.inference_mode = True
+        settings.save_pretrained(scratch)
+        (scratch / NOTES_FILE).write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
+        for path in scratch.iterdir():
+            path.chmod(0o644)  # safetensors creates files that their owner alone can read
 
 
 def build_processor(tower: Path, language: Path) -> LlavaProcessor:

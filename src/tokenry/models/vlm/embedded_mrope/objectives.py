@@ -168,7 +168,7 @@ class MropeObjective(Objective):
     def exact(self, batch: Batch) -> dict[str, tuple[int, int]]:
         """Kind -> (answered exactly, asked), on all tokens."""
         visual = self.visual(batch)
-        rows, tokens = visual.shape[:2]
-        seen = whole(rows, tokens, partial(on_grid, batch["grid"][0]))
+        batch_size, tokens = visual.shape[:2]
+        seen = whole(batch_size, tokens, partial(on_grid, batch["grid"][0]))
         found = self.read(batch, visual, seen)
         return exactly_answered(self.model.lm_head, found, batch, ALL_KINDS)
