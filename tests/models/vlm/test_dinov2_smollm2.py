@@ -67,7 +67,7 @@ from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
 from tokenry.train.recipe import read_recipe
 from tokenry.train.settings import LoopSettings
 
-LOOP = {"steps": 4, "warmup": 1, "checkpoint_every": 2, "precision": "no"}
+LOOP = {"steps": 4, "warmup": 1, "checkpoint_every": 2}
 QUIET = Console(quiet=True)
 
 
@@ -472,6 +472,10 @@ def test_a_run_in_pieces_ends_as_one_that_was_not_stopped(
         ({"validate": 0}, "validate is a number from 1 on, got 0"),
         ({"rank": 0}, "rank is a number from 1 on, got 0"),
         ({"answers": []}, "answers lists the phases"),
+        (
+            {"answers": [{"batch": 2, "loop": LOOP | {"precision": "no"}}]},
+            "language model is in bfloat16.*got 'no'",
+        ),
         ({"colour": "red"}, "recipe for the small LLaVA of real parts: there is no setting 'colour'"),
     ],
 )

@@ -57,7 +57,8 @@ def meanings(
     Raises:
         InputError: the language model has fewer blocks.
     """
-    if not 0 <= layer < (blocks := decoder.config.num_hidden_layers):
+    blocks = decoder.config.num_hidden_layers
+    if not 0 <= layer < blocks:
         raise InputError(
             f"layer is the number of blocks before the states that words are looked up in, from 0 to {blocks - 1} of "
             f"this language model, got {layer}."

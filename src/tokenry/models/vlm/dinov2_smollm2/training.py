@@ -66,6 +66,12 @@ class RealRecipe(TrainingRecipe):
         for name in ("validate", "rank"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is a number from 1 on, got {getattr(self, name)}.")
+        for stage in self.answers:
+            if stage.loop.precision != "bf16":
+                raise InputError(
+                    "The language model is in bfloat16 while answering is learnt, so the precision of those phases is "
+                    f"'bf16', got {stage.loop.precision!r}."
+                )
         needed = max(pictures_of(self.align.batch), *(stage.batch for stage in self.answers))
         if self.pictures < needed:
             raise InputError(
