@@ -18,8 +18,8 @@ from benchmarks.common import write
 from tokenry.bench.decoders.compare import DECODERS, TRANSFORMERS_LOOKUP, compare_decoders
 from tokenry.bench.decoders.report import DecodingReport, decoding_table
 from tokenry.data.text.prompts import Prompts, load_prompts
+from tokenry.models.language.smollm2 import smollm2_folder
 from tokenry.models.load import load
-from tokenry.models.pretrained import smollm2_folder
 from tokenry.predict.lm.calibrate import calibrate
 from tokenry.predict.lm.generate import decoder
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.common import write
 from tokenry.bench.vocabularies.compare import compare_vocabularies, read_vocabulary
 from tokenry.data.text.corpora import Corpus, load_corpus
-from tokenry.models.pretrained import minilm_folder, smollm2_folder
+from tokenry.models.language.smollm2 import smollm2_folder
+from tokenry.models.pretrained import minilm_folder
 from tokenry.text.kinds import TRAINERS, train
 
 LANGUAGES = ("en", "de", "fr", "es", "it", "nl", "pl", "pt", "ru", "ja", "zh")

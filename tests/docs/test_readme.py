@@ -23,6 +23,7 @@ _BLOCK = re.compile(
         pytest.param("README.md", marks=pytest.mark.packages),  # it fetches SmolLM2
         pytest.param("docs/adding-a-method.md", marks=pytest.mark.packages),
         "docs/metrics.md",
+        pytest.param("docs/models.md", marks=pytest.mark.packages),  # it fetches DINOv2 and SmolLM2
         "docs/serving.md",
     ],
 )

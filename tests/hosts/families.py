@@ -129,6 +129,16 @@ def _llava() -> Any:
     )
 
 
+def _llava_dinov2() -> Any:
+    tower = {name: value for name, value in _VIT.items() if name != "intermediate_size"}
+    return hf.LlavaConfig(
+        vision_config=hf.Dinov2Config(**tower, mlp_ratio=2),
+        text_config=hf.LlamaConfig(**_TEXT),
+        image_token_id=IMAGE,
+        vision_feature_layer=-3,
+    )
+
+
 def _llava_next() -> Any:
     return hf.LlavaNextConfig(
         vision_config=hf.CLIPVisionConfig(**_VIT),
@@ -420,6 +430,14 @@ FAMILIES: dict[str, Family] = {
     f.name: f
     for f in (
         Family("llava", _llava, hf.LlavaForConditionalGeneration, _square_batch(36), has_cls=True),
+        # A tower of other names, whose features leave before its last blocks; larger pictures resize its positions.
+        Family(
+            "llava-dinov2",
+            _llava_dinov2,
+            hf.LlavaForConditionalGeneration,
+            _square_batch(64, 64),
+            has_cls=True,
+        ),
         Family("llava-next", _llava_next, hf.LlavaNextForConditionalGeneration, _tiled_batch, has_cls=True),
         Family(
             "llava-onevision",

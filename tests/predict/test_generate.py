@@ -42,8 +42,8 @@ from transformers import (
 import tokenry as tk
 from tests.predict.drafts import Noise
 from tokenry.hosts.upstream import cache_argument
+from tokenry.models.language.smollm2 import smollm2_folder
 from tokenry.models.load import load
-from tokenry.models.pretrained import smollm2_folder
 from tokenry.predict.lm.calibrate import Calibration, calibrate
 from tokenry.predict.lm.generate import _CALIBRATED, _IN_USE, decoder_names, require_decoder
 from tokenry.predict.lm.prompt_lookup import PromptLookup

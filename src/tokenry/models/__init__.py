@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokenry.models.vlm.connector import IdentityConnector as IdentityConnector
     from tokenry.models.vlm.connector import PoolConnector as PoolConnector
     from tokenry.models.vlm.connector import VisualTokens as VisualTokens
+    from tokenry.models.vlm.dinov2_smollm2.folder import dinov2_smollm2_folder as dinov2_smollm2_folder
     from tokenry.models.vlm.embedded.model import PROMPT as PROMPT
 
 _MOVED = {

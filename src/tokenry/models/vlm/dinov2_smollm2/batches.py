@@ -24,10 +24,10 @@ CAPTION: Final = "caption"
 ALL_KINDS: Final = (*KINDS, CAPTION)
 _DRILLED: Final = ("where", "exists", "relation")
 _SIGN: Final = "sign"
-_OBJECTS: Final = 28
-"""The first of the classes of patches that are objects; before them the background, a sign's board and its letters."""
 _VARIANTS: Final = 40
 """Sets of questions about one picture."""
+_LISTS: Final = 4
+"""Ways of telling what a picture shows (`_lists`)."""
 
 
 def things() -> tuple[str, ...]:
@@ -38,13 +38,19 @@ def things() -> tuple[str, ...]:
 def thing_of(labels: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     """Which thing each class of patches is; -1 for the background. Letters belong to their sign."""
     objects = len(load_pack().objects)
-    return torch.where(labels >= _OBJECTS, labels - _OBJECTS, torch.where(labels > 0, objects, -1))
+    first = len(patch_class_names()) - objects  # before them the background, a sign's board and its letters
+    return torch.where(labels >= first, labels - first, torch.where(labels > 0, objects, -1))
 
 
 def place_of(grid: int) -> Int[Tensor, " n"]:
-    """Which of the nine places each patch of a square grid lies in."""
+    """Which of the nine places each patch of a square grid lies in, by its upper left corner."""
     cell = torch.arange(grid) * CELLS // grid
     return (cell[:, None] * CELLS + cell).flatten()
+
+
+def pictures_of(patches: int) -> int:
+    """Pictures among whose patches so many are drawn."""
+    return max(1, patches // 24)
 
 
 def series(split: Split, count: int, seed: int) -> PictureSeries:
@@ -92,7 +98,7 @@ class Questions:
             ``patches`` [p, width], ``thing`` [p] (-1: none), ``place`` [p].
         """
         rng = np.random.default_rng((seed, step))
-        scenes, features = self._some(rng, max(1, size // 24))
+        scenes, features = self._some(rng, pictures_of(size))
         labels, places = self._labels(scenes).flatten(), place_of(self.grid).repeat(len(scenes))
         shown, empty = (labels > 0).nonzero()[:, 0].numpy(), (labels == 0).nonzero()[:, 0].numpy()
         chosen = np.concatenate([rng.choice(shown, size), rng.choice(empty, size // 3)])
@@ -112,7 +118,10 @@ class Questions:
         """
         rng = np.random.default_rng((seed, step))
         scenes, features = self._some(rng, size)
-        asked = [self._asked(scene, rng, captions, questions, drill) for scene in scenes]
+        asked = []
+        for scene in scenes:
+            variant, order = int(rng.integers(_VARIANTS)), rng.permutation(_LISTS)
+            asked.append(self._asked(scene, variant, questions, drill, order[:captions]))
         labels = {"features": features, "labels": self._labels(scenes)}
         return labels | packed(asked, int(self.tokenizer.eos_token_id))
 
@@ -120,7 +129,7 @@ class Questions:
         """Pictures one after the other, with one question of every kind."""
         numbers = np.arange(step * size, min((step + 1) * size, len(self.features)))
         scenes, features = self._these(numbers)
-        asked = [self._asked(scene, np.random.default_rng(0), 0, len(KINDS), 0, 0) for scene in scenes]
+        asked = [self._asked(scene, 0, len(KINDS)) for scene in scenes]
         labels = {"features": features, "labels": self._labels(scenes)}
         return labels | packed(asked, int(self.tokenizer.eos_token_id))
 
@@ -138,20 +147,18 @@ class Questions:
     def _asked(
         self,
         scene: Scene,
-        rng: np.random.Generator,
-        captions: int,
+        variant: int,
         questions: int,
-        drill: int,
-        variant: int | None = None,
+        drill: int = 0,
+        lists: Sequence[int] | np.ndarray = (),
     ) -> list[tuple[int, list[int], list[int]]]:
-        which = int(rng.integers(_VARIANTS)) if variant is None else variant
-        found = list(scene.ask(questions, variant=which)) if questions else []
+        """Kind, question and answer: the lists of these numbers first, then every question once."""
+        found = list(scene.ask(questions, variant=variant)) if questions else []
         for round_ in range(drill):
-            found += scene.ask(3, _DRILLED, _VARIANTS * (1 + round_) + which)
+            found += scene.ask(3, _DRILLED, _VARIANTS * (1 + round_) + variant)
         asked = {q.text: (KINDS.index(q.kind), q.text, q.answer) for q in found}
-        lists = _lists(scene)
-        told = [lists[i] for i in rng.permutation(len(lists))[:captions]]
-        every = [(ALL_KINDS.index(CAPTION), *one) for one in told] + list(asked.values())
+        told = [(ALL_KINDS.index(CAPTION), *_lists(scene)[number]) for number in lists]
+        every = [*told, *asked.values()]
         return [(kind, self.ids(f"\n{text}"), self.ids(f" {answer}")) for kind, text, answer in every]
 
 

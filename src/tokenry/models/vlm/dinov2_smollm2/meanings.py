@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenry.tokens.errors import InputError
+
 _THINGS: Final = ("there is a {}", "what can be seen here: a {}", "I saw one {}")
 _PLACES: Final = ("it is at the {}", "what is at the {}", "look at the {}")
 
@@ -51,7 +53,16 @@ def meanings(
         encode: a text's ids, with what begins a text.
         things, places: words.
         layer: how many blocks lie before.
+
+    Raises:
+        InputError: the language model has fewer blocks.
     """
+    blocks = decoder.config.num_hidden_layers
+    if not 0 <= layer < blocks:
+        raise InputError(
+            f"layer is the number of blocks before the states that words are looked up in, from 0 to {blocks - 1} of "
+            f"this language model, got {layer}."
+        )
 
     def of(words: Sequence[str], texts: Sequence[str]) -> Float[Tensor, "words d"]:
         states = []

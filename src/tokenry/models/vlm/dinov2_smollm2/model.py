@@ -7,10 +7,9 @@ ordinary checkpoint of transformers' ``LlavaForConditionalGeneration``, with the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from importlib.resources import files
+from copy import copy
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,11 +27,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tokenry.data.packages import Package, cache_folder, convert_once, kept, sha256_of
 from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.wrappers import peft_for, with_adapter
-from tokenry.models.backbones.dinov2 import dinov2_folder
-from tokenry.models.pretrained import smollm2_folder
+from tokenry.models.vlm.dinov2_smollm2.folder import ADAPTER_FILES, NOTES_FILE, PROJECTOR_FILE
 from tokenry.tokens.errors import InputError, gist
 from tokenry.tokens.files import whole_folder
 
@@ -47,67 +44,18 @@ _UNUSED: Final = "<file_sep>"
 _IMAGE: Final = "<image>"
 
 
-PROJECTOR_FILE: Final = "projector.safetensors"
-NOTES_FILE: Final = "training.json"
-_CONVERSION: Final = 1
-"""Raise it when putting the parts together changes: folders that older code wrote are then left alone."""
-
-
-def parts_folder() -> Path:
-    """Where what was trained here lies: a projector, and an adapter as peft writes it."""
-    return Path(str(files("tokenry.models") / "weights_dinov2_smollm2"))
-
-
-def dinov2_smollm2_folder(parts: Path | None = None) -> Path:
-    """Return the folder of the small LLaVA, put together the first time (0.6 GB in the cache, in single precision).
-
-    Args:
-        parts: Projector and adapter, such as a recipe leaves; those that come with tokenry by default.
-
-    Raises:
-        PackageUnavailableError: If the wheel of the tower or of the language model cannot be had here.
-        UnsupportedError: If the parts are to be put together and a package that reads them is missing.
-        InputError: If the parts are missing, damaged, or made for other models.
-        TokenryError: If the cache cannot be written.
-    """
-    parts = parts or parts_folder()
-    named = [parts / name for name in (PROJECTOR_FILE, "adapter_model.safetensors", "adapter_config.json")]
-    if lacking := [file.name for file in named if not file.is_file()]:
-        raise InputError(
-            f"{parts} lacks {' and '.join(lacking)} of the small LLaVA: reinstall tokenry, or train them again with "
-            "`tokenry train recipes/dinov2_smollm2.yaml`."
-        )
-    digest = hashlib.sha256("".join(map(sha256_of, named)).encode()).hexdigest()
-    target = cache_folder() / "models" / f"dinov2-smollm2-{_CONVERSION}-{digest[:16]}"
-    if kept(target) is None:
-        tower, language = dinov2_folder(), smollm2_folder()
-        source = Package("dinov2-smollm2", str(_CONVERSION), digest, parts)
-        convert_once(
-            source,
-            target,
-            lambda parts, made: assemble(tower, language, parts, made),
-            "putting DINOv2 and SmolLM2 together (once)",
-        )
-    return target
-
-
 def assemble(tower: Path, language: Path, parts: Path, target: Path) -> None:
     """Write tower, projector and language model, with the adapter in its weights, as one folder.
 
     Raises:
-        InputError: the parts were made for other models.
+        InputError: the parts are damaged, or were made for other models.
+        UnsupportedError: peft is not installed.
     """
+    adapter = Checkpoint(str(parts)).adapter()
     processor = build_processor(tower, language)
     model = build(tower, language, processor)
-    try:
-        projector = load_file(parts / PROJECTOR_FILE)
-        model.model.multi_modal_projector.load_state_dict({k: v.float() for k, v in projector.items()})
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"The projector in {parts} does not fit this tower and language model ({gist(error)}): name the parts that "
-            "were trained on them."
-        ) from error
-    merged = with_adapter(model, parts).merge_and_unload()
+    _read_projector(model, parts / PROJECTOR_FILE)
+    merged = with_adapter(model, adapter).merge_and_unload()
     merged.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id,
         eos_token_id=model.config.eos_token_id,
@@ -115,6 +63,20 @@ def assemble(tower: Path, language: Path, parts: Path, target: Path) -> None:
     )
     merged.save_pretrained(target)
     processor.save_pretrained(target)
+
+
+def _read_projector(model: LlavaForConditionalGeneration, file: Path) -> None:
+    try:
+        projector = {name: value.float() for name, value in load_file(file).items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"The projector in {file} cannot be read: {gist(error)}.") from error
+    try:
+        model.model.multi_modal_projector.load_state_dict(projector)
+    except RuntimeError as error:  # torch's for names and sizes
+        raise InputError(
+            f"The projector in {file} does not fit this tower and language model ({gist(error)}): name the parts that "
+            "were trained on them."
+        ) from error
 
 
 def save_parts(adapted: Any, target: Path, notes: Mapping[str, Any]) -> None:
@@ -132,9 +94,9 @@ def save_parts(adapted: Any, target: Path, notes: Mapping[str, Any]) -> None:
         n: v.detach().half().contiguous() for n, v in model.model.multi_modal_projector.state_dict().items()
     }
     with whole_folder(target) as scratch:
-        save_file(half, scratch / "adapter_model.safetensors", {"format": "pt"})
+        save_file(half, scratch / ADAPTER_FILES[0], {"format": "pt"})
         save_file(projector, scratch / PROJECTOR_FILE, {"format": "pt"})
-        settings = adapted.peft_config["default"]
+        settings = copy(adapted.peft_config[adapted.active_adapter])  # the one in training stays as it is
         settings.inference_mode = True
         settings.save_pretrained(scratch)
         (scratch / NOTES_FILE).write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
@@ -143,9 +105,18 @@ def save_parts(adapted: Any, target: Path, notes: Mapping[str, Any]) -> None:
 
 
 def build_processor(tower: Path, language: Path) -> LlavaProcessor:
-    """DINOv2's image processor, and SmolLM2's tokenizer with a token for pictures and one at the beginning."""
+    """DINOv2's image processor, and SmolLM2's tokenizer with a token for pictures and one at the beginning.
+
+    Raises:
+        InputError: a folder cannot be read, or its tokenizer has no token to spare.
+    """
     image_processor = Checkpoint(str(tower)).processor()
     known = Checkpoint(str(language)).tokenizer()
+    if _UNUSED not in known.get_vocab():
+        raise InputError(
+            f"The tokenizer in {language} has no {_UNUSED}, in whose place the picture stands: name the folder of "
+            "SmolLM2."
+        )
     content = json.loads(known.backend_tokenizer.to_str().replace(_UNUSED, _IMAGE))
     backend = Tokenizer.from_str(json.dumps(content))
     start = known.bos_token
@@ -165,7 +136,7 @@ def build_processor(tower: Path, language: Path) -> LlavaProcessor:
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
-        patch_size=14,
+        patch_size=Checkpoint(str(tower)).config().patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
@@ -181,7 +152,7 @@ def build(tower: Path, language: Path, processor: Any, **kind: Any) -> LlavaForC
         text_config=writing.config,
         image_token_index=image,
         image_token_id=image,
-        image_seq_length=(processor.image_processor.size["height"] // 14) ** 2,
+        image_seq_length=(processor.image_processor.size["height"] // processor.patch_size) ** 2,
         vision_feature_layer=FEATURE_LAYER,
         vision_feature_select_strategy="default",
         bos_token_id=writing.config.bos_token_id,

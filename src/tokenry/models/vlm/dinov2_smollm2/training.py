@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,18 +12,21 @@ from typing import Any, ClassVar, Final
 
 import torch
 from rich.console import Console
+from transformers import LlavaForConditionalGeneration
 
 from tokenry.data.scenes.scenes import PLACES
 from tokenry.data.scenes.style import Split
-from tokenry.hosts.wrappers import peft_for
+from tokenry.hosts.wrappers import device_of, peft_for
 from tokenry.models.backbones.dinov2 import dinov2_folder
 from tokenry.models.backbones.features import FeatureCache, FrozenTower
-from tokenry.models.pretrained import smollm2_folder
-from tokenry.models.vlm.dinov2_smollm2.batches import Questions, series, things
+from tokenry.models.language.smollm2 import smollm2_folder
+from tokenry.models.vlm.dinov2_smollm2.batches import Questions, pictures_of, series, things
+from tokenry.models.vlm.dinov2_smollm2.folder import NOTES_FILE
 from tokenry.models.vlm.dinov2_smollm2.meanings import meanings
 from tokenry.models.vlm.dinov2_smollm2.model import FEATURE_LAYER, TARGETS, build, build_processor, save_parts
 from tokenry.models.vlm.dinov2_smollm2.objectives import AlignObjective, RealAnswerObjective
 from tokenry.models.vlm.dinov2_smollm2.settings import AlignSettings, AnswerSettings
+from tokenry.tokens.errors import InputError
 from tokenry.train.objective import Batch
 from tokenry.train.phases import Phase, phase_at, train_phases
 from tokenry.train.recipe import TrainingRecipe
@@ -56,6 +60,24 @@ class RealRecipe(TrainingRecipe):
     rank: int = 16
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.answers:
+            raise InputError("answers lists the phases in which answering is learnt; give at least one.")
+        for name in ("validate", "rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is a number from 1 on, got {getattr(self, name)}.")
+        for stage in self.answers:
+            if stage.loop.precision != "bf16":
+                raise InputError(
+                    "The language model is in bfloat16 while answering is learnt, so the precision of those phases is "
+                    f"'bf16', got {stage.loop.precision!r}."
+                )
+        needed = max(pictures_of(self.align.batch), *(stage.batch for stage in self.answers))
+        if self.pictures < needed:
+            raise InputError(
+                f"A batch takes {needed} pictures, and there are {self.pictures}: raise pictures, or lower batch."
+            )
+
     def train(self, *, stop_after: int | None = None, console: Console | None = None) -> Path | None:
         """Train projector and adapter, or go on; steps are counted over all phases."""
         return run(self, console, stop_after=stop_after)
@@ -78,26 +100,18 @@ class Training:
     held_out: Questions
 
 
-def prepare(recipe: RealRecipe, console: Console | None = None) -> Training:
-    """Put the parts together, encode the pictures, and find out what words mean to the language model."""
+def prepare(recipe: RealRecipe, tower: Path, language: Path, console: Console | None = None) -> Training:
+    """Put the parts together, encode the pictures, and find out what words mean to the language model.
+
+    Args:
+        recipe: the settings.
+        tower, language: folders of DINOv2 and SmolLM2.
+        console: where progress is shown.
+    """
     torch.manual_seed(recipe.seed)
-    processor = build_processor(dinov2_folder(), smollm2_folder())
-    model = build(dinov2_folder(), smollm2_folder(), processor, attn_implementation="eager")
-    tower = FrozenTower(
-        model.model.vision_tower,
-        processor.image_processor,
-        layer=len(model.model.vision_tower.encoder.layer) + 1 + FEATURE_LAYER,
-    )
-    counts: dict[Split, int] = {"train": recipe.pictures, "val": recipe.validate}
-    train, held_out = (
-        Questions(
-            processor.tokenizer,
-            FeatureCache(tower, series(split, count, recipe.seed)).fill(console),
-            split,
-            recipe.seed,
-        )
-        for split, count in counts.items()
-    )
+    processor = build_processor(tower, language)
+    model = build(tower, language, processor, attn_implementation="eager")
+    train, held_out = _questions(recipe, model, processor, console)
     decoder = model.model.language_model
     goals = meanings(
         decoder,
@@ -124,13 +138,35 @@ def prepare(recipe: RealRecipe, console: Console | None = None) -> Training:
     )
 
 
+def _questions(
+    recipe: RealRecipe, model: LlavaForConditionalGeneration, processor: Any, console: Console | None
+) -> tuple[Questions, Questions]:
+    """Those to train on, and those to validate with, their pictures encoded."""
+    blocks = model.config.vision_config.num_hidden_layers
+    tower = FrozenTower(model.model.vision_tower, processor.image_processor, layer=blocks + 1 + FEATURE_LAYER)
+    grid = math.isqrt(model.config.image_seq_length)
+    counts: dict[Split, int] = {"train": recipe.pictures, "val": recipe.validate}
+    train, held_out = (
+        Questions(
+            processor.tokenizer,
+            FeatureCache(tower, series(split, count, recipe.seed)).fill(console),
+            split,
+            recipe.seed,
+            grid,
+        )
+        for split, count in counts.items()
+    )
+    return train, held_out
+
+
 def validate(training: Training, pictures: int) -> dict[str, float]:
     """Exact match by question kind, and "all", on held-out pictures."""
+    device = device_of(training.answers)
     total: dict[str, tuple[int, int]] = {}
     for step in range(-(-pictures // _VALIDATED)):
         batch = training.held_out.held_out(step, size=_VALIDATED)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = training.answers.exact(batch)
+        with torch.autocast(device.type, torch.bfloat16):
+            found = training.answers.exact({name: value.to(device) for name, value in batch.items()})
         for kind, (right, asked) in found.items():
             before = total.get(kind, (0, 0))
             total[kind] = (before[0] + right, before[1] + asked)
@@ -138,16 +174,24 @@ def validate(training: Training, pictures: int) -> dict[str, float]:
     return {"all": sum(r for r, _ in total.values()) / sum(a for _, a in total.values())} | rates
 
 
-def run(recipe: RealRecipe, console: Console | None = None, *, stop_after: int | None = None) -> Path | None:
+def run(
+    recipe: RealRecipe,
+    console: Console | None = None,
+    *,
+    stop_after: int | None = None,
+    tower: Path | None = None,
+    language: Path | None = None,
+) -> Path | None:
     """Train (or continue), export, and return the folder of the trained parts; None where it stopped before.
 
     Args:
         recipe: the settings.
         console: where progress is shown.
         stop_after: stop, checkpointed, after so many steps of all phases together.
+        tower, language: folders of DINOv2 and SmolLM2; they are fetched by default.
     """
     console = console or Console()
-    training = prepare(recipe, console)
+    training = prepare(recipe, tower or dinov2_folder(), language or smollm2_folder(), console)
     target, log = recipe.output / "parts", recipe.output / "validation.jsonl"
     settings = {name: value for name, value in asdict(recipe).items() if name != "output"}
     first = recipe.align.phase("1-align")
@@ -164,32 +208,32 @@ def run(recipe: RealRecipe, console: Console | None = None, *, stop_after: int |
         save_parts(training.adapted, target, {**figures, "recipe": settings})
 
     stop = phase_at([first, *phases], stop_after)
-    together: dict[str, Any] = {"title": "", "console": console}
-    if stop is None or stop[0] == first.name or not (recipe.output / phases[0].name).exists():
-        train_phases(
-            training.align,
-            [first],
-            lambda phase: partial(
-                training.train.patches, size=recipe.align.batch, seed=100 * recipe.seed + 1
-            ),
-            recipe.output,
-            stop_after=stop if stop is not None and stop[0] == first.name else None,
-            **together,
-        )
-    if stop is not None and stop[0] == first.name:
+    at_first = stop is not None and stop[0] == first.name
+    seed = 100 * recipe.seed + 1
+    train_phases(
+        training.align,
+        [first],
+        lambda phase: partial(training.train.patches, size=recipe.align.batch, seed=seed),
+        recipe.output,
+        title="",
+        stop_after=stop if at_first else None,
+        console=console,
+    )
+    if at_first:
         return None
     train_phases(
         training.answers,
         phases,
-        lambda phase: _answers(phase, training.train, 100 * recipe.seed + 2 + phases.index(phase)),
+        lambda phase: _answers(phase, training.train, seed + 1 + phases.index(phase)),
         recipe.output,
+        title="",
         on_checkpoint=check_and_export,
         stop_after=stop,
-        **together,
+        console=console,
     )
     if stop is not None:
         return None
-    notes = target / "training.json"
+    notes = target / NOTES_FILE
     done = {"phase": phases[-1].name, "step": phases[-1].loop.steps}
     if not notes.is_file() or not done.items() <= json.loads(notes.read_text()).items():
         check_and_export(phases[-1], phases[-1].loop.steps)  # died before the last export
