@@ -122,6 +122,7 @@ class Card:
         state: "done", "partly" or "open"; what done means is in docs/adding-a-method.md.
         baseline: True for methods that comparisons need but that are not among the catalogued systems.
         control: For a baseline that stands in every comparison of its kind: its place among these.
+        scenes: For a model that is a test bed: which scenes it knows (the name of a `tokenry.data.SceneStyle`).
         checks: For a reducer with which `tk.check` tries a mechanism: with which settings, each a JSON object.
         notes: What a reader must know besides, such as related papers.
         caution: Why the verdict of its reproduction is to be read with care, such as a model that favours it; stands
@@ -149,6 +150,7 @@ class Card:
     command: str | None = None
     baseline: bool = False
     control: int | None = None
+    scenes: str | None = None
     checks: tuple[str, ...] = ()
     notes: str | None = None
     caution: str | None = None
