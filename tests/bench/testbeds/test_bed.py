@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tokenry.bench.reducers.data import scenes_of
 from tokenry.bench.testbeds import open_bed
-from tokenry.bench.testbeds.bed import scenes_of
 from tokenry.catalog import cards
 from tokenry.data import SMALL, TILED
+from tokenry.data.scenes.style import STYLES
 from tokenry.tokens import InputError, UnknownNameError
 
 WITH_SCENES = [card.slug for card in cards() if card.scenes is not None]
@@ -15,7 +16,7 @@ WITH_SCENES = [card.slug for card in cards() if card.scenes is not None]
 
 @pytest.mark.parametrize("name", WITH_SCENES)
 def test_a_card_names_scenes_that_there_are(name: str) -> None:
-    assert scenes_of(name).side > 0
+    assert scenes_of(name) in STYLES
 
 
 def test_a_bed_is_a_model_with_its_scenes() -> None:
@@ -29,6 +30,7 @@ def test_a_bed_is_a_model_with_its_scenes() -> None:
 
 def test_a_card_without_scenes_and_no_card_are_told() -> None:
     with pytest.raises(InputError, match="does not say which scenes"):
-        scenes_of("fastervlm")
+        open_bed("fastervlm")
+    assert scenes_of("fastervlm") is scenes_of("no/such/folder") is None
     with pytest.raises(UnknownNameError):
         open_bed("embeded")

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from tokenry.bench.reducers.data import scenes_of
 from tokenry.bench.reducers.prompts import Template
 from tokenry.bench.reproduce.vqa.places import is_tiled
 from tokenry.bench.reproduce.vqa.question_sets import Group, QuestionSet, by_picture
@@ -120,7 +121,7 @@ def open_bed(
         InputError: the card names no scenes.
         UnknownNameError: there is no such card.
     """
-    style = scenes_of(name) if style is None else style
+    style = _known_scenes(name) if style is None else style
     model, processor = load(checkpoint or name, reads="pictures")
     return scene_bed(name, model, processor, style, n=n, seed=seed)
 
@@ -148,21 +149,19 @@ def scene_bed(
     )
 
 
-def scenes_of(name: str) -> SceneStyle:
-    """The style of the scenes that a model knows, as its card says.
+def _known_scenes(name: str) -> SceneStyle:
+    """The style of the scenes that a model knows.
 
     Raises:
-        InputError: it names none, or one that there is not.
+        InputError: its card says none.
         UnknownNameError: there is no such card.
     """
-    said = card(name).scenes
-    found = next((style for style in STYLES if style.name == said), None)
-    if found is None:
-        raise InputError(
-            f"The card of {name!r} does not say which scenes the model knows (`scenes` is {said!r}): let it name one "
-            f"of {', '.join(style.name for style in STYLES)}, or give a style."
-        )
-    return found
+    if (found := scenes_of(card(name).slug)) is not None:
+        return found
+    raise InputError(
+        f"The card of {name!r} does not say which scenes the model knows: let it name one of "
+        f"{', '.join(style.name for style in STYLES)}, or give a style."
+    )
 
 
 def is_large(model: Any) -> bool:
