@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -137,6 +138,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tiny: dict[str, Any], t
     assert heads.dtype == torch.float16
     assert heads.config.classes == list(pixel_class_names())
     assert heads.config.categories == ["food", "town"]
+    card = json.loads((tmp_path / "a" / "run" / "model" / "training.json").read_text())
+    assert {"what", "licence", "tower", "trained_on", "limits", "recipe", "features", "stamps"} == card.keys()
 
 
 def test_another_recipe_does_not_go_on_there(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -159,6 +162,7 @@ def test_the_shipped_heads_are_small_and_know_the_scenes() -> None:
     heads = TaskHeads.from_pretrained(folder)
     assert heads.config.classes == list(pixel_class_names())
     assert "animals" in heads.config.categories
+    assert json.loads((folder / "training.json").read_text())["licence"] == "Apache-2.0"
 
 
 @pytest.mark.packages

@@ -194,11 +194,8 @@ class Dinov2HeadsRecipe(TrainingRecipe):
         )
         if stop_after is not None and stop_after < self.loop.steps:
             return None
-        notes = {
-            "recipe": self.identity(),
-            "tower": tower.identity(),
-            "stamps": stamps.provenance and asdict(stamps.provenance),
-        }
+        source = None if stamps.provenance is None else asdict(stamps.provenance)
+        notes = CARD | {"recipe": self.identity(), "features": tower.identity(), "stamps": source}
         return export(objective.heads, self.output / "model", notes)
 
     def identity(self) -> dict[str, Any]:
