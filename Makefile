@@ -61,8 +61,8 @@ types: $(STAMP)
 imports: $(STAMP)
 	$(BIN)/lint-imports
 
-demo: $(STAMP) ## Compare methods on the embedded model, print the table, write a report
-	$(BIN)/tokenry demo
+demo: $(STAMP) ## Compare methods on the embedded model (or MODEL=name), print the table, write a report
+	$(BIN)/tokenry demo $(MODEL)
 
 docs-generate: $(STAMP) ## Write the pages and tables that come from the catalogue
 	$(BIN)/python -m tokenry.catalog.render

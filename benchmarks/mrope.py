@@ -1,8 +1,9 @@
 """What the embedded model with multi-axis RoPE answers: scenes, clips and pages by kind of question.
 
-``python -m benchmarks.mrope [QUESTIONS]`` asks held-out questions of each sort with all visual tokens, with grey
-pictures in place of what is asked about (blind), and with a random quarter of the visual tokens. What share of the
-answers is exact is stored as docs/results/testbed-embedded-mrope.json.
+``python -m benchmarks.mrope [MODEL [QUESTIONS]]`` asks held-out questions of each sort with all visual tokens, with
+grey pictures in place of what is asked about (blind), and with a random quarter of the visual tokens. What share of the
+answers is exact is stored as docs/results/testbed-embedded-mrope.json. MODEL is the folder that the recipe writes, or a
+name.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ def _parts(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
         yield examples[start : start + _BATCH]
 
 
-def measured(questions: int, console: Console) -> dict[str, dict[str, Shares]]:
+def measured(name: str, questions: int, console: Console) -> dict[str, dict[str, Shares]]:
     """Sort -> arm -> shares of exact answers."""
-    model, processor = tk.load(MODEL)
+    model, processor = tk.load(name, dtype=torch.float32)
     found: dict[str, dict[str, Shares]] = {}
     for sort, load in _SORTS.items():
         examples = load("test", questions)
@@ -103,8 +104,8 @@ def main() -> None:
     """Measure, print a table, and store it."""
     torch.set_num_threads(1)
     console = Console(width=150)
-    questions = int(sys.argv[1]) if sys.argv[1:] else 600
-    found = measured(questions, console)
+    name, questions = sys.argv[1] if sys.argv[1:] else MODEL, int(sys.argv[2]) if sys.argv[2:] else 600
+    found = measured(name, questions, console)
     table = Table(
         title=f"{MODEL}: exact answers to {questions} held-out questions of each sort", title_justify="left"
     )

@@ -63,6 +63,7 @@ def test_a_paper_outside_arxiv_has_a_url() -> None:
         ({"notes": ""}, "notes must be a non-empty str"),
         ({"arxiv": "2401.00001v2"}, "arxiv '2401.00001v2'"),
         ({"entry_point": "os.path:join"}, "entry_point 'os.path:join'"),
+        ({"folder": "weights"}, "folder 'weights' is not tokenry.room.module:Name"),
         ({"entry_point": "tokenry.embed.bright:Bright"}, "is not in its room, 'reduce'"),
         ({"control": 1}, "only a baseline can be the control"),
         ({"aliases": "light"}, "aliases must be a non-empty list, not 'light'"),
@@ -138,8 +139,17 @@ def test_filters() -> None:
     assert {c.stage for c in cards(stage="layer")} == {"layer"}
     assert all(not c.trained for c in cards(trained=False))
     baselines = {c.slug for c in cards(baseline=True)}
-    known = {"random", "pool", "fastv", "tome", "embedded", "embedded-mrope", "dinov2-heads"}
-    assert baselines == known
+    known = {
+        "random",
+        "pool",
+        "fastv",
+        "tome",
+        "embedded",
+        "embedded-mrope",
+        "embedded-tiles",
+        "dinov2-heads",
+    }
+    assert baselines == known | {"dinov2-smollm2"}
     assert cards(room="steer", stage="layer") == ()
     assert set(cards(state="open")) | set(cards(state="partly")) | set(cards(state="done")) == set(cards())
 

@@ -25,6 +25,7 @@ def checkout(tmp_path: Path) -> Path:
     tables = [f"<!-- {name}:{end} -->\n" for name in ("families", "classes") for end in ("begin", "end")]
     (tmp_path / "docs/hosts.md").write_text("".join(tables))
     (tmp_path / "docs/releases.md").write_text("<!-- releases:begin -->\n<!-- releases:end -->\n")
+    (tmp_path / "docs/testbeds.md").write_text("<!-- testbeds:begin -->\n<!-- testbeds:end -->\n")
     names = ("intervals-few", "intervals-rules", "intervals")
     tables = [f"<!-- {name}:{end} -->\n" for name in names for end in ("begin", "end")]
     (tmp_path / "docs/intervals.md").write_text("".join(tables))

@@ -217,6 +217,7 @@ def test_an_adapter_and_a_device_map_are_handed_on(model_folder: Path, picture: 
         (("report", "no-such.jsonl"), "no-such.jsonl"),
         (("compare", "embeded"), "did you mean 'embedded'?"),
         (("tune", "embedded", "--adapter", "no-such-adapter"), "no-such-adapter"),
+        (("demo", "smollm2"), "models whose scenes are known (dinov2-smollm2, embedded, "),
         (("check", "embedded", "--device-map", "{cpu}"), "--device-map {cpu} is no JSON"),
         (("check", "embedded", "--device-map", "auto", "--device", "cpu"), "give one of them"),
         (("check", "embedded", "--attn", "flash_attention_2"), "FlashAttention2"),

@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from tokenry.bench.reproduce.outcome import Outcome as Outcome
     from tokenry.bench.reproduce.study import Study as Study
     from tokenry.bench.reproduce.vqa.predictions import points as points
+    from tokenry.bench.testbeds.asking import BedLab as BedLab
+    from tokenry.bench.testbeds.bed import Bed as Bed
+    from tokenry.bench.testbeds.bed import open_bed as open_bed
+    from tokenry.bench.testbeds.bed import scene_bed as scene_bed
+    from tokenry.bench.testbeds.probes import probe_bed as probe_bed
+    from tokenry.bench.testbeds.report import judge_bed as judge_bed
+    from tokenry.bench.testbeds.report import measure_bed as measure_bed
     from tokenry.data.images.pictures import open_picture as open_picture
 
 __getattr__, __dir__, __all__ = face(__name__)

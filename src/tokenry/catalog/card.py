@@ -122,6 +122,9 @@ class Card:
         state: "done", "partly" or "open"; what done means is in docs/adding-a-method.md.
         baseline: True for methods that comparisons need but that are not among the catalogued systems.
         control: For a baseline that stands in every comparison of its kind: its place among these.
+        folder: For a model that `tokenry.load` knows by this name and that is put together out of parts: what gives the
+            folder of its weights, as "package.module:name".
+        scenes: For a model that is a test bed: which scenes it knows (the name of a `tokenry.data.SceneStyle`).
         checks: For a reducer with which `tk.check` tries a mechanism: with which settings, each a JSON object.
         notes: What a reader must know besides, such as related papers.
         caution: Why the verdict of its reproduction is to be read with care, such as a model that favours it; stands
@@ -149,6 +152,8 @@ class Card:
     command: str | None = None
     baseline: bool = False
     control: int | None = None
+    folder: str | None = None
+    scenes: str | None = None
     checks: tuple[str, ...] = ()
     notes: str | None = None
     caution: str | None = None
@@ -163,7 +168,8 @@ class Card:
         for alias in self.aliases:
             _check_pattern(self._label, "alias", alias, _NAME, "lower-case words joined by hyphens or +")
         _check_pattern(self._label, "arxiv", self.arxiv, _ARXIV, "an id without version, such as 2412.01818")
-        _check_pattern(self._label, "entry_point", self.entry_point, _ENTRY_POINT, "tokenry.room.module:Name")
+        for field in ("entry_point", "folder"):
+            _check_pattern(self._label, field, getattr(self, field), _ENTRY_POINT, "tokenry.room.module:Name")
         _check_summary(self._label, self.summary)
         if not self.baseline and (self.year is None or not (self.arxiv or self.url)):
             raise self._error("a paper needs its year and its arxiv id or url (only baselines go without)")

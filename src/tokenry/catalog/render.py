@@ -6,6 +6,7 @@
 - between their markers: the table of rooms in README.md, those of model families in `docs/hosts.md` (from
   `families.json` and `families-mapping.json` in `docs/results`), that of releases in `docs/releases.md` (from
   `docs/results/upstream.json`), those of `docs/intervals.md` (from the three `intervals` files in
+  `docs/results`), those of `docs/testbeds.md` (from `testbeds.json` and the `testbed-NAME.json` of each bed in
   `docs/results`), and those of reproductions and of speed in `docs/results.md` (from `docs/results/*.json`);
 - in any page of `docs`, between the markers `package.module:NAME`, the table of that registry: a `Registry`, or a
   mapping from names to things with a line of `help`, and perhaps other `names`.
@@ -27,6 +28,7 @@ from tokenry.catalog.markdown import escape, table
 from tokenry.catalog.page import MEASURED, NOTE, figure, metric, paper, records_table, system_page
 from tokenry.catalog.registry import Registry, catalogued
 from tokenry.catalog.results import VERDICTS
+from tokenry.catalog.testbeds import testbed_tables
 from tokenry.tokens.errors import TokenryError
 from tokenry.tokens.files import whole_file
 
@@ -78,6 +80,7 @@ def generate(root: Path, catalogue: Sequence[Card] | None = None) -> dict[Path, 
             (Path("docs/intervals.md"), name, _recorded(root / _RESULTS / f"{name}.json", name))
             for name in ("intervals-few", "intervals-rules", "intervals")
         ),
+        (Path("docs/testbeds.md"), "testbeds", testbed_tables(root / _RESULTS)),
         (Path("docs/results.md"), "reproductions", _reproductions(catalogue, root)),
         (Path("docs/results.md"), "speed", _speed(sorted((root / _RESULTS).glob("bench-*.json")))),
     ):

@@ -39,7 +39,9 @@ def check_model(
     from tokenry.reduce.check import check
 
     picture = (
-        bench.open_picture(image) if image is not None else bench.load_data("scenes", 1).examples[0].image
+        bench.load_data("scenes", 1, model=model).examples[0].image
+        if image is None
+        else bench.open_picture(image)
     )
     loaded, processor = loading.load(model)
     report = check(loaded, bench.prepare(loaded, processor, picture, question))

@@ -1,4 +1,4 @@
-"""`tokenry demo`: the main job on the embedded model."""
+"""`tokenry demo`: the main job on a model that comes with its pictures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokenry.bench.reducers.demo import QUESTIONS
+from tokenry.bench.reducers.demo import QUESTIONS, require_scenes
 from tokenry.cli import options
 from tokenry.cli.groups import Printing, spread
 
@@ -19,15 +19,19 @@ def register(app: typer.Typer) -> None:
 
 def run_demo(
     printing: Printing,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model by name whose scenes are known.")
+    ] = "embedded",
     out: options.OutOption = Path("demo-report"),
     questions: Annotated[int, typer.Option(min=1, help="Questions about held-out scenes.")] = QUESTIONS,
 ) -> None:
-    """Compare all methods on the embedded model and pictures, print the table, write a report."""
+    """Compare all methods on MODEL and the scenes that it knows, print the table, write a report."""
+    require_scenes(model)
     from tokenry import bench
 
     form = printing.form
     options.check_writable(out)
     with options.resumable(out):
-        comparison = bench.run_demo(out, questions=questions)
+        comparison = bench.run_demo(out, model, questions=questions)
     options.show(comparison.path, comparison.results, form, report=out)
     options.fail_if_nothing_ran(comparison)

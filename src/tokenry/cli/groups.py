@@ -162,7 +162,7 @@ class Comparing:
         plan_arms(names, limits, **plan)
         bench.metric(self.metric)
         bench.Template(self.prompt)
-        questions = options.questions(self.data, self.limit)
+        questions = options.questions(self.data, self.limit, model)
         options.check_writable(out)
         bench.require_free(out)
         loaded, processor = loading.load(model)

@@ -108,7 +108,8 @@ ThreadsOption: TypeAlias = Annotated[
 DataOption: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--data", help="'scenes', a folder with pictures and questions.jsonl, or a file of questions."
+        "--data",
+        help="'scenes' (drawn as MODEL knows them), a folder with pictures and questions.jsonl, or a file of these.",
     ),
 ]
 LimitOption: TypeAlias = Annotated[
@@ -171,11 +172,11 @@ TokensOption: TypeAlias = Annotated[
 ]
 
 
-def questions(data: str, limit: int | None) -> Data:
-    """The questions of a data set; says what of a folder cannot be used."""
+def questions(data: str, limit: int | None, model: str) -> Data:
+    """The questions of a data set that a model is asked; says what of a folder cannot be used."""
     from tokenry import bench
 
-    loaded = bench.load_data(data, limit)
+    loaded = bench.load_data(data, limit, model=model)
     if loaded.skipped:
         say(f"Skipped {sum(one.count for one in loaded.skipped):,} things that cannot be used:", err=True)
         for line in loaded.skipped[:_NAMED]:

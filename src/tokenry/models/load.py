@@ -70,10 +70,10 @@ def load(
     Weights are read from safetensors only, and every parameter must be there.
 
     Args:
-        name: "embedded" (the small vision-language model that comes with tokenry), "embedded-mrope" (a smaller one with
-            multi-axis RoPE, for clips too), "dinov2-smollm2" (a LLaVA of a published tower and language model),
-            "smollm2" (a chat model), "minilm" (a sentence encoder), "dinov2" (an encoder of pictures), a folder that
-            `from_pretrained` reads, or a hub id.
+        name: "embedded" (the small vision-language model that comes with tokenry), "embedded-tiles" (the same
+            for large pictures, in tiles), "embedded-mrope" (a smaller one with multi-axis RoPE, for clips too),
+            "dinov2-smollm2" (a small LLaVA of real parts), "smollm2" (a chat model), "minilm" (a sentence encoder),
+            "dinov2" (an encoder of pictures), a folder that `from_pretrained` reads, or a hub id.
         reads: what it is to be used on: "pictures" refuses a model that does not answer questions about them; "text"
             gives the tokenizer also of a model with a processor.
         dtype: of the weights; by default the checkpoint's (of models that come with tokenry: float32).

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from tokenry.catalog import cards
 from tokenry.data.pypi import fetch
 from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.models.backbones.dinov2 import dinov2_folder
 from tokenry.models.language.smollm2 import smollm2_folder
-from tokenry.models.vlm.dinov2_smollm2 import folder as dinov2_smollm2
 from tokenry.tokens.errors import TokenryError
 from tokenry.tokens.moved import former_names
 
@@ -58,16 +59,21 @@ def _beside() -> dict[str, Callable[[], Path]]:
     return {folder.name: partial(Path, folder) for folder in folders}
 
 
+def _put_together() -> dict[str, Callable[[], Path]]:
+    """What gives the folder of each model whose card says so; its code is imported when the folder is asked for."""
+    return {card.slug: partial(_made_by, card.folder) for card in cards() if card.folder is not None}
+
+
+def _made_by(path: str) -> Path:
+    module, _, name = path.partition(":")
+    folder: Path = getattr(import_module(module), name)()
+    return folder
+
+
 SHIPPED: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType({"embedded": embedded_folder} | _beside())
 """Those of `PACKAGED` that lie in the package itself, in half precision so that it is small."""
 PACKAGED: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
-    {
-        **SHIPPED,
-        dinov2_smollm2.NAME: dinov2_smollm2.dinov2_smollm2_folder,
-        "smollm2": smollm2_folder,
-        "minilm": minilm_folder,
-        "dinov2": dinov2_folder,
-    }
+    {**SHIPPED, "smollm2": smollm2_folder, "minilm": minilm_folder, "dinov2": dinov2_folder} | _put_together()
 )
 """The models that are known by name: what gives the folder of each."""
 

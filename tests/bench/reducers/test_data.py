@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from tokenry import bench
+from tokenry.catalog import cards
+from tokenry.data.scenes.style import STYLES
 from tokenry.tokens import InputError
 
 
@@ -33,6 +35,16 @@ def test_a_limit_is_of_usable_questions_and_at_least_one(folder: Path) -> None:
     for limit in (0, -1):
         with pytest.raises(InputError, match="leaves nothing"):
             bench.load_data(folder, limit)
+
+
+def test_scenes_are_drawn_as_the_model_knows_them() -> None:
+    asked = {card.slug: card.scenes for card in cards() if card.scenes is not None}
+    sides = {style.name: style.side for style in STYLES}
+    for model, scenes in [*asked.items(), (None, "small"), ("some/folder", "small")]:
+        data = bench.load_data("scenes", 1, model=model)
+        assert data.examples[0].image.size == 2 * (sides[scenes],)
+        assert str(sides[scenes]) in data.name
+    assert len(set(asked.values())) > 2
 
 
 @pytest.mark.parametrize("spec", ["scene", "no/such", "n\0l", "x" * 5000, ""])

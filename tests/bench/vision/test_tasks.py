@@ -70,6 +70,13 @@ def test_maps_of_another_size_are_refused() -> None:
         task.run("coarse", task.items()[0])
 
 
+@pytest.mark.parametrize("wrong", [10, -1])
+def test_classes_that_there_are_not_are_refused(wrong: int) -> None:
+    task = SegmentationTask({"odd": lambda image: _nothing(image) + wrong}, style=SMALL, count=1)
+    with pytest.raises(InputError, match=rf"'odd' predicts class {wrong}, and scenes have 10"):
+        task.run("odd", task.items()[0])
+
+
 def test_stamps_of_the_test_split_are_classified(tmp_path: Path) -> None:
     png = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(png)

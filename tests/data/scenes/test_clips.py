@@ -18,7 +18,7 @@ from tokenry.data.scenes.clips import (
 )
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import PLACES, TEXTURES, reserved_words, sign_words
-from tokenry.data.scenes.style import CELLS, SMALL
+from tokenry.data.scenes.style import CELLS, OVERLAPPING, SMALL
 from tokenry.tokens.errors import TokenryError
 
 SPLITS = ("train", "val", "test")
@@ -235,6 +235,7 @@ def test_examples_of_clips_are_videos_with_regions_for_each_frame() -> None:
     [
         ({"split": "dev"}, "Unknown split 'dev'"),
         ({"index": -1}, "must not be negative"),
+        ({"style": OVERLAPPING}, "objects reach into each other's cells"),
         ({"event": "explode"}, "Nothing can 'explode' in a clip; events are move, appear"),
     ],
 )

@@ -42,7 +42,6 @@ from tokenry.models.vlm.answering import IGNORE, whole
 from tokenry.models.vlm.dinov2_smollm2 import folder as home
 from tokenry.models.vlm.dinov2_smollm2.batches import (
     ALL_KINDS,
-    ASKED,
     CAPTION,
     Questions,
     pictures_of,
@@ -278,7 +277,7 @@ def test_captions_and_answers_are_true(questions: Questions) -> None:
     tokenizer, objects = questions.tokenizer, load_pack().objects
     scenes = [make_scene("train", 8 + row, 3, LARGE) for row in range(8)]
     for row, scene in enumerate(scenes):
-        asked = {(q.text, q.answer) for q in scene.ask(7, ASKED)}
+        asked = {(q.text, q.answer) for q in scene.ask(7)}
         assert {said(tokenizer, batch, row, n)[1:] for n in segments(batch, row)} == asked
     everything = [make_scene("train", number, 3, LARGE) for number in range(20)]
     for row in range(3):

@@ -55,7 +55,14 @@ class SegmentationTask(Task[str, Scene, Int[Tensor, "h w"]]):
 
     def run(self, subject: str, item: Scene) -> Int[Tensor, "h w"]:
         """The class that a subject gives each pixel."""
-        return _map(self.subjects[subject](item.image), item, subject)
+        found = _map(self.subjects[subject](item.image), item, subject)
+        classes = len(pixel_class_names())
+        if len(odd := found[(found < 0) | (found >= classes)]):
+            raise InputError(
+                f"{subject!r} predicts class {int(odd[0])}, and scenes have {classes}: give their positions in "
+                "tokenry.data.pixel_class_names()."
+            )
+        return found
 
     def score(self, output: Int[Tensor, "h w"], item: Scene) -> float:
         """IoU averaged over the classes that are there or were said to be."""

