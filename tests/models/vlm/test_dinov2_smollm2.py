@@ -342,7 +342,7 @@ def test_meanings_are_means_over_texts_seen_from_what_they_have_in_common() -> N
     torch.testing.assert_close(found.things, torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
     torch.testing.assert_close(found.places, torch.tensor([[-5.0, 0.0], [5.0, 0.0]]))
     for layer in (-1, 2):
-        with pytest.raises(InputError, match=f"from 0 to 1 of this language model, got {layer}"):
+        with pytest.raises(InputError, match=f"from 0 to 1 in this language model, got {layer}"):
             meanings(decoder, encode, ["cat"], ["top"], layer=layer)
 
 
@@ -473,7 +473,7 @@ def test_a_run_in_pieces_ends_as_one_that_was_not_stopped(
         ({"pictures": 1}, "A batch takes 2 pictures, and there are 1: raise pictures"),
         ({"validate": 0}, "validate is a number from 1 on, got 0"),
         ({"rank": 0}, "rank is a number from 1 on, got 0"),
-        ({"answers": []}, "answers lists the phases"),
+        ({"answers": []}, "list at least one in answers"),
         (
             {"answers": [{"batch": 2, "loop": LOOP | {"precision": "no"}}]},
             "language model is in bfloat16.*got 'no'",
