@@ -64,7 +64,9 @@ class Shortening:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
         if self.least > self.most:
-            raise InputError(f"least ({self.least}) is more than most ({self.most}): exchange them.")
+            raise InputError(
+                f"The share at least ({self.least}) is more than at most ({self.most}): exchange them."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,8 +60,8 @@ def meanings(
     blocks = decoder.config.num_hidden_layers
     if not 0 <= layer < blocks:
         raise InputError(
-            f"layer is the number of blocks before the states that words are looked up in, from 0 to {blocks - 1} of "
-            f"this language model, got {layer}."
+            f"The layer whose states words are looked up in is given by the blocks before it, from 0 to {blocks - 1} "
+            f"in this language model, got {layer}."
         )
 
     def of(words: Sequence[str], texts: Sequence[str]) -> Float[Tensor, "words d"]:

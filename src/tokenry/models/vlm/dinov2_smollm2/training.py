@@ -62,7 +62,9 @@ class RealRecipe(TrainingRecipe):
 
     def __post_init__(self) -> None:
         if not self.answers:
-            raise InputError("answers lists the phases in which answering is learnt; give at least one.")
+            raise InputError(
+                "There are no phases in which answering is learnt: list at least one in answers."
+            )
         for name in ("validate", "rank"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is a number from 1 on, got {getattr(self, name)}.")
