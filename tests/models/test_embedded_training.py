@@ -15,7 +15,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS
-from tokenry.data.scenes.style import TILED
+from tokenry.data.scenes.style import FINE, TILED
 from tokenry.models.load import load
 from tokenry.models.vlm.answering import IGNORE, whole
 from tokenry.models.vlm.embedded.batches import answer_batch, tower_batch
@@ -71,7 +71,7 @@ def test_packed_questions_give_the_logits_that_each_would_have_alone(tmp_path: P
         packed = model.lm_head(answers.read(batch, visual, whole(*visual.shape[:2])).questions)
         processor = build_processor()
         for row in range(2):
-            scene = make_scene("train", row, 5)
+            scene = make_scene("train", row, 5, FINE)
             for number, question in enumerate(scene.ask(6)):
                 inputs = processor(
                     images=scene.image,
@@ -111,7 +111,7 @@ def test_answer_targets_are_the_answers_and_an_end() -> None:
     tokenizer = build_tokenizer()
     batch = answer_batch(3, size=2, seed=9, questions=8)
     for row in range(2):
-        for number, question in enumerate(make_scene("train", 3 * 2 + row, 9).ask(8)):
+        for number, question in enumerate(make_scene("train", 3 * 2 + row, 9, FINE).ask(8)):
             here = batch["segment"][row] == number
             target = batch["target"][row][here]
             target = target[target != IGNORE]
@@ -127,7 +127,7 @@ def test_captions_name_everything_and_negatives_differ_in_one_word() -> None:
     assert torch.equal(different, torch.ones(16, dtype=torch.long))
     assert torch.equal(batch["words"] == 0, batch["negatives"] == 0)
     objects = len(load_pack().objects)
-    scene = next(s for s in (make_scene("train", i, 1) for i in range(16)) if s.sign)
+    scene = next(s for s in (make_scene("train", i, 1, FINE) for i in range(16)) if s.sign)
     assert scene.sign is not None
     words = caption(scene)
     assert [word for word in words if word <= objects] == [1 + item.index for item in scene.items]
@@ -282,6 +282,9 @@ def test_it_stops_after_a_step_of_all_phases_and_goes_on(tmp_path: Path) -> None
     assert run(recipe, Console(quiet=True), stop_after=16) == recipe.output / "model"
 
 
+@pytest.mark.xfail(
+    strict=True, reason="the shipped weights are version 1's: version 2 is still being trained"
+)
 def test_the_recipe_of_the_shipped_model_fits_the_shipped_model() -> None:
     recipe = EmbeddedRecipe.load(Path(__file__).parents[2] / "recipes" / "embedded_vlm.yaml")
     model, _, _ = build(recipe)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tokenry.data.scenes.maps import pixel_classes as pixel_classes
     from tokenry.data.scenes.maps import pixel_depth as pixel_depth
     from tokenry.data.scenes.pages import make_page as make_page
+    from tokenry.data.scenes.style import FINE as FINE
     from tokenry.data.scenes.style import LARGE as LARGE
     from tokenry.data.scenes.style import OVERLAPPING as OVERLAPPING
     from tokenry.data.scenes.style import SMALL as SMALL

@@ -32,7 +32,7 @@ from tokenry.data.scenes.scenes import (
     Sign,
     generator,
 )
-from tokenry.data.scenes.style import CELLS, SMALL, SceneStyle, Split
+from tokenry.data.scenes.style import CELLS, FINE, SceneStyle, Split
 from tokenry.data.scenes.textures import paint
 from tokenry.tokens.errors import TokenryError
 
@@ -210,7 +210,7 @@ def make_clip(
     *,
     event: str | None = None,
     noise: bool = True,
-    style: SceneStyle = SMALL,
+    style: SceneStyle = FINE,
 ) -> Clip:
     """Compose one clip; the same arguments always give the same clip.
 

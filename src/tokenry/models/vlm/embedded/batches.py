@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS, Question, Scene, patch_classes
-from tokenry.data.scenes.style import SMALL, TILED, Split
+from tokenry.data.scenes.style import FINE, TILED, Split
 from tokenry.models.vlm.answering import packed
 from tokenry.models.vlm.embedded.caption_head import caption, caption_words
 from tokenry.models.vlm.embedded.model import PATCH, build_tokenizer
@@ -19,7 +19,7 @@ from tokenry.models.vlm.embedded.tiles import crop_labels, cut, packed_labels
 from tokenry.train.loop import Batch
 
 DRILLED = ("where", "exists", "relation")  # kinds that must find an object by its name
-_SIDE = SMALL.side // PATCH
+_SIDE = FINE.side // PATCH
 
 
 @cache
@@ -52,7 +52,7 @@ def tower_batch(step: int, *, size: int, seed: int, crops: int = 0) -> Batch:
         ``negatives`` [size, words].
     """
     rng = np.random.default_rng((seed, step))
-    scenes = [make_scene("train", step * size + i, seed) for i in range(size)]
+    scenes = [make_scene("train", step * size + i, seed, FINE) for i in range(size)]
     captions = [caption(scene) for scene in scenes]
     words = np.zeros((2, size, max(map(len, captions))), dtype=np.int64)
     for row, ids in enumerate(captions):
@@ -101,7 +101,7 @@ def answer_batch(
     """
     large = int((step + 1) * tiled) > int(step * tiled)
     count = max(1, size // 4) if large else size
-    style = TILED if large else SMALL
+    style = TILED if large else FINE
     scenes = [make_scene(split, step * size + i, seed, style) for i in range(count)]
     asked = [
         [

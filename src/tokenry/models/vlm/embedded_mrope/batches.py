@@ -17,7 +17,7 @@ from tokenry.data.scenes.clips import CLIP_KINDS, FRAMES, make_clip
 from tokenry.data.scenes.compose import make_scene
 from tokenry.data.scenes.pages import CELL, PAGE_KINDS, make_page
 from tokenry.data.scenes.scenes import KINDS, Scene, owned_classes
-from tokenry.data.scenes.style import CELLS, Split
+from tokenry.data.scenes.style import CELLS, FINE, Split
 from tokenry.models.vlm.answering import packed
 from tokenry.models.vlm.embedded_mrope.model import DEPTH, MERGE, PATCH, build_tokenizer
 from tokenry.train.objective import Batch
@@ -93,7 +93,7 @@ def _asked(
 
 def scene_shown(split: Split, index: int, seed: int, number: int, drill: int) -> Shown:
     """A scene as it is."""
-    scene = make_scene(split, index, seed)
+    scene = make_scene(split, index, seed, FINE)
     return Shown(
         np.stack([scene.pixels] * DEPTH), (Owners.of(scene),), _asked(scene, number, drill, _DRILLED)
     )
