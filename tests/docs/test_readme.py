@@ -23,7 +23,10 @@ _BLOCK = re.compile(
         pytest.param("README.md", marks=pytest.mark.packages),  # it fetches SmolLM2
         pytest.param("docs/adding-a-method.md", marks=pytest.mark.packages),
         "docs/metrics.md",
-        pytest.param("docs/models.md", marks=pytest.mark.packages),  # it fetches DINOv2 and SmolLM2
+        pytest.param(  # it fetches DINOv2 and SmolLM2
+            "docs/models.md",
+            marks=[pytest.mark.packages, pytest.mark.xfail(strict=True, reason="parts still in training")],
+        ),
         "docs/serving.md",
     ],
 )

@@ -575,6 +575,7 @@ def test_it_is_put_together_once_and_what_was_left_half_written_is_made_again(
 
 @pytest.mark.packages
 @pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="the parts that come with tokenry are still in training")
 def test_the_real_model_sees_what_its_features_were_kept_of(tmp_path: Path) -> None:
     try:
         model, processor = tk.load(home.NAME)
