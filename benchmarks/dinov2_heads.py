@@ -1,6 +1,6 @@
 """DINOv2-S with its heads beside floors: mIoU, RMSE of depth and accuracy on held-out scenes and stamps.
 
-What is stored as ``docs/results/bench-dinov2-heads.json`` is what methods inside the encoder are then judged against: the
+What is stored as ``docs/results/tasks-dinov2.json`` is what methods inside the encoder are then judged against: the
 tower at full tokens, at a quarter of them because the picture is halved, and predictions that look at nothing.
 """
 
@@ -127,7 +127,7 @@ def _rows(task: Any) -> dict[str, Any]:
 
 def _write(rows: list[dict[str, Any]], console: Console) -> None:
     what = "DINOv2-S/14 with the heads that come with tokenry, on the test split; floors look at nothing"
-    path = RESULTS / "bench-dinov2-heads.json"
+    path = RESULTS / "tasks-dinov2.json"
     with whole_file(path) as scratch:
         scratch.write_text(json.dumps({"what": what, "rows": rows} | provenance(), indent=1) + "\n")
     for row in rows:

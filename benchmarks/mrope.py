@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.mrope [MODEL [QUESTIONS]]`` asks held-out questions of each sort with all visual tokens, with
 grey pictures in place of what is asked about (blind), and with a random quarter of the visual tokens. What share of the
-answers is exact is stored as docs/results/bench-embedded-mrope.json. MODEL is the folder that the recipe writes, or a
+answers is exact is stored as docs/results/tasks-embedded-mrope.json. MODEL is the folder that the recipe writes, or a
 name.
 """
 
@@ -121,7 +121,7 @@ def main() -> None:
         "budget": BUDGET,
         "sorts": found,
     }
-    path = RESULTS / "bench-embedded-mrope.json"
+    path = RESULTS / "tasks-embedded-mrope.json"
     with whole_file(path) as scratch:
         scratch.write_text(json.dumps(document | provenance(), indent=1) + "\n")
     console.print(f"written to {path}")
