@@ -140,7 +140,7 @@ def test_what_is_no_clip_is_refused(processor: FrameProcessor, videos: Any, word
 
 
 def test_the_bench_puts_a_clip_as_a_video_and_pictures_beside_it_as_pictures(tmp_path: Path) -> None:
-    model, processor = build(tiny_recipe(tmp_path)).model.eval(), build_processor()
+    model, processor = build(tiny_recipe(tmp_path))[0].eval(), build_processor()
     clip, scene = load_clips("test", 1)[0], load_scenes("test", 1)[0]
     prompts = [VisualPrompt.of(model, processor, example) for example in (clip, scene)]
     assert [("pixel_values_videos" in one.inputs, "pixel_values" in one.inputs) for one in prompts] == [
@@ -188,7 +188,7 @@ def test_a_batch_is_a_function_of_its_step_and_holds_what_the_processor_would_ma
 
 @pytest.mark.parametrize("sort", ["scene", "clip", "page"])
 def test_packed_questions_are_answered_as_each_would_be_alone(sort: str, tmp_path: Path) -> None:
-    objective = build(tiny_recipe(tmp_path)).eval()
+    objective = build(tiny_recipe(tmp_path))[2].eval()
     model, processor = objective.model, build_processor()
     batch = mixed_batch(1, size=4, seed=7, shares={sort: 1.0}, questions=5)
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_dropped_tokens_keep_their_places_and_the_text_moves_up_only_if_asked() 
 
 
 def test_steps_on_fewer_tokens_run_through_the_decoder_whole_or_cut_short(tmp_path: Path) -> None:
-    objective = build(tiny_recipe(tmp_path)).eval()
+    objective = build(tiny_recipe(tmp_path))[2].eval()
     batch = mixed_batch(0, size=2, seed=0, shares={"scene": 1.0}, questions=3)
     rule, generator = Shortening(steps=1.0, late=0.0), torch.Generator().manual_seed(0)
     found = set()
@@ -237,7 +237,7 @@ def test_steps_on_fewer_tokens_run_through_the_decoder_whole_or_cut_short(tmp_pa
 
 def test_auxiliary_losses_end_and_the_tower_learns_alone(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
-    objective = build(recipe)
+    _, tower, objective = build(recipe)
     shares = {"scene": 1.0}
     first, last = recipe.answers
     for settings, step, named in ((first, 0, True), (first, first.loop.steps, False), (last, 0, False)):
@@ -245,12 +245,9 @@ def test_auxiliary_losses_end_and_the_tower_learns_alone(tmp_path: Path) -> None
         objective.begin(0, step)
         _, figures = objective(mixed_batch(0, size=2, seed=0, shares=shares, questions=3))
         assert ("naming" in figures, "placing" in figures) == (named, named)
-    objective.enter({"settings": recipe.tower})
-    loss, _ = objective(mixed_batch(0, size=2, seed=0, shares=shares, questions=1))
+    loss, _ = tower(mixed_batch(0, size=2, seed=0, shares=shares, questions=1))
     loss.backward()
-    learned = {
-        name for name, p in objective.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
-    }
+    learned = {name for name, p in tower.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert learned
     assert all(name.startswith(("model.model.visual.", "patches.")) for name in learned)
 
@@ -318,4 +315,4 @@ def test_its_own_inputs_pass_every_law_of_reduction_and_methods_keep_what_they_a
 
 def test_the_model_of_the_recipe_is_small() -> None:
     recipe = MropeRecipe.load(Path(__file__).parents[2] / "recipes" / "embedded_mrope.yaml")
-    assert 2 * sum(parameter.numel() for parameter in build(recipe).model.parameters()) <= 3_900_000
+    assert 2 * sum(parameter.numel() for parameter in build(recipe)[0].parameters()) <= 3_900_000

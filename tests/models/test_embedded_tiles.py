@@ -25,8 +25,8 @@ from tokenry.models.vlm.answering import whole
 from tokenry.models.vlm.embedded.batches import answer_batch
 from tokenry.models.vlm.embedded.caption_head import CaptionHead
 from tokenry.models.vlm.embedded.model import build_config, build_processor
-from tokenry.models.vlm.embedded.objectives import AnswerObjective
-from tokenry.models.vlm.embedded.settings import AnswerSettings
+from tokenry.models.vlm.embedded.objectives import EmbeddedAnswers
+from tokenry.models.vlm.embedded.settings import EmbeddedAnswerSettings
 from tokenry.models.vlm.embedded.tiles import NEWLINE_FILE
 from tokenry.models.vlm.embedded.training import export
 from tokenry.models.vlm.embedded_tiles import embedded_tiles_folder
@@ -42,13 +42,13 @@ TOKENS = SIDE**2 + 2 * SIDE * (2 * SIDE + 1)
 
 
 @pytest.fixture(scope="module")
-def trained() -> AnswerObjective:
+def trained() -> EmbeddedAnswers:
     """A model as its training has it, in numbers that half precision holds."""
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration._from_config(
         build_config(build_processor(), **TINY), attn_implementation="eager"
     )
-    objective = AnswerObjective(model, AnswerSettings(batch=4, loop=LoopSettings(steps=1))).eval()
+    objective = EmbeddedAnswers(model, EmbeddedAnswerSettings(batch=4, loop=LoopSettings(steps=1))).eval()
     with torch.no_grad():
         for parameter in objective.parameters():
             parameter.copy_(parameter.half().float())
@@ -56,7 +56,7 @@ def trained() -> AnswerObjective:
 
 
 @pytest.fixture(scope="module")
-def embedded(trained: AnswerObjective, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def embedded(trained: EmbeddedAnswers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that its training leaves."""
     folder = tmp_path_factory.mktemp("trained") / "model"
     export(trained.model, CaptionHead(TINY["tower_width"]), trained.newline, folder, {})
@@ -83,7 +83,7 @@ def loaded(embedded: Path, cache: Path) -> tuple[LlavaNextForConditionalGenerati
 # ----------------------------------------------------------------------------------------------------------- the folder
 
 
-def test_it_is_the_embedded_models_weights_in_another_class(loaded: Any, trained: AnswerObjective) -> None:
+def test_it_is_the_embedded_models_weights_in_another_class(loaded: Any, trained: EmbeddedAnswers) -> None:
     model, processor = loaded
     assert isinstance(model, LlavaNextForConditionalGeneration)
     assert isinstance(processor, LlavaNextProcessor)
@@ -136,7 +136,7 @@ def test_an_end_of_a_line_that_is_missing_damaged_or_anothers_is_told(
 # ----------------------------------------------------------------------------------------- what training packs, is read
 
 
-def test_the_class_makes_of_a_picture_what_training_packs(loaded: Any, trained: AnswerObjective) -> None:
+def test_the_class_makes_of_a_picture_what_training_packs(loaded: Any, trained: EmbeddedAnswers) -> None:
     model, processor = loaded
     batch = answer_batch(0, size=12, seed=4, questions=6, tiled=1.0)
     scenes = [make_scene("train", index, 4, TILED) for index in range(3)]
@@ -150,7 +150,7 @@ def test_the_class_makes_of_a_picture_what_training_packs(loaded: Any, trained: 
 
 
 def test_questions_packed_in_training_get_the_logits_that_the_class_gives(
-    loaded: Any, trained: AnswerObjective
+    loaded: Any, trained: EmbeddedAnswers
 ) -> None:
     model, processor = loaded
     batch = answer_batch(0, size=4, seed=4, questions=6, tiled=1.0)

@@ -59,9 +59,10 @@ from tokenry.models.vlm.dinov2_smollm2.model import (
     build_processor,
     save_parts,
 )
-from tokenry.models.vlm.dinov2_smollm2.objectives import AlignObjective, RealAnswerObjective
-from tokenry.models.vlm.dinov2_smollm2.settings import AlignSettings, AnswerSettings
+from tokenry.models.vlm.dinov2_smollm2.objectives import AlignObjective, RealAnswers
+from tokenry.models.vlm.dinov2_smollm2.settings import AlignSettings, RealAnswerSettings
 from tokenry.models.vlm.dinov2_smollm2.training import RealRecipe, run
+from tokenry.models.vlm.learning import NOTES_FILE
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
 from tokenry.train.recipe import read_recipe
 from tokenry.train.settings import LoopSettings
@@ -183,7 +184,7 @@ def test_what_is_put_together_answers_as_the_adapted_model_did(
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert model.generation_config.eos_token_id == 2
     assert {v.dtype for v in load_file(parts / home.PROJECTOR_FILE).values()} == {torch.float16}
-    assert json.loads((parts / home.NOTES_FILE).read_text()) == {"step": 1}
+    assert json.loads((parts / NOTES_FILE).read_text()) == {"step": 1}
 
 
 def test_saving_parts_leaves_the_adapter_in_training(tower: Path, language: Path, tmp_path: Path) -> None:
@@ -372,8 +373,8 @@ def test_packed_questions_give_the_logits_that_each_would_have_alone(
     tower: Path, language: Path, questions: Questions
 ) -> None:
     model = adapted(tower, language)
-    objective = RealAnswerObjective(
-        model.get_base_model(), questions.names(), AnswerSettings(2, LoopSettings(steps=1))
+    objective = RealAnswers(
+        model.get_base_model(), questions.names(), RealAnswerSettings(2, LoopSettings(steps=1))
     ).eval()
     processor = build_processor(tower, language)
     batch = questions.held_out(0, size=2)
@@ -457,7 +458,7 @@ def test_a_run_in_pieces_ends_as_one_that_was_not_stopped(
     assert [(line["phase"], line["step"]) for line in lines] == [
         ("2-answers", 2), ("2-answers", 4), ("3-answers", 2), ("3-answers", 4),
     ]  # fmt: skip
-    assert json.loads((pieces / home.NOTES_FILE).read_text())["recipe"]["rank"] == 2
+    assert json.loads((pieces / NOTES_FILE).read_text())["recipe"]["rank"] == 2
     # What it died before exporting is exported by the next call.
     shutil.rmtree(pieces)
     assert trained(recipe, tower, language) == [pieces]

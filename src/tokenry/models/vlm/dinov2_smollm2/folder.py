@@ -20,7 +20,6 @@ NAME: Final = "dinov2-smollm2"
 PROJECTOR_FILE: Final = "projector.safetensors"
 ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_config.json")
 """What peft writes an adapter as."""
-NOTES_FILE: Final = "training.json"
 _CONVERSION: Final = 1
 """Raise it when the way the parts are put together changes, or what they are put into: folders that older code wrote
 are then left alone."""

@@ -29,7 +29,8 @@ from transformers import (
 
 from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.wrappers import peft_for, with_adapter
-from tokenry.models.vlm.dinov2_smollm2.folder import ADAPTER_FILES, NOTES_FILE, PROJECTOR_FILE
+from tokenry.models.vlm.dinov2_smollm2.folder import ADAPTER_FILES, PROJECTOR_FILE
+from tokenry.models.vlm.learning import NOTES_FILE
 from tokenry.tokens.errors import InputError, gist
 from tokenry.tokens.files import whole_folder
 

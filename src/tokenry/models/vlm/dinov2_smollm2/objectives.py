@@ -5,26 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from tokenry.hosts.wrappers import peft_for
-from tokenry.models.vlm.answering import (
-    Read,
-    Seen,
-    answer_loss,
-    drawn,
-    exactly_answered,
-    naming_loss,
-    read,
-    whole,
-)
+from tokenry.models.vlm.answering import Read, Seen
 from tokenry.models.vlm.dinov2_smollm2.batches import ALL_KINDS
 from tokenry.models.vlm.dinov2_smollm2.meanings import Meanings
-from tokenry.models.vlm.dinov2_smollm2.settings import AlignSettings, AnswerSettings
+from tokenry.models.vlm.dinov2_smollm2.settings import AlignSettings, RealAnswerSettings
+from tokenry.models.vlm.learning import AnswerObjective
 from tokenry.train.objective import Batch, Figures, Objective
 
 _SHARPNESS: Final = 4.0
@@ -73,11 +64,16 @@ class AlignObjective(Objective):
         return naming + self.settings.place_weight * placing + _SCALE * apart, figures
 
 
-class RealAnswerObjective(Objective):
+class RealAnswers(AnswerObjective):
     """Answer the questions packed behind each picture, with an adapter on the language model."""
 
+    kinds = ALL_KINDS
+
     def __init__(
-        self, model: LlavaForConditionalGeneration, names: Int[Tensor, " classes"], settings: AnswerSettings
+        self,
+        model: LlavaForConditionalGeneration,
+        names: Int[Tensor, " classes"],
+        settings: RealAnswerSettings,
     ) -> None:
         """Take over a model that peft has put an adapter into.
 
@@ -98,39 +94,34 @@ class RealAnswerObjective(Objective):
         )
         self.names: Tensor
         self.register_buffer("names", names, persistent=False)
-        self.frozen(decoder=model.model.language_model, head=model.lm_head)
-        self.decoder: Any
-        self.head: Any
+        self.frozen(language_model=model.model.language_model, lm_head=model.lm_head)
+        self.language_model: Any
+        self.lm_head: Any
 
-    def enter(self, options: Mapping[str, Any]) -> None:
-        """Take the settings of a phase."""
-        self.settings = options["settings"]
+    @property
+    def decoder(self) -> Any:
+        """The language model without its head."""
+        return self.language_model
+
+    @property
+    def head(self) -> nn.Module:
+        """Its head."""
+        return self.lm_head
+
+    def visual(self, batch: Batch) -> Float[Tensor, "b n d"]:
+        """The visual tokens of each picture, as the decoder is given them."""
+        return self.projector(batch["features"].float())
+
+    def shown(self, batch: Batch) -> Bool[Tensor, "b n"]:
+        """Which visual tokens show something."""
+        return batch["labels"] > 0
+
+    def named(self, batch: Batch) -> Int[Tensor, "b n"]:
+        """The first token of the name of what each shows."""
+        return self.names[batch["labels"]]
 
     def read(self, batch: Batch, visual: Float[Tensor, "b n d"], seen: Seen) -> Read:
         """Run the language model over pictures and questions."""
-        start = torch.tensor([self.decoder.config.bos_token_id])
         # LoRA's weights are kept in single precision; peft would bring every input to that first.
-        with peft_for("The adapter of this model").helpers.disable_input_dtype_casting(self.decoder):
-            return read(self.decoder, self.decoder.layers, start, visual, batch, seen)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
-        """Cross-entropy of the answers plus what is left of the naming loss."""
-        settings, left = self.settings, self.settings.left(self.step)
-        visual = self.projector(batch["features"].float())
-        seen = drawn(
-            batch["labels"] > 0, len(self.decoder.layers), settings.shortening, self.shared("shortening")
-        )
-        found = self.read(batch, visual, seen)
-        total, accuracy = answer_loss(self.head, found, batch["target"])
-        figures = {"answer": total, "token_acc": accuracy}
-        if settings.naming_weight * left:
-            figures["naming"] = naming_loss(self.head, found, self.names[batch["labels"]])
-            total = total + settings.naming_weight * left * figures["naming"]
-        return total, figures
-
-    @torch.no_grad()
-    def exact(self, batch: Batch) -> dict[str, tuple[int, int]]:
-        """Kind -> (answered exactly, asked), on all tokens."""
-        visual = self.projector(batch["features"].float())
-        found = self.read(batch, visual, whole(*visual.shape[:2]))
-        return exactly_answered(self.head, found, batch, ALL_KINDS)
+        with peft_for("The adapter of this model").helpers.disable_input_dtype_casting(self.language_model):
+            return super().read(batch, visual, seen)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +20,14 @@ from tokenry.models.backbones.dinov2 import dinov2_folder
 from tokenry.models.backbones.features import FeatureCache, FrozenTower
 from tokenry.models.language.smollm2 import smollm2_folder
 from tokenry.models.vlm.dinov2_smollm2.batches import Questions, pictures_of, series, things
-from tokenry.models.vlm.dinov2_smollm2.folder import NOTES_FILE
 from tokenry.models.vlm.dinov2_smollm2.meanings import meanings
 from tokenry.models.vlm.dinov2_smollm2.model import FEATURE_LAYER, TARGETS, build, build_processor, save_parts
-from tokenry.models.vlm.dinov2_smollm2.objectives import AlignObjective, RealAnswerObjective
-from tokenry.models.vlm.dinov2_smollm2.settings import AlignSettings, AnswerSettings
+from tokenry.models.vlm.dinov2_smollm2.objectives import AlignObjective, RealAnswers
+from tokenry.models.vlm.dinov2_smollm2.settings import AlignSettings, RealAnswerSettings
+from tokenry.models.vlm.learning import Stage, rates, run_stages
 from tokenry.tokens.errors import InputError
 from tokenry.train.objective import Batch
-from tokenry.train.phases import Phase, phase_at, train_phases
+from tokenry.train.phases import Phase
 from tokenry.train.recipe import TrainingRecipe
 
 _VALIDATED: Final = 16  # pictures a batch
@@ -54,7 +53,7 @@ class RealRecipe(TrainingRecipe):
 
     output: Path
     align: AlignSettings
-    answers: tuple[AnswerSettings, ...]
+    answers: tuple[RealAnswerSettings, ...]
     pictures: int = 6000
     validate: int = 96
     rank: int = 16
@@ -97,7 +96,7 @@ class Training:
 
     adapted: Any
     align: AlignObjective
-    answers: RealAnswerObjective
+    answers: RealAnswers
     train: Questions
     held_out: Questions
 
@@ -134,7 +133,7 @@ def prepare(recipe: RealRecipe, tower: Path, language: Path, console: Console | 
     return Training(
         adapted,
         AlignObjective(projector, goals, recipe.align),
-        RealAnswerObjective(model, names, recipe.answers[0]),
+        RealAnswers(model, names, recipe.answers[0]),
         train,
         held_out,
     )
@@ -164,16 +163,13 @@ def _questions(
 def validate(training: Training, pictures: int) -> dict[str, float]:
     """Exact match by question kind, and "all", on held-out pictures."""
     device = device_of(training.answers)
-    total: dict[str, tuple[int, int]] = {}
-    for step in range(-(-pictures // _VALIDATED)):
+
+    def exact(step: int) -> dict[str, tuple[int, int]]:
         batch = training.held_out.held_out(step, size=_VALIDATED)
         with torch.autocast(device.type, torch.bfloat16):
-            found = training.answers.exact({name: value.to(device) for name, value in batch.items()})
-        for kind, (right, asked) in found.items():
-            before = total.get(kind, (0, 0))
-            total[kind] = (before[0] + right, before[1] + asked)
-    rates = {kind: right / asked for kind, (right, asked) in sorted(total.items())}
-    return {"all": sum(r for r, _ in total.values()) / sum(a for _, a in total.values())} | rates
+            return training.answers.exact({name: value.to(device) for name, value in batch.items()})
+
+    return rates(exact(step) for step in range(-(-pictures // _VALIDATED)))
 
 
 def run(
@@ -192,58 +188,35 @@ def run(
         stop_after: stop, checkpointed, after so many steps of all phases together.
         tower, language: folders of DINOv2 and SmolLM2; they are fetched by default.
     """
-    console = console or Console()
     training = prepare(recipe, tower or dinov2_folder(), language or smollm2_folder(), console)
-    target, log = recipe.output / "parts", recipe.output / "validation.jsonl"
+    target = recipe.output / "parts"
     settings = {name: value for name, value in asdict(recipe).items() if name != "output"}
-    first = recipe.align.phase("1-align")
     phases = [stage.phase(f"{number}-answers") for number, stage in enumerate(recipe.answers, start=2)]
-
-    def check_and_export(phase: Phase, step: int) -> None:
-        rates = validate(training, recipe.validate)
-        console.print(
-            f"{phase.name} step {step}: " + "  ".join(f"{k} {rate:.1%}" for k, rate in rates.items())
-        )
-        figures: Mapping[str, Any] = {"phase": phase.name, "step": step, "validation": rates}
-        with log.open("a") as stream:
-            stream.write(json.dumps(figures) + "\n")
-        save_parts(training.adapted, target, {**figures, "recipe": settings})
-
-    stop = phase_at([first, *phases], stop_after)
-    at_first = stop is not None and stop[0] == first.name
     seed = 100 * recipe.seed + 1
-    train_phases(
-        training.align,
-        [first],
-        lambda phase: partial(training.train.patches, size=recipe.align.batch, seed=seed),
+    return run_stages(
+        [
+            Stage(
+                training.align,
+                [recipe.align.phase("1-align")],
+                lambda phase: partial(training.train.patches, size=recipe.align.batch, seed=seed),
+            ),
+            Stage(
+                training.answers,
+                phases,
+                lambda phase: _answers(phase, training.train, seed + 1 + phases.index(phase)),
+                lambda: validate(training, recipe.validate),
+            ),
+        ],
         recipe.output,
-        title="",
-        stop_after=stop if at_first else None,
+        target,
+        lambda notes: save_parts(training.adapted, target, {**notes, "recipe": settings}),
+        stop_after=stop_after,
         console=console,
     )
-    if at_first:
-        return None
-    train_phases(
-        training.answers,
-        phases,
-        lambda phase: _answers(phase, training.train, seed + 1 + phases.index(phase)),
-        recipe.output,
-        title="",
-        on_checkpoint=check_and_export,
-        stop_after=stop,
-        console=console,
-    )
-    if stop is not None:
-        return None
-    notes = target / NOTES_FILE
-    done = {"phase": phases[-1].name, "step": phases[-1].loop.steps}
-    if not notes.is_file() or not done.items() <= json.loads(notes.read_text()).items():
-        check_and_export(phases[-1], phases[-1].loop.steps)  # died before the last export
-    return target
 
 
 def _answers(phase: Phase, questions: Questions, seed: int) -> Callable[[int], Batch]:
-    settings: AnswerSettings = phase.options["settings"]
+    settings: RealAnswerSettings = phase.options["settings"]
     return partial(
         questions.answers,
         size=settings.batch,

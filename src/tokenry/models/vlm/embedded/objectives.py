@@ -1,37 +1,26 @@
 """The two objectives of the embedded model: what its vision tower learns, and what reads it learns."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS, patch_class_names
 from tokenry.data.scenes.style import SMALL
-from tokenry.models.vlm.answering import (
-    IGNORE,
-    Read,
-    Seen,
-    answer_loss,
-    drawn,
-    exactly_answered,
-    gathered,
-    listening,
-    naming_loss,
-    read,
-    whole,
-)
+from tokenry.models.vlm.answering import IGNORE, Read, Seen, Shortening, gathered, listening
 from tokenry.models.vlm.embedded.batches import token_ids
 from tokenry.models.vlm.embedded.caption_head import CaptionHead
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
 from tokenry.models.vlm.embedded.model import PATCH, build_processor
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels, PatchPlaces
-from tokenry.models.vlm.embedded.settings import AnswerSettings, TowerSettings
+from tokenry.models.vlm.embedded.settings import EmbeddedAnswerSettings, TowerSettings
 from tokenry.models.vlm.embedded.tiles import pack
+from tokenry.models.vlm.learning import AnswerObjective
 from tokenry.train.loop import Batch, Figures, Objective
 
 _POINTING_HEAD = 0
@@ -97,16 +86,18 @@ def class_tokens() -> list[int]:
     return [IGNORE] * others + [token_ids(name)[0] for name in objects]
 
 
-class AnswerObjective(Objective):
+class EmbeddedAnswers(AnswerObjective):
     """Answer the questions packed behind each picture, by what the finished tower sees.
 
     Two further losses, whose weights go to zero before the end, shorten what a small model on little data learns last:
     to find an object by its name and to say where it is.
     """
 
+    settings: EmbeddedAnswerSettings
+    kinds = KINDS
     class_token: Tensor
 
-    def __init__(self, model: LlavaForConditionalGeneration, settings: AnswerSettings) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, settings: EmbeddedAnswerSettings) -> None:
         super().__init__()
         self.settings = settings
         self.norm = PixelNorm()
@@ -114,9 +105,15 @@ class AnswerObjective(Objective):
         self.newline = nn.Parameter(torch.randn(model.config.text_config.hidden_size) * 0.04)
         self.register_buffer("class_token", torch.tensor(class_tokens()), persistent=False)
 
-    def enter(self, options: Mapping[str, Any]) -> None:
-        """Take the settings of a phase."""
-        self.settings = options["settings"]
+    @property
+    def decoder(self) -> Any:
+        """The language model without its head."""
+        return self.model.model.language_model
+
+    @property
+    def head(self) -> nn.Module:
+        """Its head."""
+        return self.model.lm_head
 
     def visual(self, batch: Batch) -> Float[Tensor, "b n d"]:
         """The visual tokens of each picture, as the decoder is given them."""
@@ -131,11 +128,33 @@ class AnswerObjective(Objective):
             return tokens
         return pack(tokens.unflatten(0, (count, tiles)), self.newline)
 
-    def read(self, batch: Batch, visual: Float[Tensor, "b n d"], seen: Seen) -> Read:
-        """Run the decoder over pictures and questions."""
-        decoder = self.model.model.language_model
-        bos = torch.tensor([self.model.config.text_config.bos_token_id])
-        return read(decoder, decoder.layers, bos, visual, batch, seen)
+    def shown(self, batch: Batch) -> Bool[Tensor, "b n"]:
+        """Which visual tokens show something."""
+        return batch["labels"] > 0
+
+    def named(self, batch: Batch) -> Int[Tensor, "b n"]:
+        """The first token of the name of what each shows."""
+        return self.class_token[batch["labels"]]
+
+    def rule(self, batch: Batch) -> Shortening:
+        """How much of a batch is taken away."""
+        return self.settings.shortening if batch["pixels"].shape[1] == 1 else self.settings.tiled_shortening
+
+    @contextmanager
+    def helped(
+        self, batch: Batch, seen: Seen
+    ) -> Iterator[Callable[[Read], Mapping[str, tuple[float, Tensor]]]]:
+        """The pointing loss, which listens to the middle of the decoder."""
+        weight, attention = self.settings.pointing_weight, list[Tensor]()
+        # A layer behind a cut pays attention to fewer tokens than those that were put in.
+        points = weight * self.settings.left(self.step) > 0 and seen.cut is None
+        middle = self.decoder.layers[len(self.decoder.layers) // 2].self_attn
+        with listening(middle, lambda output: attention.append(output[1])) if points else nullcontext():
+            yield (
+                lambda found: (
+                    {"pointing": (weight, self.pointing_loss(attention[0], batch, seen))} if points else {}
+                )
+            )
 
     def pointing_loss(
         self, attention: Float[Tensor, "b heads s s"], batch: Batch, seen: Seen
@@ -155,33 +174,3 @@ class AnswerObjective(Objective):
         patches = (looks[:, :, 1 : 1 + tokens] * named).sum(-1)
         mass = torch.where(absent, looks[:, :, 0], patches)[shown | absent]
         return -(mass + 1e-4).log().mean()
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
-        """Cross-entropy of the answers plus what is left of the naming and pointing losses."""
-        settings, left = self.settings, self.settings.left(self.step)
-        layers = self.model.model.language_model.layers
-        visual = self.visual(batch)
-        rule = settings.shortening if batch["pixels"].shape[1] == 1 else settings.tiled_shortening
-        seen = drawn(batch["labels"] > 0, len(layers), rule, self.shared("shortening"))
-        attention: list[Tensor] = []
-        middle = layers[len(layers) // 2].self_attn
-        # A layer behind a cut pays attention to fewer tokens than those that were put in.
-        points = settings.pointing_weight * left > 0 and seen.cut is None
-        with listening(middle, lambda output: attention.append(output[1])) if points else nullcontext():
-            found = self.read(batch, visual, seen)
-        total, accuracy = answer_loss(self.model.lm_head, found, batch["target"])
-        figures = {"answer": total, "token_acc": accuracy}
-        if settings.naming_weight * left:
-            figures["naming"] = naming_loss(self.model.lm_head, found, self.class_token[batch["labels"]])
-            total = total + settings.naming_weight * left * figures["naming"]
-        if points:
-            figures["pointing"] = self.pointing_loss(attention[0], batch, seen)
-            total = total + settings.pointing_weight * left * figures["pointing"]
-        return total, figures
-
-    @torch.no_grad()
-    def exact(self, batch: Batch) -> dict[str, tuple[int, int]]:
-        """Kind -> (answered exactly, asked), on all tokens."""
-        visual = self.visual(batch)
-        found = self.read(batch, visual, whole(*visual.shape[:2]))
-        return exactly_answered(self.model.lm_head, found, batch, KINDS)

@@ -18,12 +18,13 @@ from tokenry.data.scenes.style import Split
 from tokenry.models.vlm.embedded.batches import answer_batch, tower_batch
 from tokenry.models.vlm.embedded.caption_head import HEAD_FILE, CaptionHead, caption_words
 from tokenry.models.vlm.embedded.model import build_config, build_processor
-from tokenry.models.vlm.embedded.objectives import AnswerObjective, TowerObjective
-from tokenry.models.vlm.embedded.settings import AnswerSettings, TowerSettings
+from tokenry.models.vlm.embedded.objectives import EmbeddedAnswers, TowerObjective
+from tokenry.models.vlm.embedded.settings import EmbeddedAnswerSettings, TowerSettings
 from tokenry.models.vlm.embedded.tiles import NEWLINE_FILE
+from tokenry.models.vlm.learning import NOTES_FILE, Stage, rates, run_stages
 from tokenry.tokens.files import whole_folder
 from tokenry.train.objective import Batch
-from tokenry.train.phases import Phase, phase_at, train_phases
+from tokenry.train.phases import Phase
 from tokenry.train.recipe import TrainingRecipe
 
 
@@ -44,7 +45,7 @@ class EmbeddedRecipe(TrainingRecipe):
 
     output: Path
     tower: TowerSettings
-    answers: tuple[AnswerSettings, ...]
+    answers: tuple[EmbeddedAnswerSettings, ...]
     seed: int = 0
     model: Mapping[str, int] = field(default_factory=dict)
     validate: int = 64
@@ -55,18 +56,13 @@ class EmbeddedRecipe(TrainingRecipe):
 
 
 def validate(
-    objective: AnswerObjective, pictures: int, split: Split = "val", seed: int = 0
+    objective: EmbeddedAnswers, pictures: int, split: Split = "val", seed: int = 0
 ) -> dict[str, float]:
     """Exact match by question kind, and "all", on held-out pictures."""
     device = next(objective.parameters()).device
-    total: dict[str, tuple[int, int]] = {}
-    for step in range(-(-pictures // 32)):
-        batch = answer_batch(step, size=32, seed=seed, questions=len(KINDS), split=split)
-        for kind, (right, asked) in objective.exact({k: v.to(device) for k, v in batch.items()}).items():
-            before = total.get(kind, (0, 0))
-            total[kind] = (before[0] + right, before[1] + asked)
-    rates = {kind: right / asked for kind, (right, asked) in sorted(total.items())}
-    return {"all": sum(r for r, _ in total.values()) / sum(a for _, a in total.values())} | rates
+    steps = range(-(-pictures // 32))
+    batches = (answer_batch(i, size=32, seed=seed, questions=len(KINDS), split=split) for i in steps)
+    return rates(objective.exact({k: v.to(device) for k, v in batch.items()}) for batch in batches)
 
 
 def export(
@@ -88,18 +84,18 @@ def export(
         build_processor().save_pretrained(scratch)
         save_file(tensors, scratch / HEAD_FILE, metadata={"words": json.dumps(caption_words())})
         save_file({"image_newline": newline.detach().half()}, scratch / NEWLINE_FILE)
-        (scratch / "training.json").write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
+        (scratch / NOTES_FILE).write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
         for path in scratch.iterdir():
             path.chmod(0o644)  # safetensors creates files that their owner alone can read
 
 
-def build(recipe: EmbeddedRecipe) -> tuple[LlavaForConditionalGeneration, TowerObjective, AnswerObjective]:
+def build(recipe: EmbeddedRecipe) -> tuple[LlavaForConditionalGeneration, TowerObjective, EmbeddedAnswers]:
     """A freshly initialised model and the objectives of both kinds of phase, which share it."""
     torch.manual_seed(recipe.seed)
     config = build_config(build_processor(), **recipe.model)
     # eager attention trains faster than SDPA at these sizes on a CPU; what is exported does not remember it
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
-    return model, TowerObjective(model, recipe.tower), AnswerObjective(model, recipe.answers[0])
+    return model, TowerObjective(model, recipe.tower), EmbeddedAnswers(model, recipe.answers[0])
 
 
 def run(
@@ -112,59 +108,33 @@ def run(
         console: where progress is shown.
         stop_after: stop, checkpointed, after so many steps of all phases together.
     """
-    console = console or Console()
     model, tower, answers = build(recipe)
-    target, log = recipe.output / "model", recipe.output / "validation.jsonl"
+    target = recipe.output / "model"
     settings = {name: value for name, value in asdict(recipe).items() if name != "output"}
-
-    def check_and_export(number: int, step: int) -> None:
-        rates = validate(answers, recipe.validate)
-        console.print(
-            f"stage {number} step {step}: " + "  ".join(f"{k} {rate:.1%}" for k, rate in rates.items())
-        )
-        figures = {"stage": number, "step": step, "validation": rates}
-        with log.open("a") as stream:
-            stream.write(json.dumps(figures) + "\n")
-        export(model, tower.contrast.head, answers.newline, target, figures | {"recipe": settings})
-
     make = partial(tower_batch, size=recipe.tower.batch, seed=100 * recipe.seed + 1, crops=recipe.tower.crops)
-    first = recipe.tower.phase("1-tower")
     phases = [stage.phase(f"{number}-answers") for number, stage in enumerate(recipe.answers, start=2)]
-    stop = phase_at([first, *phases], stop_after)
-    at_first = stop is not None and stop[0] == first.name
-    train_phases(
-        tower,
-        [first],
-        lambda phase: make,
+    return run_stages(
+        [
+            Stage(tower, [recipe.tower.phase("1-tower")], lambda phase: make),
+            Stage(
+                answers,
+                phases,
+                lambda phase: _answer_batches(phase, phases.index(phase) + 2, recipe.seed),
+                lambda: validate(answers, recipe.validate),
+            ),
+        ],
         recipe.output,
-        title="",
-        stop_after=stop if at_first else None,
+        target,
+        lambda notes: export(
+            model, tower.contrast.head, answers.newline, target, {**notes, "recipe": settings}
+        ),
+        stop_after=stop_after,
         console=console,
     )
-    if at_first:
-        return None
-    train_phases(
-        answers,
-        phases,
-        lambda phase: _answer_batches(phase, phases.index(phase) + 2, recipe.seed),
-        recipe.output,
-        title="",
-        on_checkpoint=lambda phase, step: check_and_export(phases.index(phase) + 2, step),
-        stop_after=stop,
-        console=console,
-    )
-    if stop is not None:
-        return None
-
-    notes = target / "training.json"
-    done = {"stage": 1 + len(recipe.answers), "step": recipe.answers[-1].loop.steps}
-    if not notes.is_file() or not done.items() <= json.loads(notes.read_text()).items():
-        check_and_export(done["stage"], done["step"])  # died before the last export
-    return target
 
 
 def _answer_batches(phase: Phase, number: int, seed: int) -> Callable[[int], Batch]:
-    settings: AnswerSettings = phase.options["settings"]
+    settings: EmbeddedAnswerSettings = phase.options["settings"]
     return partial(
         answer_batch,
         size=settings.batch,

@@ -1,36 +1,27 @@
-"""The objective: what the vision tower learns first, and what merger and language model learn on it."""
+"""The two objectives: what the vision tower learns first, and what merger and language model learn on it."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 
 from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import PLACES, patch_class_names
-from tokenry.models.vlm.answering import (
-    IGNORE,
-    Read,
-    Seen,
-    answer_loss,
-    drawn,
-    exactly_answered,
-    gathered,
-    naming_loss,
-    read,
-    whole,
-)
+from tokenry.models.vlm.answering import IGNORE, Counting, Read, Seen, gathered
 from tokenry.models.vlm.embedded.patch_labels import PatchLabels
 from tokenry.models.vlm.embedded_mrope.batches import ALL_KINDS, token_ids
 from tokenry.models.vlm.embedded_mrope.model import DEPTH, MERGE, PATCH, build_processor
-from tokenry.models.vlm.embedded_mrope.settings import AnswerSettings, TowerSettings
+from tokenry.models.vlm.embedded_mrope.settings import MropeAnswerSettings, MropeTowerSettings
+from tokenry.models.vlm.learning import AnswerObjective
 from tokenry.train.objective import Batch, Figures, Objective
 
 
@@ -89,29 +80,57 @@ def on_grid(
     return positions, (positions.amax((0, 2)) + 1).clamp(max=begin)[:, None]
 
 
-class MropeObjective(Objective):
-    """First the tower says of each patch what it shows; then the decoder answers questions by what the tower sees.
+class MropeTower(Objective):
+    """The vision tower alone: what each patch shows, before any are folded."""
 
-    Questions are packed behind each picture, clip or page. Two further losses, whose weights go to zero before the end,
-    go through the whole language model: what a visual token shows, and in which place of the layout it stands, which it
-    can know by its positions alone.
-    """
-
-    class_token: Tensor
-    place_token: Tensor
-
-    def __init__(self, model: Qwen2VLForConditionalGeneration) -> None:
+    def __init__(self, model: Qwen2VLForConditionalGeneration, settings: MropeTowerSettings) -> None:
         super().__init__()
-        self.settings: TowerSettings | AnswerSettings | None = None
+        self.settings = settings
         self.norm = Patches()
         self.model = model
         self.patches = PatchLabels(model.config.vision_config.embed_dim, len(patch_class_names()))
-        self.register_buffer("class_token", torch.tensor(class_tokens()), persistent=False)
-        self.register_buffer("place_token", torch.tensor([token_ids(p)[0] for p in PLACES]), persistent=False)
 
     def enter(self, options: Mapping[str, Any]) -> None:
         """Take the settings of a phase."""
         self.settings = options["settings"]
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
+        """Cross-entropy of what each patch shows."""
+        grid = tower_grid(batch["grid"])
+        seen = self.model.model.visual(self.norm(batch["frames"]), grid_thw=grid).last_hidden_state
+        loss, accuracy = self.patches(seen.unflatten(0, batch["labels"].shape), batch["labels"])
+        return loss, {"patch_acc": accuracy}
+
+
+class MropeAnswers(AnswerObjective):
+    """Answer the questions packed behind each picture, clip or page, by what the finished tower sees.
+
+    Two further losses, whose weights go to zero before the end, go through the whole language model: what a visual
+    token shows, and in which place of the layout it stands, which it can know by its positions alone.
+    """
+
+    settings: MropeAnswerSettings
+    kinds = ALL_KINDS
+    class_token: Tensor
+    place_token: Tensor
+
+    def __init__(self, model: Qwen2VLForConditionalGeneration, settings: MropeAnswerSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.norm = Patches()
+        self.model = model
+        self.register_buffer("class_token", torch.tensor(class_tokens()), persistent=False)
+        self.register_buffer("place_token", torch.tensor([token_ids(p)[0] for p in PLACES]), persistent=False)
+
+    @property
+    def decoder(self) -> Any:
+        """The language model without its head."""
+        return self.model.model.language_model
+
+    @property
+    def head(self) -> nn.Module:
+        """Its head."""
+        return self.model.lm_head
 
     def visual(self, batch: Batch) -> Float[Tensor, "b m d"]:
         """The visual tokens of each picture or clip."""
@@ -120,11 +139,26 @@ class MropeObjective(Objective):
             seen = visual(self.norm(batch["frames"]), grid_thw=tower_grid(batch["grid"]))
         return visual.merger(seen.last_hidden_state).unflatten(0, batch["shows"].shape)
 
-    def read(self, batch: Batch, visual: Float[Tensor, "b m d"], seen: Seen) -> Read:
-        """Run the decoder over pictures and questions."""
-        decoder = self.model.model.language_model
-        bos = torch.tensor([self.model.config.text_config.bos_token_id])
-        return read(decoder, decoder.layers, bos, visual, batch, seen)
+    def shown(self, batch: Batch) -> Bool[Tensor, "b m"]:
+        """Which visual tokens show something."""
+        return batch["shows"] > 0
+
+    def named(self, batch: Batch) -> Int[Tensor, "b m"]:
+        """The first token of the name of what each shows."""
+        return self.class_token[batch["shows"]]
+
+    def counted(self, batch: Batch) -> Counting:
+        """Positions on the grid of the batch's pictures."""
+        return partial(on_grid, batch["grid"][0])
+
+    @contextmanager
+    def helped(
+        self, batch: Batch, seen: Seen
+    ) -> Iterator[Callable[[Read], Mapping[str, tuple[float, Tensor]]]]:
+        """The placing loss."""
+        weight = self.settings.placing_weight
+        helps = weight * self.settings.left(self.step) > 0
+        yield lambda found: {"placing": (weight, self.placing_loss(found, batch["place"]))} if helps else {}
 
     def placing_loss(self, found: Read, place: Int[Tensor, "b m"]) -> Float[Tensor, ""]:
         """Cross-entropy of the place of the layout in which a visual token stands, among all nine."""
@@ -132,43 +166,3 @@ class MropeObjective(Objective):
         every = max(1, found.visual.shape[1] // 16)
         logits = F.linear(found.visual[:, ::every], words).float()
         return F.cross_entropy(logits.flatten(0, 1), gathered(place, found.left)[:, ::every].flatten())
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Figures]:
-        """The loss of the phase."""
-        if isinstance(self.settings, AnswerSettings):
-            return self.answer_loss(batch, self.settings)
-        return self.patch_loss(batch)
-
-    def patch_loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        """Cross-entropy of what each patch shows, before any are folded."""
-        grid = tower_grid(batch["grid"])
-        seen = self.model.model.visual(self.norm(batch["frames"]), grid_thw=grid).last_hidden_state
-        loss, accuracy = self.patches(seen.unflatten(0, batch["labels"].shape), batch["labels"])
-        return loss, {"patch_acc": accuracy}
-
-    def answer_loss(self, batch: Batch, settings: AnswerSettings) -> tuple[Tensor, Figures]:
-        """Cross-entropy of the answers plus what is left of the naming and placing losses."""
-        left = settings.left(self.step)
-        visual = self.visual(batch)
-        layers, generator = len(self.model.model.language_model.layers), self.shared("shortening")
-        counted = partial(on_grid, batch["grid"][0])
-        seen = drawn(batch["shows"] > 0, layers, settings.shortening, generator, counted)
-        found = self.read(batch, visual, seen)
-        total, accuracy = answer_loss(self.model.lm_head, found, batch["target"])
-        figures = {"answer": total, "token_acc": accuracy}
-        if settings.naming_weight * left:
-            figures["naming"] = naming_loss(self.model.lm_head, found, self.class_token[batch["shows"]])
-            total = total + settings.naming_weight * left * figures["naming"]
-        if settings.placing_weight * left:
-            figures["placing"] = self.placing_loss(found, batch["place"])
-            total = total + settings.placing_weight * left * figures["placing"]
-        return total, figures
-
-    @torch.no_grad()
-    def exact(self, batch: Batch) -> dict[str, tuple[int, int]]:
-        """Kind -> (answered exactly, asked), on all tokens."""
-        visual = self.visual(batch)
-        batch_size, tokens = visual.shape[:2]
-        seen = whole(batch_size, tokens, partial(on_grid, batch["grid"][0]))
-        found = self.read(batch, visual, seen)
-        return exactly_answered(self.model.lm_head, found, batch, ALL_KINDS)

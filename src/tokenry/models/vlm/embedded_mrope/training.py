@@ -16,11 +16,12 @@ from transformers import Qwen2VLForConditionalGeneration
 from tokenry.data.scenes.style import Split
 from tokenry.models.vlm.embedded_mrope.batches import ALL_KINDS, mixed_batch
 from tokenry.models.vlm.embedded_mrope.model import build_config, build_processor
-from tokenry.models.vlm.embedded_mrope.objectives import MropeObjective
-from tokenry.models.vlm.embedded_mrope.settings import SHARES, AnswerSettings, TowerSettings
+from tokenry.models.vlm.embedded_mrope.objectives import MropeAnswers, MropeTower
+from tokenry.models.vlm.embedded_mrope.settings import SHARES, MropeAnswerSettings, MropeTowerSettings
+from tokenry.models.vlm.learning import NOTES_FILE, Stage, rates, run_stages
 from tokenry.tokens.files import whole_folder
 from tokenry.train.objective import Batch
-from tokenry.train.phases import Phase, phase_at, train_phases
+from tokenry.train.phases import Phase
 from tokenry.train.recipe import TrainingRecipe
 
 _VALIDATED: Final = 16  # pictures a batch
@@ -42,8 +43,8 @@ class MropeRecipe(TrainingRecipe):
     trains: ClassVar[str] = "the embedded model with multi-axis RoPE"
 
     output: Path
-    tower: TowerSettings
-    answers: tuple[AnswerSettings, ...]
+    tower: MropeTowerSettings
+    answers: tuple[MropeAnswerSettings, ...]
     seed: int = 0
     model: Mapping[str, int] = field(default_factory=dict)
     validate: int = 64
@@ -53,24 +54,21 @@ class MropeRecipe(TrainingRecipe):
         return run(self, console, stop_after=stop_after)
 
 
-def validate(
-    objective: MropeObjective, pictures: int, split: Split = "val", seed: int = 0
-) -> dict[str, float]:
+def validate(objective: MropeAnswers, pictures: int, split: Split = "val", seed: int = 0) -> dict[str, float]:
     """Exact match by sort and kind of question ("clip end"), and by sort ("clip"), on held-out pictures."""
     device = next(objective.parameters()).device
-    total: dict[str, list[int]] = {}
+
+    def exact(step: int, sort: str) -> dict[str, tuple[int, int]]:
+        batch = mixed_batch(
+            step, size=_VALIDATED, seed=seed, shares={sort: 1.0}, questions=len(ALL_KINDS), split=split
+        )
+        return objective.exact({name: value.to(device) for name, value in batch.items()})
+
+    found: dict[str, float] = {}
     for sort in SHARES:
-        for step in range(-(-pictures // _VALIDATED)):
-            batch = mixed_batch(
-                step, size=_VALIDATED, seed=seed, shares={sort: 1.0}, questions=len(ALL_KINDS), split=split
-            )
-            found = objective.exact({k: v.to(device) for k, v in batch.items()})
-            for kind, (right, asked) in found.items():
-                for name in (sort, f"{sort} {kind}"):
-                    sums = total.setdefault(name, [0, 0])
-                    sums[0] += right
-                    sums[1] += asked
-    return {name: right / asked for name, (right, asked) in sorted(total.items())}
+        of_sort = rates(exact(step, sort) for step in range(-(-pictures // _VALIDATED)))
+        found |= {sort: of_sort.pop("all")} | {f"{sort} {kind}": rate for kind, rate in of_sort.items()}
+    return found
 
 
 def export(model: Qwen2VLForConditionalGeneration, target: Path, notes: Mapping[str, Any]) -> None:
@@ -80,18 +78,18 @@ def export(model: Qwen2VLForConditionalGeneration, target: Path, notes: Mapping[
     with whole_folder(target) as scratch:
         half.half().save_pretrained(scratch)
         build_processor().save_pretrained(scratch)
-        (scratch / "training.json").write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
+        (scratch / NOTES_FILE).write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
         for path in scratch.iterdir():
             path.chmod(0o644)  # safetensors creates files that their owner alone can read
 
 
-def build(recipe: MropeRecipe) -> MropeObjective:
-    """The objective with a freshly initialised model."""
+def build(recipe: MropeRecipe) -> tuple[Qwen2VLForConditionalGeneration, MropeTower, MropeAnswers]:
+    """A freshly initialised model and the objectives of both kinds of phase, which share it."""
     torch.manual_seed(recipe.seed)
     config = build_config(build_processor(), **recipe.model)
     # eager attention trains faster than SDPA at these sizes on a CPU; what is exported does not remember it
     model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="eager")
-    return MropeObjective(model)
+    return model, MropeTower(model, recipe.tower), MropeAnswers(model, recipe.answers[0])
 
 
 def run(recipe: MropeRecipe, console: Console | None = None, *, stop_after: int | None = None) -> Path | None:
@@ -102,48 +100,34 @@ def run(recipe: MropeRecipe, console: Console | None = None, *, stop_after: int 
         console: where progress is shown.
         stop_after: stop, checkpointed, after so many steps of all phases together.
     """
-    console = console or Console()
-    objective = build(recipe)
-    target, log = recipe.output / "model", recipe.output / "validation.jsonl"
+    model, tower, answers = build(recipe)
+    target = recipe.output / "model"
     settings = {name: value for name, value in asdict(recipe).items() if name != "output"}
-    phases = [recipe.tower.phase("1-tower")]
-    phases += [stage.phase(f"{number}-answers") for number, stage in enumerate(recipe.answers, start=2)]
-
-    def check_and_export(phase: Phase, step: int) -> None:
-        rates = {} if phase is phases[0] else validate(objective, recipe.validate)
-        console.print(
-            f"{phase.name} step {step}: " + "  ".join(f"{k} {rate:.1%}" for k, rate in rates.items())
-        )
-        figures = {"phase": phase.name, "step": step, "validation": rates}
-        with log.open("a") as stream:
-            stream.write(json.dumps(figures) + "\n")
-        export(objective.model, target, figures | {"recipe": settings})
-
-    stop = phase_at(phases, stop_after)
-    train_phases(
-        objective,
-        phases,
-        lambda phase: _batches(phase, phases.index(phase), recipe.seed),
+    first = recipe.tower.phase("1-tower")
+    phases = [stage.phase(f"{number}-answers") for number, stage in enumerate(recipe.answers, start=2)]
+    return run_stages(
+        [
+            Stage(tower, [first], lambda phase: _batches(phase, 0, recipe.seed)),
+            Stage(
+                answers,
+                phases,
+                lambda phase: _batches(phase, 1 + phases.index(phase), recipe.seed),
+                lambda: validate(answers, recipe.validate),
+            ),
+        ],
         recipe.output,
-        title="",
-        on_checkpoint=check_and_export,
-        stop_after=stop,
+        target,
+        lambda notes: export(model, target, {**notes, "recipe": settings}),
+        stop_after=stop_after,
         console=console,
     )
-    if stop is not None:
-        return None
-    notes = target / "training.json"
-    done = {"phase": phases[-1].name, "step": phases[-1].loop.steps}
-    if not notes.is_file() or not done.items() <= json.loads(notes.read_text()).items():
-        check_and_export(phases[-1], phases[-1].loop.steps)  # died before the last export
-    return target
 
 
 def _batches(phase: Phase, number: int, seed: int) -> Callable[[int], Batch]:
-    settings: TowerSettings | AnswerSettings = phase.options["settings"]
+    settings: MropeTowerSettings | MropeAnswerSettings = phase.options["settings"]
     # Of a batch's questions the tower reads nothing.
     questions, drill = (
-        (settings.questions, settings.drill) if isinstance(settings, AnswerSettings) else (1, 0)
+        (settings.questions, settings.drill) if isinstance(settings, MropeAnswerSettings) else (1, 0)
     )
     return partial(
         mixed_batch,
