@@ -19,6 +19,8 @@ from tokenry.models.vlm.embedded.tiles import crop_labels, cut, packed_labels
 from tokenry.train.loop import Batch
 
 DRILLED = ("where", "exists", "relation")  # kinds that must find an object by its name
+LIST = "list"
+ALL_KINDS = (*KINDS, LIST)
 _SIDE = FINE.side // PATCH
 
 
@@ -78,6 +80,17 @@ def _questions(scene: Scene, number: int, drill: int) -> list[Question]:
     return list(unique.values())
 
 
+def lists(scene: Scene) -> tuple[tuple[str, str], ...]:
+    """What a scene shows, asked for and told in different ways, in the order of rows: two words a thing."""
+    objects, items = load_pack().objects, sorted(scene.items, key=lambda item: item.cell)
+    named = [(item.place, objects[item.index].name, objects[item.index].group) for item in items]
+    return (
+        ("what is where?", " ".join(f"{place} {name}" for place, name, _ in named)),
+        ("where is what?", " ".join(f"{name} {place}" for place, name, _ in named)),
+        ("what kind is where?", " ".join(f"{place} {group}" for place, _, group in named)),
+    )
+
+
 def answer_batch(
     step: int,
     *,
@@ -85,6 +98,7 @@ def answer_batch(
     seed: int,
     questions: int,
     drill: int = 0,
+    told: int = 0,
     tiled: float = 0.0,
     split: Split = "train",
 ) -> Batch:
@@ -94,6 +108,7 @@ def answer_batch(
         step, size, seed, split: which scenes.
         questions: of different kinds about each.
         drill: rounds of further questions that mention objects by name.
+        told: how many of the lists of what a picture shows come with each.
         tiled: share of the steps with large pictures in tiles, a quarter as many of them.
 
     Returns:
@@ -103,12 +118,16 @@ def answer_batch(
     count = max(1, size // 4) if large else size
     style = TILED if large else FINE
     scenes = [make_scene(split, step * size + i, seed, style) for i in range(count)]
+    rng = np.random.default_rng((seed, step))
     asked = [
         [
-            (KINDS.index(q.kind), token_ids(q.text), token_ids(q.answer))
-            for q in _questions(s, questions, drill)
+            (ALL_KINDS.index(kind), token_ids(text), token_ids(answer))
+            for kind, text, answer in [
+                *((LIST, *lists(scene)[i]) for i in rng.permutation(3)[:told]),
+                *((q.kind, q.text, q.answer) for q in _questions(scene, questions, drill)),
+            ]
         ]
-        for s in scenes
+        for scene in scenes
     ]
     return {
         "pixels": torch.from_numpy(np.stack([cut(s) if large else s.pixels[None] for s in scenes])),

@@ -13,7 +13,7 @@ from tokenry.data.scenes.pack import load_pack
 from tokenry.data.scenes.scenes import KINDS, patch_class_names
 from tokenry.data.scenes.style import SMALL
 from tokenry.models.vlm.answering import IGNORE, Read, Seen, Shortening, gathered, listening
-from tokenry.models.vlm.embedded.batches import token_ids
+from tokenry.models.vlm.embedded.batches import ALL_KINDS, token_ids
 from tokenry.models.vlm.embedded.caption_head import CaptionHead
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
 from tokenry.models.vlm.embedded.model import PATCH, build_processor
@@ -94,7 +94,7 @@ class EmbeddedAnswers(AnswerObjective):
     """
 
     settings: EmbeddedAnswerSettings
-    kinds = KINDS
+    kinds = ALL_KINDS
     class_token: Tensor
 
     def __init__(self, model: LlavaForConditionalGeneration, settings: EmbeddedAnswerSettings) -> None:

@@ -40,6 +40,7 @@ class EmbeddedAnswerSettings(AnswerSettings):
     """Projector and language model, on what the finished tower sees.
 
     Attributes:
+        told: how many of the lists of what a picture shows, asked for in different ways, come with each.
         tiled: share of the steps on large pictures in tiles, with a quarter as many of them.
         pointing_weight: of the loss that lets a head in the middle of the decoder look where a named object is.
         tiled_shortening: how much of pictures in tiles is taken away.
@@ -53,6 +54,7 @@ class EmbeddedAnswerSettings(AnswerSettings):
     )
     # The tower is finished: its tokens would no longer be about their own patches.
 
+    told: int = 0
     tiled: float = 0.0
     pointing_weight: float = 0.0
     tiled_shortening: Shortening = field(default_factory=lambda: Shortening(steps=0.85))

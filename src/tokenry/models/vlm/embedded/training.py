@@ -141,5 +141,6 @@ def _answer_batches(phase: Phase, number: int, seed: int) -> Callable[[int], Bat
         seed=100 * seed + number,
         questions=settings.questions,
         drill=settings.drill,
+        told=settings.told,
         tiled=settings.tiled,
     )
