@@ -16,7 +16,8 @@ from transformers import Dinov2Config, Dinov2Model
 import tokenry as tk
 from tokenry.data.packages import PackageUnavailableError
 from tokenry.models.backbones import dinov2
-from tokenry.models.backbones.dinov2 import dinov2_folder, from_onnx
+from tokenry.models.backbones.dinov2 import dinov2_folder
+from tokenry.models.backbones.onnx_weights import from_onnx
 from tokenry.tokens.errors import InputError, UnsupportedError
 
 REFERENCE = Path(__file__).with_name("dinov2_reference.json")
