@@ -18,7 +18,7 @@ from tokenry.data.scenes.scenes import KINDS
 from tokenry.data.scenes.style import FINE, TILED
 from tokenry.models.load import load
 from tokenry.models.vlm.answering import IGNORE, whole
-from tokenry.models.vlm.embedded.batches import answer_batch, tower_batch
+from tokenry.models.vlm.embedded.batches import ALL_KINDS, answer_batch, lists, tower_batch
 from tokenry.models.vlm.embedded.caption_head import CaptionHead, caption
 from tokenry.models.vlm.embedded.contrast import CaptionContrast
 from tokenry.models.vlm.embedded.model import build_processor, build_tokenizer
@@ -118,6 +118,24 @@ def test_answer_targets_are_the_answers_and_an_end() -> None:
             assert int(target[-1]) == tokenizer.eos_token_id
             assert tokenizer.decode(target[:-1]) == question.answer
             assert KINDS[int(batch["kind"][row][here][0])] == question.kind
+
+
+def test_lists_tell_what_is_where_in_words_that_the_tokenizer_has() -> None:
+    tokenizer, objects = build_tokenizer(), load_pack().objects
+    for index in range(40):
+        scene = make_scene("train", index, 4, FINE)
+        shown = {(item.place, objects[item.index].name, objects[item.index].group) for item in scene.items}
+        what, where, kinds = (answer for _, answer in lists(scene))
+        assert all(f"{place} {name}" in what and f"{name} {place}" in where for place, name, _ in shown)
+        assert all(f"{place} {group}" in kinds for place, _, group in shown)
+        for text in (text for both in lists(scene) for text in both):
+            assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+            assert (
+                tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).replace(" ?", "?")
+                == text
+            )
+    batch = answer_batch(2, size=4, seed=4, questions=1, told=2)
+    assert all((row == ALL_KINDS.index("list")).any() for row in batch["kind"])
 
 
 def test_captions_name_everything_and_negatives_differ_in_one_word() -> None:

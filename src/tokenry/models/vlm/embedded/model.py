@@ -59,9 +59,9 @@ def word_tokenizer(more: Sequence[str], pictures: Mapping[str, str]) -> PreTrain
         [
             normalizers.Lowercase(),
             normalizers.Replace(Regex(r"\s+"), " "),
-            # longest first: "to the left of" must not lose its "left"
+            # longest first: "to the left of" must not lose its "left"; whole words: "laptop left" is no "top left"
             *(
-                normalizers.Replace(text, text.replace(" ", "-"))
+                normalizers.Replace(Regex(rf"\b{text}\b"), text.replace(" ", "-"))
                 for text in sorted(phrases, key=len, reverse=True)
             ),
         ]
