@@ -10,22 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokenry.reduce.base import layer_at
-from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.pyramiddrop import PyramidDrop
 from tokenry.reduce.random import RandomTokens
 from tokenry.reduce.recoverable_compression import RecoverableCompression
 from tokenry.tokens import Depth, Needs, Stage, TokenView
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReverseCls(FasterVLM):
-    """FasterVLM upside down: keep the tokens that [CLS] looks at least."""
-
-    slug: ClassVar[str] = "reverse-cls"
-
-    def score(self, view: TokenView) -> Float[Tensor, "items n"]:
-        """The negative of the head-mean [CLS] probability."""
-        return -super().score(view)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from reproductions.reduce.arms import fastv_at, positions, random_tokens
-from reproductions.reduce.controls import ReverseCls
 from tokenry.bench.reproduce import Arms, Outcome, Study, mean_over, points
+from tokenry.bench.testbeds import LeastByCls
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
 
@@ -21,7 +21,7 @@ def experiment(study: Study) -> Outcome:
     for b in budgets:
         arms[f"fastervlm {b:.4g}"] = [(FasterVLM(budget=b, positions=keep),)]
         arms[f"random {b:.4g}"] = random_tokens(study, b)
-        arms[f"reverse [CLS] {b:.4g}"] = [(ReverseCls(budget=b, positions=keep),)]
+        arms[f"reverse [CLS] {b:.4g}"] = [(LeastByCls(budget=b, positions=keep),)]
         arms[f"fastv, K = 2, {b:.4g}"] = [(FastV(budget=b, layer=2),)]
     answered = study.ask(arms)
     full = answered["full"]

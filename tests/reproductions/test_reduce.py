@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from reproductions.reduce.arms import fastv_at
-from reproductions.reduce.controls import LateRandom, RandomPyramid, ReverseCls, WithoutRecovery
+from reproductions.reduce.controls import LateRandom, RandomPyramid, WithoutRecovery
 from reproductions.reduce.recorders import AttentionToPicture, LeastDistance, Recovery
 from reproductions.reduce.step_times import step_times
 from tests.bench.reproduce.conftest import lab, tiny
 from tokenry.bench.reproduce import Questions, VqaLab
+from tokenry.bench.testbeds import LeastByCls
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.fastv import FastV
 from tokenry.reduce.pyramiddrop import PyramidDrop
@@ -33,7 +34,7 @@ def test_reverse_keeps_what_cls_top_k_drops() -> None:
     rows = {1: torch.tensor([[[0.1, 0.4, 0.2, 0.3]]])}
     seen = view(torch.randn(1, 4, 3), cls_rows=rows)
     kept = FasterVLM(budget=2).apply(seen).kept
-    assert (ReverseCls(budget=2).apply(seen).kept == ~kept).all()
+    assert (LeastByCls(budget=2).apply(seen).kept == ~kept).all()
 
 
 def test_a_late_random_drop_cuts_where_fastv_does() -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tokenry.bench.testbeds.bed import Bed as Bed
     from tokenry.bench.testbeds.bed import open_bed as open_bed
     from tokenry.bench.testbeds.bed import scene_bed as scene_bed
+    from tokenry.bench.testbeds.controls import LeastByCls as LeastByCls
+    from tokenry.bench.testbeds.controls import Oracle as Oracle
     from tokenry.bench.testbeds.lines import LINES as LINES
     from tokenry.bench.testbeds.lines import Line as Line
     from tokenry.bench.testbeds.lines import Verdict as Verdict
