@@ -106,7 +106,7 @@ def test_a_training_step_on_fewer_tokens_is_timed_and_leaves_the_model_alone(lab
     before = [p.clone() for p in lab.model.parameters()]
     times = step_times(lab, PyramidDrop(layers=(2, 4, 6)), 5, steps=2, warmup=1, batch=2)
     assert len(times.reduced) == len(times.full) == 2
-    assert 0 < times.ratio < 10
+    assert times.ratio > 0  # how much is for the benchmark to say: a loaded machine may show anything
     assert times.to_json()["pairs of steps"] == 2
     assert all(torch.equal(a, b) for a, b in zip(before, lab.model.parameters(), strict=True))
     assert all(p.grad is None for p in lab.model.parameters())
