@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from tokenry.bench.reproduce import BY_SET, Predictions, Questions, VqaLab, mean_over, points
+from tokenry.data.questions import examples as asked_examples
+from tokenry.data.scenes import compose, scenes, style
 from tokenry.reduce.aim import AIM
 from tokenry.reduce.fastervlm import FasterVLM
 from tokenry.reduce.session import reduced
@@ -126,6 +129,11 @@ def test_what_was_answered_is_not_asked_again(
     assert again.answers == first.answers
     with pytest.raises(KeyboardInterrupt):
         VqaLab(*tiny, cache=tmp_path).ask({"other": [(FasterVLM(budget=10),)]}, FEW)
+    source = inspect.getsource
+    for module in (asked_examples, compose, scenes, style):  # the same numbers would be other questions
+        monkeypatch.setattr(inspect, "getsource", lambda m, other=module: source(m) + "#" * (m is other))
+        with pytest.raises(KeyboardInterrupt):
+            VqaLab(*tiny, cache=tmp_path).ask(arms, FEW)
 
 
 def test_shares_of_flops_agree_with_the_session(tiny: tuple[Any, Any], lab: VqaLab) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ from tokenry.bench.reproduce.outcome import ACCURACY, Arm, Asked, Outcome
 from tokenry.bench.reproduce.vqa.cached import CachedAnswers
 from tokenry.bench.reproduce.vqa.predictions import Predictions, mean_over
 from tokenry.bench.reproduce.vqa.question_sets import QuestionSets
+from tokenry.data.questions import examples
 from tokenry.data.questions.examples import Example
+from tokenry.data.scenes import compose, scenes, style, textures
 from tokenry.hosts import Host, decoder_flops
 from tokenry.reduce import Reducer
 
@@ -36,6 +38,8 @@ Chain: TypeAlias = tuple[Reducer, ...]
 """Methods in the order in which they act; none = the model as it is."""
 Arms: TypeAlias = dict[str, list[Chain]]
 """Ways of running the model, by name: a chain of methods, or several whose answers are averaged."""
+_QUESTIONS: Final = (examples, compose, scenes, style, textures)
+"""Modules that the questions come from, which are told apart by numbers alone."""
 
 
 @dataclass(eq=False)
@@ -72,7 +76,7 @@ class VqaLab:
 
     @cached_property
     def _answers(self) -> CachedAnswers:
-        return CachedAnswers(self.model, self.processor, self.cache, (sys.modules[__name__],))
+        return CachedAnswers(self.model, self.processor, self.cache, (sys.modules[__name__], *_QUESTIONS))
 
     def ask(self, arms: Arms, questions: Questions, label: str = "asking") -> dict[str, Predictions]:
         """Put all questions under every arm.
