@@ -70,10 +70,10 @@ def load(
     Weights are read from safetensors only, and every parameter must be there.
 
     Args:
-        name: "embedded" (the small vision-language model that comes with tokenry), "embedded-tiles" (the same
-            for large pictures, in tiles), "embedded-mrope" (a smaller one with multi-axis RoPE, for clips too),
-            "dinov2-smollm2" (a small LLaVA of real parts), "smollm2" (a chat model), "minilm" (a sentence encoder),
-            "dinov2" (an encoder of pictures), a folder that `from_pretrained` reads, or a hub id.
+        name: "embedded" (the small vision-language model that comes with tokenry), "smollm2" (a chat model), "minilm"
+            (a sentence encoder), "dinov2" (an encoder of pictures), a folder that `from_pretrained` reads, or a hub id.
+            Two that are still being trained say what they lack: "embedded-tiles" (the embedded one for large pictures,
+            in tiles) and "dinov2-smollm2" (a small LLaVA of real parts).
         reads: what it is to be used on: "pictures" refuses a model that does not answer questions about them; "text"
             gives the tokenizer also of a model with a processor.
         dtype: of the weights; by default the checkpoint's (of models that come with tokenry: float32).

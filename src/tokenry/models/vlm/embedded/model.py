@@ -8,7 +8,7 @@ The shipped folder (`tokenry.models.pretrained.embedded_folder`) is an ordinary 
 
     model, processor = tk.load("embedded")
 
-``recipes/embedded_vlm.yaml`` is how it was trained.
+``recipes/embedded_vlm.yaml`` trains the next version; how the shipped one was trained stands in its ``training.json``.
 """
 
 import string

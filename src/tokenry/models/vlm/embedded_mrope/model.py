@@ -1,14 +1,10 @@
-"""The embedded model with multi-axis RoPE: small, real, and shipped with the package.
+"""The embedded model with multi-axis RoPE: small, and real.
 
 It is the transformers class ``Qwen2VLForConditionalGeneration``: a vision tower without [CLS] and without a position
 table (patch 6, two frames deep, rotary positions), a merger that folds 2 x 2 patches into one visual token of 12
 pixels, and a decoder whose rotary positions have three axes: time, row, column. It answers questions about the composed
 pictures of :mod:`tokenry.data.scenes.scenes` in any size, the clips of :mod:`tokenry.data.scenes.clips` and the pages
-of :mod:`tokenry.data.scenes.pages`::
-
-    model, processor = tk.load("embedded-mrope")
-
-``recipes/embedded_mrope.yaml`` is how it was trained.
+of :mod:`tokenry.data.scenes.pages`. ``recipes/embedded_mrope.yaml`` trains it; no weights come with the package yet.
 """
 
 from __future__ import annotations
