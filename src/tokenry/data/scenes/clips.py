@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final, Literal, cast, get_args
+from typing import Final, Literal, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,7 +30,9 @@ from tokenry.data.scenes.scenes import (
     Question,
     Scene,
     Sign,
+    checked,
     generator,
+    some_of,
 )
 from tokenry.data.scenes.style import CELLS, FINE, SceneStyle, Split
 from tokenry.data.scenes.textures import paint
@@ -180,13 +182,7 @@ class Clip:
         ``variant`` asks about other objects.
         """
         rng = generator(self.split, self.seed, _STREAMS + self.index, stream=1 + variant)
-        found: list[ClipQuestion] = []
-        for kind in rng.permutation(len(kinds)):
-            if len(found) == n:
-                break
-            if (question := self._question(kinds[kind], variant, rng)) is not None:
-                found.append(question)
-        return tuple(found)
+        return some_of(n, kinds, rng, lambda kind: self._question(kind, variant, rng))
 
     def _question(self, kind: str, variant: int, rng: np.random.Generator) -> ClipQuestion | None:
         if kind in _ASKERS:
@@ -225,18 +221,14 @@ def make_clip(
     Raises:
         TokenryError: for an unknown split or event, a negative index or seed, or a style whose objects overlap.
     """
-    if split not in get_args(Split):
-        raise TokenryError(f"Unknown split {split!r}; there are {', '.join(get_args(Split))}.")
     if event is not None and event not in _EVENTS:
         raise TokenryError(f"Nothing can {event!r} in a clip; events are {', '.join(_EVENTS)}.")
-    if index < 0 or seed < 0:
-        raise TokenryError(f"Index and seed must not be negative, got index={index}, seed={seed}.")
     if style.reach:
         raise TokenryError(
             f"In scenes of the style {style.name!r} objects reach into each other's cells, and what passes there could "
             "not be told from what rests: draw clips in a style with reach=0."
         )
-    split = cast(Split, split)
+    split = checked(split, index, seed)
     rng = generator(split, seed, _STREAMS + index, stream=0)
     drawn = tuple(_EVENTS)[rng.choice(len(_EVENTS), p=tuple(_EVENTS.values()))]
     what = cast(Event, event or drawn)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import cast, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -21,13 +20,13 @@ from tokenry.data.scenes.scenes import (
     Item,
     Scene,
     Sign,
+    checked,
     generator,
     sign_words,
     split_of,
 )
 from tokenry.data.scenes.style import CELLS, SMALL, SceneStyle, Split
 from tokenry.data.scenes.textures import paint
-from tokenry.tokens.errors import TokenryError
 
 TOUCH = 0.02
 """Share of an object's ink on another one from which on it covers it."""
@@ -145,11 +144,7 @@ def make_scene(split: str, index: int, seed: int = 0, style: SceneStyle = SMALL)
     Raises:
         TokenryError: for an unknown split or a negative index or seed.
     """
-    if split not in get_args(Split):
-        raise TokenryError(f"Unknown split {split!r}; there are {', '.join(get_args(Split))}")
-    if index < 0 or seed < 0:
-        raise TokenryError(f"Index and seed must not be negative, got index={index}, seed={seed}")
-    split = cast(Split, split)
+    split = checked(split, index, seed)
     rng = generator(split, seed, index, stream=0)
     pack = load_pack()
     cells, sign_cells = layout(split, style.signs, rng)

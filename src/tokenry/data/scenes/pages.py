@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, cast, get_args
+from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,12 +24,13 @@ from tokenry.data.scenes.scenes import (
     SIGN_COLOURS,
     Box,
     Question,
+    checked,
     generator,
     sign_words,
+    some_of,
     split_of,
 )
 from tokenry.data.scenes.style import Split
-from tokenry.tokens.errors import TokenryError
 
 CELL: Final = 12
 """Side of the cells that a page is made of; a letter is two thirds of one wide and one high."""
@@ -106,13 +107,7 @@ class Page:
         A page does not admit every kind, so fewer than ``n`` may come back. Another ``variant`` asks about other words.
         """
         rng = generator(self.split, self.seed, _STREAMS + self.index, stream=1 + variant)
-        found: list[Question] = []
-        for kind in rng.permutation(len(kinds)):
-            if len(found) == n:
-                break
-            if (question := _ASKERS[kinds[kind]](self, rng)) is not None:
-                found.append(question)
-        return tuple(found)
+        return some_of(n, kinds, rng, lambda kind: _ASKERS[kind](self, rng))
 
 
 def make_page(split: str, index: int, seed: int = 0) -> Page:
@@ -126,11 +121,7 @@ def make_page(split: str, index: int, seed: int = 0) -> Page:
     Raises:
         TokenryError: for an unknown split or a negative index or seed.
     """
-    if split not in get_args(Split):
-        raise TokenryError(f"Unknown split {split!r}; there are {', '.join(get_args(Split))}.")
-    if index < 0 or seed < 0:
-        raise TokenryError(f"Index and seed must not be negative, got index={index}, seed={seed}.")
-    split = cast(Split, split)
+    split = checked(split, index, seed)
     rng = generator(split, seed, _STREAMS + index, stream=0)
     columns, shape = _shape(split, rng)
     vocabulary = sign_words(split)

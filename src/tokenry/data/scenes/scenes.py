@@ -13,11 +13,12 @@ All object names, places and letters occur in training.
 """
 
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import product
 from types import MappingProxyType
-from typing import get_args
+from typing import TypeVar, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -27,6 +28,7 @@ from tokenry.data.scenes.pack import Pack, load_pack
 from tokenry.data.scenes.style import CELLS, SceneStyle, Split
 from tokenry.tokens.errors import TokenryError
 
+Q = TypeVar("Q")
 Box = tuple[int, int, int, int]
 Cell = tuple[int, int]
 
@@ -215,14 +217,7 @@ class Scene:
         if kinds is None:
             kinds = tuple(kind for kind in KINDS if kind not in self.style.unasked)
         rng = generator(self.split, self.seed, self.index, stream=1 + variant)
-        found: list[Question] = []
-        for kind in rng.permutation(len(kinds)):
-            if len(found) == n:
-                break
-            question = _ASKERS[kinds[kind]](self, rng, load_pack())
-            if question is not None:
-                found.append(question)
-        return tuple(found)
+        return some_of(n, kinds, rng, lambda kind: _ASKERS[kind](self, rng, load_pack()))
 
 
 def _cell_share(mask: Bool[np.ndarray, "side side"], grid: tuple[int, int]) -> Float[np.ndarray, "h w"]:
@@ -232,6 +227,32 @@ def _cell_share(mask: Bool[np.ndarray, "side side"], grid: tuple[int, int]) -> F
             f"A {mask.shape[0]} x {mask.shape[1]} scene cannot be cut into {height} x {width} cells."
         )
     return mask.reshape(height, mask.shape[0] // height, width, -1).mean((1, 3))
+
+
+def checked(split: str, index: int, seed: int) -> Split:
+    """The split of a picture by number.
+
+    Raises:
+        TokenryError: for an unknown split or a negative index or seed.
+    """
+    if split not in get_args(Split):
+        raise TokenryError(f"Unknown split {split!r}; there are {', '.join(get_args(Split))}.")
+    if index < 0 or seed < 0:
+        raise TokenryError(f"Index and seed must not be negative, got index={index}, seed={seed}.")
+    return cast(Split, split)
+
+
+def some_of(
+    n: int, kinds: Sequence[str], rng: np.random.Generator, ask: Callable[[str], Q | None]
+) -> tuple[Q, ...]:
+    """Up to ``n`` questions of kinds in the order of lots; a kind of which there is no question is passed over."""
+    found: list[Q] = []
+    for kind in rng.permutation(len(kinds)):
+        if len(found) == n:
+            break
+        if (question := ask(kinds[kind])) is not None:
+            found.append(question)
+    return tuple(found)
 
 
 def generator(split: Split, seed: int, index: int, stream: int) -> np.random.Generator:
