@@ -62,10 +62,10 @@ from tokenry.models.vlm.dinov2_smollm2.model import (
 from tokenry.models.vlm.dinov2_smollm2.objectives import AlignObjective, RealAnswers
 from tokenry.models.vlm.dinov2_smollm2.settings import AlignSettings, RealAnswerSettings
 from tokenry.models.vlm.dinov2_smollm2.training import RealRecipe, run
-from tokenry.models.vlm.learning import NOTES_FILE
 from tokenry.tokens.errors import InputError, TokenryError, UnsupportedError
 from tokenry.train.recipe import read_recipe
 from tokenry.train.settings import LoopSettings
+from tokenry.train.trained import NOTES_FILE
 
 LOOP = {"steps": 4, "warmup": 1, "checkpoint_every": 2}
 QUIET = Console(quiet=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,9 +36,7 @@ from tokenry.train.objective import Batch, Figures, Objective
 from tokenry.train.optimisers import EVERYTHING
 from tokenry.train.phases import Phase, phase_at, train_phases
 from tokenry.train.settings import LoopSettings
-
-NOTES_FILE: Final = "training.json"
-"""What is told of a training beside the weights that it has made."""
+from tokenry.train.trained import NOTES_FILE
 
 
 @dataclass(frozen=True)

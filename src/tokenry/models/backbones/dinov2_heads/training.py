@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,13 +24,13 @@ from tokenry.models.backbones.features import FeatureCache, FrozenTower, Picture
 from tokenry.models.backbones.heads import TaskHeads, TaskHeadsConfig
 from tokenry.models.load import load
 from tokenry.tokens.errors import InputError
-from tokenry.tokens.files import whole_folder
 from tokenry.train.loop import train
 from tokenry.train.objective import Batch, Figures, Objective
 from tokenry.train.recipe import TrainingRecipe
 from tokenry.train.resuming import claim, fingerprint
 from tokenry.train.rows import shuffled
 from tokenry.train.settings import LoopSettings
+from tokenry.train.trained import trained_folder
 
 STYLES: Final = (LARGE, OVERLAPPING)
 """How the scenes are drawn that heads are trained on, in turns."""
@@ -241,9 +240,6 @@ def export(heads: TaskHeads, target: Path, notes: Mapping[str, Any]) -> Path:
     """Write heads in half precision and ``training.json`` as one folder."""
     half = TaskHeads(heads.config)
     half.load_state_dict(heads.state_dict())
-    with whole_folder(target) as scratch:
+    with trained_folder(target, notes) as scratch:
         half.half().save_pretrained(scratch)
-        (scratch / "training.json").write_text(json.dumps(dict(notes), indent=1) + "\n", encoding="utf-8")
-        for path in scratch.iterdir():
-            path.chmod(0o644)  # safetensors creates files that their owner alone can read
     return target

@@ -30,9 +30,8 @@ from transformers import (
 from tokenry.hosts.checkpoints import Checkpoint
 from tokenry.hosts.wrappers import peft_for, with_adapter
 from tokenry.models.vlm.dinov2_smollm2.folder import ADAPTER_FILES, PROJECTOR_FILE
-from tokenry.models.vlm.learning import NOTES_FILE
 from tokenry.tokens.errors import InputError, gist
-from tokenry.tokens.files import whole_folder
+from tokenry.train.trained import trained_folder
 
 FEATURE_LAYER: Final = -4
 """Whose output the projector reads: patches of DINOv2's last three blocks say less of what is in their own place.
@@ -94,15 +93,12 @@ def save_parts(adapted: Any, target: Path, notes: Mapping[str, Any]) -> None:
     projector = {
         n: v.detach().half().contiguous() for n, v in model.model.multi_modal_projector.state_dict().items()
     }
-    with whole_folder(target) as scratch:
+    with trained_folder(target, notes) as scratch:
         save_file(half, scratch / ADAPTER_FILES[0], {"format": "pt"})
         save_file(projector, scratch / PROJECTOR_FILE, {"format": "pt"})
         settings = copy(adapted.peft_config[adapted.active_adapter])  # the one in training stays as it is
         settings.inference_mode = True
         settings.save_pretrained(scratch)
-        (scratch / NOTES_FILE).write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
-        for path in scratch.iterdir():
-            path.chmod(0o644)  # safetensors creates files that their owner alone can read
 
 
 def build_processor(tower: Path, language: Path) -> LlavaProcessor:

@@ -21,11 +21,11 @@ from tokenry.models.vlm.embedded.model import build_config, build_processor
 from tokenry.models.vlm.embedded.objectives import EmbeddedAnswers, TowerObjective
 from tokenry.models.vlm.embedded.settings import EmbeddedAnswerSettings, TowerSettings
 from tokenry.models.vlm.embedded.tiles import NEWLINE_FILE
-from tokenry.models.vlm.learning import NOTES_FILE, Stage, rates, run_stages
-from tokenry.tokens.files import whole_folder
+from tokenry.models.vlm.learning import Stage, rates, run_stages
 from tokenry.train.objective import Batch
 from tokenry.train.phases import Phase
 from tokenry.train.recipe import TrainingRecipe
+from tokenry.train.trained import trained_folder
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,11 @@ def export(
     half = LlavaForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in head.state_dict().items()}
-    with whole_folder(target) as scratch:
+    with trained_folder(target, notes) as scratch:
         half.half().save_pretrained(scratch)
         build_processor().save_pretrained(scratch)
         save_file(tensors, scratch / HEAD_FILE, metadata={"words": json.dumps(caption_words())})
         save_file({"image_newline": newline.detach().half()}, scratch / NEWLINE_FILE)
-        (scratch / NOTES_FILE).write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
-        for path in scratch.iterdir():
-            path.chmod(0o644)  # safetensors creates files that their owner alone can read
 
 
 def build(recipe: EmbeddedRecipe) -> tuple[LlavaForConditionalGeneration, TowerObjective, EmbeddedAnswers]:

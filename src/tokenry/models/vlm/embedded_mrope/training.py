@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -18,11 +17,11 @@ from tokenry.models.vlm.embedded_mrope.batches import ALL_KINDS, mixed_batch
 from tokenry.models.vlm.embedded_mrope.model import build_config, build_processor
 from tokenry.models.vlm.embedded_mrope.objectives import MropeAnswers, MropeTower
 from tokenry.models.vlm.embedded_mrope.settings import SHARES, MropeAnswerSettings, MropeTowerSettings
-from tokenry.models.vlm.learning import NOTES_FILE, Stage, rates, run_stages
-from tokenry.tokens.files import whole_folder
+from tokenry.models.vlm.learning import Stage, rates, run_stages
 from tokenry.train.objective import Batch
 from tokenry.train.phases import Phase
 from tokenry.train.recipe import TrainingRecipe
+from tokenry.train.trained import trained_folder
 
 _VALIDATED: Final = 16  # pictures a batch
 
@@ -75,12 +74,9 @@ def export(model: Qwen2VLForConditionalGeneration, target: Path, notes: Mapping[
     """Write model (half precision), processor and ``training.json`` as one folder."""
     half = Qwen2VLForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
-    with whole_folder(target) as scratch:
+    with trained_folder(target, notes) as scratch:
         half.half().save_pretrained(scratch)
         build_processor().save_pretrained(scratch)
-        (scratch / NOTES_FILE).write_text(json.dumps(dict(notes), indent=1, default=str) + "\n")
-        for path in scratch.iterdir():
-            path.chmod(0o644)  # safetensors creates files that their owner alone can read
 
 
 def build(recipe: MropeRecipe) -> tuple[Qwen2VLForConditionalGeneration, MropeTower, MropeAnswers]:
